@@ -1,0 +1,3 @@
+//! The `sotto-broker` program.
+
+fn main() {}

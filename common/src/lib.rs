@@ -1,0 +1,13 @@
+//! The pure domain of Sotto: what protocol.md and selectors.md fix byte by byte.
+//!
+//! Nothing here does I/O, reads a clock or draws randomness by itself; the feature `service`
+//! (configuration, TLS, identity, telemetry, shutdown) is the one exception, and both daemons
+//! share it. A newcomer finds protocol §2 in [`ids`], §3 in [`epoch`], §4 in [`tag`], §5 in
+//! [`filter`], §8 and §10 in [`sealed`], §9 in [`dsse`], and selectors.md in [`selector`].
+
+pub mod error;
+pub mod ids;
+pub mod random;
+pub mod secret;
+pub mod selector;
+pub mod time;

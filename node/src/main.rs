@@ -1,0 +1,3 @@
+//! The `sotto-node` program.
+
+fn main() {}
