@@ -3,10 +3,16 @@
 //! Nothing here does I/O, reads a clock or draws randomness by itself; the feature `service`
 //! (configuration, TLS, identity, telemetry, shutdown) is the one exception, and both daemons
 //! share it. A newcomer finds protocol §2 in [`ids`], §3 in [`epoch`], §4 in [`tag`], §5 in
-//! [`filter`], §8 and §10 in [`sealed`], §9 in [`dsse`], and selectors.md in [`selector`].
+//! [`filter`], §6 in [`publication`], §7 in [`probe`] and [`hit`], §8 in [`membership`] and
+//! [`sealed`], §9 in [`dsse`], selectors.md in [`selector`], and workflow.md in [`grounds`] and
+//! [`hit`].
 
 pub mod error;
+pub mod grounds;
+pub mod hit;
 pub mod ids;
+pub mod membership;
+pub mod publication;
 pub mod random;
 pub mod secret;
 pub mod selector;

@@ -1,0 +1,184 @@
+//! The life of a hit: states, and the one function that moves between them (workflow.md "Hit").
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::grounds::codes;
+
+codes! {
+    /// Where a hit stands.
+    HitState {
+        /// Nobody has looked yet.
+        New = "NEW",
+        /// A person looks at it.
+        UnderReview = "UNDER_REVIEW",
+        /// A person found it true.
+        Confirmed = "CONFIRMED",
+        /// A person, or a signed `NOT_HELD`, found it false.
+        FalsePositive = "FALSE_POSITIVE",
+        /// True, but of no use.
+        NotRelevant = "NOT_RELEVANT",
+        /// A follow-up is under way.
+        FollowedUp = "FOLLOWED_UP",
+        /// The follow-up is closed.
+        Closed = "CLOSED",
+        /// Probed again, and the holder no longer matches.
+        Retracted = "RETRACTED",
+        /// Untouched for too long.
+        Expired = "EXPIRED",
+        /// Held back by the flood guard.
+        Quarantined = "QUARANTINED",
+    }
+}
+
+/// What happens to a hit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HitEvent {
+    /// A person begins to look at it.
+    BeginReview,
+    /// A person finds it true.
+    Confirm,
+    /// A person finds it false.
+    RejectAsFalse,
+    /// A person finds it of no use.
+    RejectAsIrrelevant,
+    /// A follow-up is submitted.
+    FollowUp,
+    /// The follow-up is closed.
+    CloseFollowUp,
+    /// The holder's node answers `NOT_HELD` (protocol §10).
+    NotHeld,
+    /// Its ref was probed again and the holder did not match (protocol §7).
+    NoLongerMatches,
+    /// Its ref was probed again and the holder matched.
+    MatchesAgain,
+    /// It was left untouched for the community's time.
+    Expire,
+    /// An operator releases it from quarantine, with a reason.
+    Release,
+}
+
+impl HitEvent {
+    /// Every event.
+    pub const ALL: [Self; 11] = [
+        Self::BeginReview,
+        Self::Confirm,
+        Self::RejectAsFalse,
+        Self::RejectAsIrrelevant,
+        Self::FollowUp,
+        Self::CloseFollowUp,
+        Self::NotHeld,
+        Self::NoLongerMatches,
+        Self::MatchesAgain,
+        Self::Expire,
+        Self::Release,
+    ];
+}
+
+/// The state after `event`; what leaves the state as it is, is a move to the same state.
+///
+/// # Errors
+/// `ILLEGAL_TRANSITION`, naming the state and the event.
+pub fn transition(from: HitState, event: HitEvent) -> Result<HitState> {
+    use HitEvent as E;
+    use HitState as S;
+    let to = match (from, event) {
+        (S::New, E::BeginReview) => S::UnderReview,
+        (S::UnderReview, E::Confirm) => S::Confirmed,
+        (S::UnderReview, E::RejectAsFalse) => S::FalsePositive,
+        (S::UnderReview, E::RejectAsIrrelevant) => S::NotRelevant,
+        (S::Confirmed, E::FollowUp) => S::FollowedUp,
+        (S::FollowedUp, E::CloseFollowUp) => S::Closed,
+        (S::FollowedUp, E::NotHeld) => S::FalsePositive,
+        (S::New | S::UnderReview | S::Confirmed, E::NoLongerMatches) => S::Retracted,
+        // A holder that matches again is a hit again: PROTOCOL-NOTES §7.
+        (S::Retracted, E::MatchesAgain) | (S::Quarantined, E::Release) => S::New,
+        (S::New | S::UnderReview, E::Expire) => S::Expired,
+        // Quarantined hits are "neither repeated nor retracted by re-probing" (protocol §7), and
+        // what a person has decided, a probe does not undo.
+        (_, E::MatchesAgain | E::NoLongerMatches) => from,
+        _ => {
+            return Err(Error::new(
+                ErrorCode::IllegalTransition,
+                format!("a hit in state {from} does not take {event:?}"),
+            ));
+        }
+    };
+    Ok(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// workflow.md "Hit" as a table of every move that changes the state.
+    const MOVES: &[(HitState, HitEvent, HitState)] = &[
+        (HitState::New, HitEvent::BeginReview, HitState::UnderReview),
+        (
+            HitState::UnderReview,
+            HitEvent::Confirm,
+            HitState::Confirmed,
+        ),
+        (
+            HitState::UnderReview,
+            HitEvent::RejectAsFalse,
+            HitState::FalsePositive,
+        ),
+        (
+            HitState::UnderReview,
+            HitEvent::RejectAsIrrelevant,
+            HitState::NotRelevant,
+        ),
+        (
+            HitState::Confirmed,
+            HitEvent::FollowUp,
+            HitState::FollowedUp,
+        ),
+        (
+            HitState::FollowedUp,
+            HitEvent::CloseFollowUp,
+            HitState::Closed,
+        ),
+        (
+            HitState::FollowedUp,
+            HitEvent::NotHeld,
+            HitState::FalsePositive,
+        ),
+        (
+            HitState::New,
+            HitEvent::NoLongerMatches,
+            HitState::Retracted,
+        ),
+        (
+            HitState::UnderReview,
+            HitEvent::NoLongerMatches,
+            HitState::Retracted,
+        ),
+        (
+            HitState::Confirmed,
+            HitEvent::NoLongerMatches,
+            HitState::Retracted,
+        ),
+        (HitState::Retracted, HitEvent::MatchesAgain, HitState::New),
+        (HitState::New, HitEvent::Expire, HitState::Expired),
+        (HitState::UnderReview, HitEvent::Expire, HitState::Expired),
+        (HitState::Quarantined, HitEvent::Release, HitState::New),
+    ];
+
+    #[test]
+    fn every_pair_of_state_and_event_does_what_the_table_says() {
+        for &from in HitState::ALL {
+            for event in HitEvent::ALL {
+                let listed = MOVES.iter().find(|(f, e, _)| *f == from && *e == event);
+                let probe = matches!(event, HitEvent::MatchesAgain | HitEvent::NoLongerMatches);
+                match (transition(from, event), listed) {
+                    (Ok(to), Some((_, _, expected))) => assert_eq!(to, *expected),
+                    (Ok(to), None) => assert!(probe && to == from, "{from} {event:?} → {to}"),
+                    (Err(error), None) => {
+                        assert_eq!(error.code, ErrorCode::IllegalTransition);
+                        assert!(error.text.contains(from.as_str()));
+                    }
+                    (Err(_), Some(_)) => panic!("{from} {event:?} must be allowed"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One SQLite file, one writer, transactions by name (style rule 4).
+//!
+//! All writes go through [`Sqlite::run_tx`]: `BEGIN IMMEDIATE` on the single write connection, the
+//! closure, commit; on a busy file all of it again. A closure may run several times: it must have
+//! no effect but on its transaction. Reads that need no lock use [`Sqlite::read`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use scoped_futures::ScopedBoxFuture;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+
+use crate::error::{Error, Result};
+
+/// How often a transaction is tried on a busy file before the caller is told to try later.
+const ATTEMPTS: u32 = 5;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const READERS: u32 = 4;
+
+/// A SQLite database in WAL mode: durable at commit, one writer, a few readers.
+#[derive(Clone, Debug)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Sqlite {
+    /// Opens or creates the database of mode 0600 and brings its schema up to date.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or is of a newer version than this program's.
+    pub async fn open(path: &Path, migrations: &Migrator) -> Result<Self> {
+        create_private(path).map_err(Error::internal)?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            // Durable at commit: an acknowledged hit survives a power cut (protocol §7).
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            // What is deleted is overwritten: selectors do not linger in free pages.
+            .pragma("secure_delete", "ON");
+        let pool = |max| SqlitePoolOptions::new().max_connections(max).min_connections(1);
+        let writer = pool(1).connect_with(options.clone()).await.map_err(db_error)?;
+        migrations.run(&writer).await.map_err(Error::internal)?;
+        let readers =
+            pool(READERS).connect_with(options.read_only(true)).await.map_err(db_error)?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Runs `work` in one write transaction: all of it or nothing. It may run more than once.
+    ///
+    /// # Errors
+    /// What `work` returns (nothing is stored then), or `UNAVAILABLE` when the file stays busy or
+    /// the disk is full.
+    pub async fn run_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut SqliteConnection) -> ScopedBoxFuture<'env, 't, Result<T>>
+            + Send
+            + Sync,
+    {
+        let mut attempt = 1;
+        loop {
+            match self.try_tx(&work).await {
+                Err(error) if attempt < ATTEMPTS && is_busy(&error) => {
+                    tracing::debug!(tx = name, attempt, "busy, again");
+                    tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
+                    attempt += 1;
+                }
+                Err(error) => {
+                    tracing::debug!(tx = name, code = %error.code, "rolled back");
+                    return Err(error);
+                }
+                Ok(value) => return Ok(value),
+            }
+        }
+    }
+
+    async fn try_tx<'env, T, F>(&self, work: &F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut SqliteConnection) -> ScopedBoxFuture<'env, 't, Result<T>>
+            + Send
+            + Sync,
+    {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(db_error)?;
+        let value = work(&mut tx).await?;
+        tx.commit().await.map_err(db_error)?;
+        Ok(value)
+    }
+
+    /// A pool of read-only connections.
+    pub const fn read(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// Closes all connections; what was committed is in the file.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Creates the file with mode 0600 before SQLite does it with the umask's; its WAL follows it.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+}
+
+/// What a failed statement means to the caller: full, busy and I/O trouble pass, the rest is a
+/// fault.
+pub fn db_error(error: sqlx::Error) -> Error {
+    match primary_code(&error) {
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL.
+        Some(5 | 6 | 10 | 13) => Error::unavailable(error),
+        _ if matches!(error, sqlx::Error::PoolTimedOut) => Error::unavailable(error),
+        _ => Error::internal(error),
+    }
+}
+
+fn is_busy(error: &Error) -> bool {
+    let source = error.source.as_deref().and_then(|e| e.downcast_ref::<sqlx::Error>());
+    source.is_some_and(|e| matches!(primary_code(e), Some(5 | 6)))
+}
+
+fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code: u32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+#[cfg(test)]
+mod tests {
+    use scoped_futures::ScopedFutureExt as _;
+
+    use super::*;
+    use crate::error::ErrorCode;
+
+    #[tokio::test]
+    async fn a_transaction_is_all_or_nothing() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let db = Sqlite::open(&dir.path().join("t.db"), &sqlx::migrate::Migrator::DEFAULT)
+            .await
+            .expect("open");
+        db.run_tx("schema", |tx| {
+            async move {
+                sqlx::query("CREATE TABLE t (n INTEGER)").execute(tx).await.map_err(db_error)?;
+                Ok(())
+            }
+            .scope_boxed()
+        })
+        .await
+        .expect("schema");
+        let n = 7_i64;
+        let refused: Result<()> = db
+            .run_tx("refused", |tx| {
+                async move {
+                    sqlx::query("INSERT INTO t VALUES ($1)")
+                        .bind(n)
+                        .execute(tx)
+                        .await
+                        .map_err(db_error)?;
+                    Err(Error::new(ErrorCode::HitUnknown, "no"))
+                }
+                .scope_boxed()
+            })
+            .await;
+        assert_eq!(refused.expect_err("refused").code, ErrorCode::HitUnknown);
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(db.read()).await.expect("count");
+        assert_eq!(count, 0);
+    }
+}
