@@ -8,6 +8,7 @@ use crate::dsse::VerifyingKey;
 use crate::epoch::{KeyCommitment, Kid};
 use crate::error::{Error, ErrorCode, Result};
 use crate::filter::PROFILE_K;
+use crate::grounds::codes;
 use crate::ids::{CommunityId, Epoch, NodeId};
 use crate::secret::Tag;
 use crate::selector::Policy;
@@ -26,6 +27,18 @@ pub const DEFAULT_DAILY_REFS: u64 = 10_000;
 pub const MAX_MEMBERS: usize = 1000;
 
 const DAY: Duration = Duration::from_hours(24);
+
+codes! {
+    /// Where an epoch stands at the broker (protocol §8).
+    EpochState {
+        /// Opened by its custodian; members confirm.
+        Open = "OPEN",
+        /// Publications and probes are taken, between its times.
+        Active = "ACTIVE",
+        /// Ended by time, by its custodian, or by a suspension.
+        Ended = "ENDED",
+    }
+}
 
 /// When the holder learns of a hit (protocol §7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

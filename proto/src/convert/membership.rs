@@ -5,16 +5,19 @@ use sotto_common::epoch::{KeyCommitment, Kid};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::NodeId;
 use sotto_common::membership::{
-    HpkePublicKey, KeyConfirmation, KeyStatement, Manifest, ManifestPolicy, MemberKeys,
+    EpochState, HpkePublicKey, KeyConfirmation, KeyStatement, Manifest, ManifestPolicy, MemberKeys,
     NotifyHolder, PolicyProfile, Profile, Retention,
 };
 use sotto_common::sealed::{Sealed, Suite};
 
+use super::grounds::enum_both_ways;
 use super::{
     FORMAT, Statement, array, check_format, duration, epoch, tags, text, timestamp, to_duration,
     to_timestamp,
 };
 use crate::v1;
+
+enum_both_ways!(EpochState { Open, Active, Ended, });
 
 impl Statement for KeyStatement {
     type Wire = v1::KeyStatement;
