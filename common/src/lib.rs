@@ -10,4 +10,6 @@ pub mod ids;
 pub mod random;
 pub mod secret;
 pub mod selector;
+#[cfg(feature = "service")]
+pub mod service;
 pub mod time;
