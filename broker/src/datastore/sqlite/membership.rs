@@ -389,7 +389,7 @@ fn epoch_record(row: &SqliteRow) -> Result<EpochRecord> {
         state: EpochState::from_column(get(row, "state")?)?,
         manifest: get(row, "manifest")?,
         custodian: text(row, "custodian")?,
-        kid: Kid::from_bytes(bytes(row, "kid")?),
+        kid: Kid::new(bytes(row, "kid")?),
         not_before: time(row, "not_before")?,
         not_after: time(row, "not_after")?,
     })
