@@ -1,4 +1,5 @@
-//! Normal forms, their corpus and digests, and the way from canary inputs to tags (selectors.md).
+//! Normal forms, their corpus and digests, and the way from canary inputs to their canonical
+//! strings (selectors.md); [`crate::keys`] has the way from there to the tags.
 
 use std::collections::BTreeMap;
 
