@@ -71,18 +71,27 @@ pub(crate) fn forms(file: &Value, rows: &mut Rows<'_>) {
 pub(crate) fn canaries(file: &Value, rows: &mut Rows<'_>) {
     for (policy, cases) in of_known_policies(file) {
         for (index, case) in cases.as_array().into_iter().flatten().enumerate() {
-            rows.row(format_args!("{policy} input {index}"), case, |case: Case| {
-                case.check(policy)
-            });
+            rows.row(
+                format_args!("{policy} input {index}"),
+                case,
+                |case: Case| case.check(policy),
+            );
         }
-        rows.row(format_args!("{policy} as a whole"), cases, |cases: Vec<Case>| {
-            let theirs: Vec<_> = cases.into_iter().filter_map(|case| case.canonical).collect();
-            let ours: Vec<_> = selector::canaries(policy)
-                .iter()
-                .map(|canary| canary.expose().to_owned())
-                .collect();
-            same("canaries", ours, theirs)
-        });
+        rows.row(
+            format_args!("{policy} as a whole"),
+            cases,
+            |cases: Vec<Case>| {
+                let theirs: Vec<_> = cases
+                    .into_iter()
+                    .filter_map(|case| case.canonical)
+                    .collect();
+                let ours: Vec<_> = selector::canaries(policy)
+                    .iter()
+                    .map(|canary| canary.expose().to_owned())
+                    .collect();
+                same("canaries", ours, theirs)
+            },
+        );
     }
 }
 
