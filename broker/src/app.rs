@@ -18,7 +18,7 @@ use sotto_proto::convert;
 use sotto_proto::v1;
 use tokio::sync::{Mutex, RwLock, watch};
 
-pub(crate) use hits::HitPage;
+pub(crate) use epochs::EpochView;
 pub(crate) use membership::LimitsChange;
 pub(crate) use probing::{Opening, ProbeSession};
 

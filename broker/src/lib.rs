@@ -6,6 +6,10 @@
 //! and `serve` only.
 
 mod app;
+pub mod cli;
+pub mod config;
 mod datastore;
 mod filters;
 mod matcher;
+mod rpc;
+pub mod serve;

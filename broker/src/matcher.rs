@@ -140,9 +140,9 @@ impl Matcher {
                     return None;
                 }
                 let mut versions = vec![0; tags.len()];
-                layers
-                    .iter()
-                    .for_each(|layer| layer.test(tags, &mut versions));
+                for layer in &layers {
+                    layer.test(tags, &mut versions);
+                }
                 let f_total = f_total(layers.iter().map(|layer| layer.fpr), 1);
                 Some(HolderMatches {
                     holder: holder.clone(),

@@ -51,7 +51,6 @@ impl Broker {
             kid: manifest.kid(),
             not_before: manifest.not_before,
             not_after: manifest.not_after,
-            activated_at: None,
         };
         let manifest = &manifest;
         self.store
@@ -250,7 +249,7 @@ impl Broker {
                         at,
                         operator,
                         community,
-                        act: "suspend",
+                        what: "suspend",
                         subject,
                         reason,
                     };

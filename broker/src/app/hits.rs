@@ -305,9 +305,9 @@ impl Broker {
             })
             .await?;
         // protocol §7: "rounded up to tens, so that silent probing shows".
-        counts
-            .iter_mut()
-            .for_each(|(_, hits)| *hits = hits.div_ceil(10) * 10);
+        for (_, hits) in &mut counts {
+            *hits = hits.div_ceil(10) * 10;
+        }
         Ok(counts)
     }
 
@@ -356,7 +356,7 @@ impl Broker {
                             tx.put_hit_event(community, &group.prober, hit.id).await?;
                         }
                         if !hits.is_empty() {
-                            let act = "release";
+                            let what = "release";
                             tx.put_act(&Act {
                                 at,
                                 operator,

@@ -185,7 +185,7 @@ impl Broker {
                         at,
                         operator,
                         community,
-                        act: "limits",
+                        what: "limits",
                         subject,
                         reason,
                     })

@@ -72,15 +72,12 @@ impl Broker {
                     let (_, manifest) = active_epoch(tx, &key.community, key.epoch, now).await?;
                     manifest.member(prober)?;
                     check_opening(opening_ref, &manifest)?;
-                    let last = match tx.get_session(record.id).await? {
-                        Some(known) => {
-                            check_resumption(&known, record)?;
-                            tx.get_last_batch(record.id).await?
-                        }
-                        None => {
-                            put_session(tx, record).await?;
-                            None
-                        }
+                    let last = if let Some(known) = tx.get_session(record.id).await? {
+                        check_resumption(&known, record)?;
+                        tx.get_last_batch(record.id).await?
+                    } else {
+                        put_session(tx, record).await?;
+                        None
                     };
                     let left = refs_left(tx, key, prober, now).await?;
                     Ok((manifest, left, last))

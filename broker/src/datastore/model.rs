@@ -56,7 +56,6 @@ pub(crate) struct EpochRecord {
     pub(crate) kid: Kid,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
-    pub(crate) activated_at: Option<Timestamp>,
 }
 
 /// A member's part in an epoch.
@@ -171,7 +170,7 @@ pub(crate) struct Act<'a> {
     pub(crate) at: Timestamp,
     pub(crate) operator: &'a str,
     pub(crate) community: &'a CommunityId,
-    pub(crate) act: &'static str,
+    pub(crate) what: &'static str,
     pub(crate) subject: &'a str,
     pub(crate) reason: &'a str,
 }

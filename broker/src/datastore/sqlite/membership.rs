@@ -369,13 +369,13 @@ impl MembershipTx for SqliteTx<'_> {
 
     async fn put_act(&mut self, act: &Act<'_>) -> Result<()> {
         query(
-            "INSERT INTO operator_acts (at, operator, community, act, subject, reason)
+            "INSERT INTO operator_acts (at, operator, community, what, subject, reason)
              VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(act.at.micros())
         .bind(act.operator)
         .bind(act.community.as_str())
-        .bind(act.act)
+        .bind(act.what)
         .bind(act.subject)
         .bind(act.reason)
         .execute(&mut *self.0)
@@ -399,7 +399,6 @@ fn node_record(row: &SqliteRow) -> Result<NodeRecord> {
 }
 
 fn epoch_record(row: &SqliteRow) -> Result<EpochRecord> {
-    let activated_at: Option<i64> = get(row, "activated_at")?;
     Ok(EpochRecord {
         epoch: epoch_number(row)?,
         state: EpochState::from_column(get(row, "state")?)?,
@@ -408,7 +407,6 @@ fn epoch_record(row: &SqliteRow) -> Result<EpochRecord> {
         kid: Kid::new(bytes(row, "kid")?),
         not_before: time(row, "not_before")?,
         not_after: time(row, "not_after")?,
-        activated_at: activated_at.map(Timestamp::from_micros),
     })
 }
 
