@@ -361,7 +361,7 @@ impl Broker {
                                 at,
                                 operator,
                                 community,
-                                act,
+                                what,
                                 subject,
                                 reason,
                             })
