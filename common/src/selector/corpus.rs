@@ -60,6 +60,7 @@ fn digest(policy: Policy, rows: &[Row]) -> [u8; 32] {
 mod tests {
     use super::super::{canaries, canonical_canaries, tests::outcome};
     use super::*;
+    use crate::secret::Selector;
 
     /// A row of the vectors with the outcome of the independent implementation.
     #[derive(Deserialize)]
@@ -98,7 +99,9 @@ mod tests {
             let rows: Vec<Expected> =
                 Deserialize::deserialize(&corpus[policy.name()]).expect("rows");
             assert!(!rows.is_empty());
-            rows.iter().for_each(|row| row.check(policy));
+            for row in &rows {
+                row.check(policy);
+            }
         }
     }
 
@@ -131,7 +134,7 @@ mod tests {
             assert_eq!(canaries(policy), inputs, "{policy}");
             let found: Vec<_> = canonical_canaries(policy)
                 .iter()
-                .map(|v| v.expose())
+                .map(Selector::expose)
                 .collect();
             assert_eq!(found, values, "{policy}");
         }

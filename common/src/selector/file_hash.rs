@@ -64,7 +64,7 @@ mod tests {
                     (&format!("{prefix}{digest}"), &lower),
                     (&format!("{}\u{a0} {digest}", prefix.to_uppercase()), &lower),
                     (&format!("{prefix}{digest}ab"), "!malformed"),
-                    (&format!("{prefix}"), "!malformed"),
+                    (prefix, "!malformed"),
                 ],
             );
         }

@@ -20,7 +20,7 @@ fn canonical(input: &str, _region: Option<&str>) -> Result<String, Rejection> {
     }
     // 15 digits: the last is the check digit, which networks transmit as 0 (3GPP TS 23.003).
     // 16 digits end in the software version instead.
-    if digits.len() == LEN + 1 && !digits.ends_with('0') && luhn_sum(&digits) % 10 != 0 {
+    if digits.len() == LEN + 1 && !digits.ends_with('0') && !luhn_sum(&digits).is_multiple_of(10) {
         return Err(Rejection::BadChecksum);
     }
     digits.truncate(LEN);

@@ -14,7 +14,7 @@ pub(super) const FORM: Form = Form {
 
 /// Networks whose addresses stand for no one in particular: (network, prefix length).
 const STOPPED_V4: [(Ipv4Addr, u32); 14] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
