@@ -56,7 +56,7 @@ show_log() {
 fail() {
     printf 'quickstart: %s\n' "$1" >&2
     local who
-    for who in "${@:2}"; do
+    for who in $(printf '%s\n' "${@:2}" | sort -u); do
         show_log "$work/$who/commands.log"
         show_log "$work/$who/process.log"
     done
@@ -69,7 +69,7 @@ stop_all() {
     local child who tries
     for child in "${children[@]}" "${pid[@]}"; do kill "$child" 2>/dev/null || true; done
     for who in "${!pid[@]}"; do
-        for ((tries = 0; tries < 100; tries++)); do
+        for ((tries = 0; tries < 150; tries++)); do
             alive "$who" || break
             sleep 0.1
         done
@@ -147,12 +147,14 @@ for program in "$BROKER_PROGRAM" "$NODE_PROGRAM"; do
 done
 say "work folder: $work"
 
-# command WHO ARGUMENTS…: runs a command, keeps what it says, fails with it.
+# command_of WHO COMMAND…: runs a command, keeps what it says, fails with it.
 command_of() {
-    local who=$1
+    local who=$1 logs=("$1")
     shift
     printf '\n$ %s\n' "$*" >>"$work/$who/commands.log"
-    "$@" >>"$work/$who/commands.log" 2>&1 || fail "failed: ${*##*/}" "$who" broker
+    # When nodes work at the same time, the broker's log is shown once, at the end.
+    ((BASH_SUBSHELL)) || logs+=(broker)
+    "$@" >>"$work/$who/commands.log" 2>&1 || fail "$who: failed: ${*##*/}" "${logs[@]}"
 }
 
 pki() { command_of broker "$BROKER_PROGRAM" lab-pki "$@"; }
@@ -176,7 +178,7 @@ each_node() {
     done
     for child in "${children[@]}"; do wait "$child" || failed=1; done
     children=()
-    [[ -z $failed ]] || exit 1
+    [[ -z $failed ]] || fail 'a node has failed' broker
 }
 
 # --- lists: canonical values, sizes, true overlaps -------------------------------------------
@@ -296,14 +298,14 @@ operator community create "$COMMUNITY" --custodian "${NODE[$CUSTODIAN]}" --k "$K
     --hit-cap $((2 * largest))
 operator node enrol "$COMMUNITY" "${NODE[@]}"
 
-# set_limits PARTY: what its lists need; ten times the refs, so that they can be probed again.
+# set_limits PARTY: twice what its lists need, so that they may grow, and refs to probe them ten times.
 set_limits() {
     local type size
     for type in "${TYPES[@]}"; do
         held "$type" "$1" || continue
         size=$(count "$(values "$type" "$1")")
         operator limits set "$COMMUNITY" "${NODE[$1]}" --type "$type" \
-            --daily-refs $((10 * size + 1000)) --max-class "$(class_for $((size + 2)))"
+            --daily-refs $((10 * size + 1000)) --max-class "$(class_for $((2 * size + 2)))"
     done
 }
 for party in "${PARTIES[@]}"; do set_limits "$party"; done
@@ -331,7 +333,8 @@ $(tls "$home/node" "$home/ca.pem")
 $(log_section)
 TOML
     # The key is made by the node and stays there; the authority sees a request only.
-    command_of "$node" "$NODE_PROGRAM" init --config "$home/config.toml"
+    "$NODE_PROGRAM" init --config "$home/config.toml" --output tsv \
+        >"$home/init.txt" 2>>"$home/commands.log" || fail 'cannot initialise a node' "$node"
     pki sign --dir "$work/pki" --csr "$home/node.csr" --role node --name "$node" \
         --dns localhost --ip 127.0.0.1 --out "$home/node.pem"
     pki create --dir "$home/people" --trust-domain "$TRUST_DOMAIN"
@@ -342,7 +345,7 @@ TOML
 }
 
 # The fingerprint that a node itself showed at `init`: this is the comparison out of band.
-fingerprint_of() { awk '$1 == "fingerprint" { print $2; exit }' "$work/${NODE[$1]}/init.txt"; }
+fingerprint_of() { awk -F '\t' '$1 == "fingerprint" { print $2; exit }' "$work/${NODE[$1]}/init.txt"; }
 
 for party in "${PARTIES[@]}"; do
     node=${NODE[$party]}
@@ -481,21 +484,22 @@ awk -F '\t' '{ printf "%-15s %-7s %-7s %8d %9d %7d %7d\n", $1 "/1", $2, $3, $4, 
     <(sort "$work/results")
 printf '\n'
 
+here=$(printf '%q' "$work")
 if [[ -z $once && $missed -eq 0 && $false_hits -le $bound ]]; then
     cat <<TEXT
 The processes stay up. Next, for example:
 
-  export PATH="$target/release:\$PATH"
-  export SOTTO_NODE_CLIENT=$work/${NODE[a]}/analyst.toml
+  export PATH=$(printf '%q' "$target/release"):\$PATH
+  export SOTTO_NODE_CLIENT=$here/${NODE[a]}/analyst.toml
   sotto-node hits ls
   sotto-node hits watch
   sotto-node check --type phone '+44 20 7946 0123' --purpose INVESTIGATION --legal-basis EU_2023_977 --case demo-2
-  SOTTO_NODE_CLIENT=$work/${NODE[b]}/data-manager.toml sotto-node dataset ls
-  SOTTO_BROKER_CLIENT=$work/operator.toml sotto-broker epoch ls $COMMUNITY
+  SOTTO_NODE_CLIENT=$here/${NODE[b]}/data-manager.toml sotto-node dataset ls
+  SOTTO_BROKER_CLIENT=$here/operator.toml sotto-broker epoch ls $COMMUNITY
 
 To stop them:
 
-  kill \$(cat $work/*/process.pid); rm -rf $work
+  kill \$(cat $here/*/process.pid); rm -rf $here
 
 TEXT
     stay=1
