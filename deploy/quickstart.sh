@@ -354,7 +354,6 @@ for party in "${PARTIES[@]}"; do
     for role in data-manager analyst; do
         cat >"$work/$node/$role.toml" <<TOML
 endpoint = "https://127.0.0.1:$(port_of "$node")"
-node = "$node"
 
 $(tls "$work/$node/$role" "$work/pki/ca.pem")
 TOML
