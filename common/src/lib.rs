@@ -16,4 +16,6 @@ pub mod publication;
 pub mod random;
 pub mod secret;
 pub mod selector;
+#[cfg(feature = "service")]
+pub mod service;
 pub mod time;
