@@ -10,6 +10,7 @@ pub mod files;
 pub mod identity;
 pub mod pki;
 pub mod shutdown;
+pub mod sqlite;
 pub mod telemetry;
 pub mod tls;
 

@@ -120,7 +120,7 @@ pub fn load_from<T: DeserializeOwned>(
         .add_source(environment)
         .build()
         .and_then(Config::try_deserialize)
-        .map_err(|error| ConfigError::Setting(format!("{error}; set in {origin}")))
+        .map_err(|error| ConfigError::Setting(format!("{error}; look in {origin}")))
 }
 
 /// The variables that are settings of the program.

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use http::Uri;
 use rcgen::{CertificateParams, KeyPair};
-use rustls::client::WebPkiServerVerifier;
-use rustls::{ClientConfig, NamedGroup, ProtocolVersion};
-use rustls_pki_types::ServerName;
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP256R1MLKEM768, X25519};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, RootCertStore};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -44,20 +46,20 @@ async fn call_from(tls: &Arc<Tls>, server: &TestServer) -> Result<http::HeaderMa
     call(&tls.channel(&server.url(), broker()).expect("an address")).await
 }
 
+fn roots(lab: &Lab) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(lab.ca.certificate().as_bytes());
+    roots.add(ca.expect("PEM")).expect("a root");
+    roots
+}
+
 /// A client that keeps to everything but the certificate it shows.
 fn client_without_certificate(lab: &Lab) -> ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    let ca = rustls_pki_types::CertificateDer::from_pem_slice(lab.ca.certificate().as_bytes());
-    roots.add(ca.expect("PEM")).expect("a root");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()
-            .expect("a verifier");
+    let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
-        .with_webpki_verifier(verifier)
+        .with_root_certificates(roots(lab))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
@@ -84,6 +86,59 @@ async fn negotiates_tls_1_3_with_the_hybrid_group_and_http2() {
     let group = session.negotiated_key_exchange_group().expect("a group");
     assert_eq!(group.name(), NamedGroup::X25519MLKEM768);
     assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
+}
+
+/// Shakes hands with a client of another make, and waits for the server's first frame.
+async fn shake(server: &TestServer, config: &Arc<ClientConfig>) -> std::io::Result<HandshakeKind> {
+    let connector = TlsConnector::from(Arc::clone(config));
+    let tcp = TcpStream::connect(server.address).await?;
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut stream = connector.connect(name, tcp).await?;
+    // Tickets, if any, come before the first frame.
+    stream.read_exact(&mut [0; 9]).await?;
+    Ok(stream.get_ref().1.handshake_kind().expect("shaken"))
+}
+
+#[tokio::test]
+async fn never_resumes_a_session_even_for_a_client_that_would() {
+    let lab = Lab::new();
+    let server = serve(&lab.tls(BROKER), ConnectionLimits::default()).await;
+    let mut config = (*lab.tls(NODE).current().client()).clone();
+    config.resumption = Resumption::in_memory_sessions(8);
+    let config = Arc::new(config);
+    for _ in 0..2 {
+        let kind = shake(&server, &config).await.expect("shaken");
+        assert_eq!(kind, HandshakeKind::Full);
+    }
+}
+
+#[tokio::test]
+async fn accepts_x25519_alone_and_no_other_curve() {
+    let lab = Lab::new();
+    let server = serve(&lab.tls(BROKER), ConnectionLimits::default()).await;
+    lab.install("nl-fiu", &lab.issue(NODE));
+    for (group, accepted) in [
+        (X25519, true),
+        (SECP256R1, false),
+        (SECP256R1MLKEM768, false),
+    ] {
+        let ours = Tls::load(lab.config("nl-fiu"))
+            .expect("loaded")
+            .current()
+            .client();
+        let provider = CryptoProvider {
+            kx_groups: vec![group],
+            ..(**ours.crypto_provider()).clone()
+        };
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(roots(&lab))
+            .with_client_cert_resolver(Arc::clone(&ours.client_auth_cert_resolver));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let shaken = shake(&server, &Arc::new(config)).await;
+        assert_eq!(shaken.is_ok(), accepted, "{:?}", group.name());
+    }
 }
 
 #[tokio::test]
@@ -257,7 +312,7 @@ async fn a_revoked_client_is_refused_at_the_handshake_and_on_an_open_connection(
     let channel = node.channel(&server.url(), broker()).expect("an address");
     assert_eq!(call(&channel).await.expect("answered")["peer"], NODE);
 
-    let der = rustls_pki_types::CertificateDer::from_pem_slice(issued.certificate.as_bytes());
+    let der = CertificateDer::from_pem_slice(issued.certificate.as_bytes());
     let peer = PeerIdentity::from_certificate(&der.expect("PEM"), "sotto.test").expect("named");
     let ended = tokio::spawn(broker_tls.revocation().revoked(peer));
     lab.revoke(&[Serial::of_pem(&issued.certificate).expect("a serial")]);
