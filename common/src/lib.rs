@@ -7,13 +7,22 @@
 //! [`sealed`], §9 in [`dsse`], selectors.md in [`selector`], and workflow.md in [`grounds`] and
 //! [`hit`].
 
+pub mod dsse;
+pub mod epoch;
 pub mod error;
+pub mod filter;
 pub mod grounds;
 pub mod hit;
 pub mod ids;
+pub mod label;
 pub mod membership;
+pub mod probe;
 pub mod publication;
 pub mod random;
+pub mod sealed;
 pub mod secret;
 pub mod selector;
+#[cfg(feature = "service")]
+pub mod service;
+pub mod tag;
 pub mod time;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::dsse::VerifyingKey;
 use crate::epoch::{KeyCommitment, Kid};
 use crate::error::{Error, ErrorCode, Result};
-use crate::filter::PROFILE_K;
+use crate::filter::check_profile_k;
+use crate::grounds::codes;
 use crate::ids::{CommunityId, Epoch, NodeId};
 use crate::secret::Tag;
 use crate::selector::Policy;
@@ -26,6 +27,18 @@ pub const DEFAULT_DAILY_REFS: u64 = 10_000;
 pub const MAX_MEMBERS: usize = 1000;
 
 const DAY: Duration = Duration::from_hours(24);
+
+codes! {
+    /// Where an epoch stands at the broker (protocol §8).
+    EpochState {
+        /// Opened by its custodian; members confirm.
+        Open = "OPEN",
+        /// Publications and probes are taken, between its times.
+        Active = "ACTIVE",
+        /// Ended by time, by its custodian, or by a suspension.
+        Ended = "ENDED",
+    }
+}
 
 /// When the holder learns of a hit (protocol §7).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -97,7 +110,7 @@ impl Profile {
                 "a profile has at least one policy, and each at most once",
             ));
         }
-        if policies.iter().any(|p| !PROFILE_K.contains(&p.k)) {
+        if policies.iter().any(|p| check_profile_k(p.k).is_err()) {
             return Err(invalid("k is 20 to 40"));
         }
         if policies.iter().any(|p| !(p.prior > 0.0 && p.prior < 1.0)) {
@@ -137,7 +150,7 @@ impl Profile {
 
 /// A public key to seal to, by its KEM id.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HpkePublicKey {
+pub struct KemKey {
     /// KEM id of RFC 9180, e.g. 0x0020.
     pub kem: u16,
     /// The serialised key.
@@ -154,7 +167,7 @@ pub struct MemberKeys {
     /// Verifies its cosignatures (protocol §11).
     pub cosigning: VerifyingKey,
     /// Keys to seal to, one per KEM.
-    pub hpke: Vec<HpkePublicKey>,
+    pub hpke: Vec<KemKey>,
 }
 
 /// What a node says of its own keys (protocol §8).

@@ -9,7 +9,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use prost::Message;
-use sotto_common::dsse::{Envelope, Signature, SigningKey, StatementKind, VerifyingKey};
+use sotto_common::dsse::{
+    self, Envelope, EnvelopeSignature, SigningKey, StatementKind, VerifyingKey,
+};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{Epoch, InvalidId};
 use sotto_common::secret::Tag;
@@ -64,7 +66,7 @@ pub fn read_unverified<S: Statement>(envelope: &v1::DsseEnvelope) -> Result<S> {
 /// As [`read_unverified`], and `SIGNATURE_INVALID`.
 pub fn verify<S: Statement>(envelope: &v1::DsseEnvelope, key: &VerifyingKey) -> Result<S> {
     let statement = read_unverified(envelope)?;
-    Envelope::from(envelope.clone()).verify(S::KIND, key)?;
+    dsse::verify(S::KIND, &envelope.clone().into(), key)?;
     Ok(statement)
 }
 
@@ -76,7 +78,7 @@ impl From<v1::DsseEnvelope> for Envelope {
             signatures: wire
                 .signatures
                 .into_iter()
-                .map(|s| Signature {
+                .map(|s| EnvelopeSignature {
                     keyid: s.keyid,
                     sig: s.sig.to_vec(),
                 })

@@ -44,11 +44,20 @@ impl Sqlite {
             .busy_timeout(BUSY_TIMEOUT)
             // What is deleted is overwritten: selectors do not linger in free pages.
             .pragma("secure_delete", "ON");
-        let pool = |max| SqlitePoolOptions::new().max_connections(max).min_connections(1);
-        let writer = pool(1).connect_with(options.clone()).await.map_err(db_error)?;
+        let pool = |max| {
+            SqlitePoolOptions::new()
+                .max_connections(max)
+                .min_connections(1)
+        };
+        let writer = pool(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(db_error)?;
         migrations.run(&writer).await.map_err(Error::internal)?;
-        let readers =
-            pool(READERS).connect_with(options.read_only(true)).await.map_err(db_error)?;
+        let readers = pool(READERS)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(db_error)?;
         Ok(Self { writer, readers })
     }
 
@@ -88,7 +97,11 @@ impl Sqlite {
             + Send
             + Sync,
     {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(db_error)?;
+        let mut tx = self
+            .writer
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(db_error)?;
         let value = work(&mut tx).await?;
         tx.commit().await.map_err(db_error)?;
         Ok(value)
@@ -130,7 +143,10 @@ pub fn db_error(error: sqlx::Error) -> Error {
 }
 
 fn is_busy(error: &Error) -> bool {
-    let source = error.source.as_deref().and_then(|e| e.downcast_ref::<sqlx::Error>());
+    let source = error
+        .source
+        .as_deref()
+        .and_then(|e| e.downcast_ref::<sqlx::Error>());
     source.is_some_and(|e| matches!(primary_code(e), Some(5 | 6)))
 }
 
@@ -154,7 +170,10 @@ mod tests {
             .expect("open");
         db.run_tx("schema", |tx| {
             async move {
-                sqlx::query("CREATE TABLE t (n INTEGER)").execute(tx).await.map_err(db_error)?;
+                sqlx::query("CREATE TABLE t (n INTEGER)")
+                    .execute(tx)
+                    .await
+                    .map_err(db_error)?;
                 Ok(())
             }
             .scope_boxed()
@@ -176,8 +195,10 @@ mod tests {
             })
             .await;
         assert_eq!(refused.expect_err("refused").code, ErrorCode::HitUnknown);
-        let count: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(db.read()).await.expect("count");
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM t")
+            .fetch_one(db.read())
+            .await
+            .expect("count");
         assert_eq!(count, 0);
     }
 }

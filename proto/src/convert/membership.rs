@@ -5,16 +5,26 @@ use sotto_common::epoch::{KeyCommitment, Kid};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::NodeId;
 use sotto_common::membership::{
-    HpkePublicKey, KeyConfirmation, KeyStatement, Manifest, ManifestPolicy, MemberKeys,
+    EpochState, KemKey, KeyConfirmation, KeyStatement, Manifest, ManifestPolicy, MemberKeys,
     NotifyHolder, PolicyProfile, Profile, Retention,
 };
 use sotto_common::sealed::{Sealed, Suite};
 
+use super::grounds::enum_both_ways;
 use super::{
-    FORMAT, Statement, array, check_format, duration, epoch, tags, text, timestamp, to_duration,
-    to_timestamp,
+    FORMAT, Statement, array, check_format, duration, epoch, id, tags, text, timestamp,
+    to_duration, to_timestamp,
 };
 use crate::v1;
+
+/// DHKEM(X25519, HKDF-SHA256): every node has such a key in version 1 (protocol §8).
+const X25519_KEM: u16 = Suite::X25519Sha256ChaCha20Poly1305.ids().0;
+
+enum_both_ways!(EpochState {
+    Open,
+    Active,
+    Ended,
+});
 
 impl Statement for KeyStatement {
     type Wire = v1::KeyStatement;
@@ -78,9 +88,7 @@ impl TryFrom<v1::ManifestMember> for MemberKeys {
             .into_iter()
             .map(TryInto::try_into)
             .collect::<Result<Vec<_>>>()?;
-        let x25519 = hpke
-            .iter()
-            .filter(|key: &&HpkePublicKey| key.kem == Suite::X25519.kem());
+        let x25519 = hpke.iter().filter(|key: &&KemKey| key.kem == X25519_KEM);
         if x25519.count() != 1 || hpke.len() > 4 {
             return Err(Error::field(
                 "hpke_keys",
@@ -115,15 +123,11 @@ impl From<MemberKeys> for v1::ManifestMember {
     }
 }
 
-impl TryFrom<v1::HpkePublicKey> for HpkePublicKey {
+impl TryFrom<v1::HpkePublicKey> for KemKey {
     type Error = Error;
     fn try_from(wire: v1::HpkePublicKey) -> Result<Self> {
         let kem = u16::try_from(wire.kem).map_err(|_| Error::field("kem", "a 16-bit id"))?;
-        let expected = if kem == Suite::X25519.kem() {
-            32..=32
-        } else {
-            1..=4096
-        };
+        let expected = if kem == X25519_KEM { 32..=32 } else { 1..=4096 };
         if !expected.contains(&wire.public_key.len()) {
             return Err(Error::field("public_key", "not of the length of its KEM"));
         }
@@ -135,8 +139,7 @@ impl TryFrom<v1::HpkePublicKey> for HpkePublicKey {
 }
 
 fn verifying_key(field: &'static str, bytes: &[u8]) -> Result<VerifyingKey> {
-    VerifyingKey::from_bytes(&array(field, bytes)?)
-        .map_err(|_| Error::field(field, "not an Ed25519 public key, or one of small order"))
+    id(field, bytes, VerifyingKey::from_slice)
 }
 
 impl TryFrom<v1::EpochManifest> for Manifest {
@@ -156,7 +159,7 @@ impl TryFrom<v1::EpochManifest> for Manifest {
                 .into_iter()
                 .map(TryInto::try_into)
                 .collect::<Result<_>>()?,
-            key_commitment: KeyCommitment::from_bytes(commitment),
+            key_commitment: KeyCommitment::new(commitment),
             policies: wire
                 .policies
                 .into_iter()
@@ -304,7 +307,7 @@ impl TryFrom<v1::KeyConfirmation> for KeyConfirmation {
             community: text("community", &wire.community)?,
             epoch: epoch(wire.epoch)?,
             node: text("node_id", &wire.node_id)?,
-            kid: Kid::from_bytes(array("kid", &wire.kid)?),
+            kid: Kid::new(array("kid", &wire.kid)?),
             manifest_digest: array("manifest_digest", &wire.manifest_digest)?,
         })
     }
@@ -326,9 +329,11 @@ impl From<KeyConfirmation> for v1::KeyConfirmation {
 impl TryFrom<&v1::SealedEpochKey> for Sealed {
     type Error = Error;
     fn try_from(wire: &v1::SealedEpochKey) -> Result<Self> {
-        let suite = Suite::from_ids(wire.kem, wire.kdf, wire.aead)?;
-        // The plaintext is a GMS of 32 bytes (protocol §8); the AEAD's tag adds 16.
-        if wire.enc.len() != suite.enc_len() || wire.ciphertext.len() != 48 {
+        let id = |id: u32| u16::try_from(id).map_err(|_| Error::field("kem", "16-bit ids"));
+        let suite = Suite::from_ids(id(wire.kem)?, id(wire.kdf)?, id(wire.aead)?)
+            .map_err(|error| Error::field("kem", error.to_string()))?;
+        // X25519's enc has 32 bytes; the plaintext is a GMS of 32 (protocol §8), its tag adds 16.
+        if wire.enc.len() != 32 || wire.ciphertext.len() != 48 {
             return Err(Error::field(
                 "envelopes",
                 "enc or ciphertext is not of its suite's length",
@@ -345,11 +350,12 @@ impl TryFrom<&v1::SealedEpochKey> for Sealed {
 impl v1::SealedEpochKey {
     /// The envelope for one recipient.
     pub fn new(recipient: &NodeId, sealed: Sealed) -> Self {
+        let (kem, kdf, aead) = sealed.suite.ids();
         Self {
             recipient: recipient.to_string(),
-            kem: sealed.suite.kem().into(),
-            kdf: sealed.suite.kdf().into(),
-            aead: sealed.suite.aead().into(),
+            kem: kem.into(),
+            kdf: kdf.into(),
+            aead: aead.into(),
             enc: sealed.enc.into(),
             ciphertext: sealed.ciphertext.into(),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sotto_common::dsse::StatementKind;
 use sotto_common::epoch::Kid;
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::filter::{FilterParams, Salt};
+use sotto_common::filter::{Class, FilterParams, Salt};
 use sotto_common::ids::PublicationId;
 use sotto_common::membership::MAX_MEMBERS;
 use sotto_common::publication::{FilterHeader, LayerRole, PublicationState};
@@ -32,12 +32,14 @@ impl TryFrom<v1::FilterHeader> for FilterHeader {
     type Error = Error;
     fn try_from(wire: v1::FilterHeader) -> Result<Self> {
         check_format(wire.format)?;
-        let (class, k) = (u8::try_from(wire.class).ok(), u8::try_from(wire.k).ok());
+        let class = u8::try_from(wire.class)
+            .ok()
+            .and_then(|class| Class::new(class).ok());
         let params = class
-            .zip(k)
+            .zip(u8::try_from(wire.k).ok())
             .and_then(|(class, k)| FilterParams::new(class, k).ok())
             .ok_or_else(|| Error::new(ErrorCode::FilterClass, "class is 0 to 60, k 20 to 40"))?;
-        if u64::from(wire.pages) != params.pages() {
+        if wire.pages != params.pages() {
             let text = format!("this class and k have {} pages", params.pages());
             return Err(Error::new(ErrorCode::FilterLength, text).about("pages"));
         }
@@ -60,7 +62,7 @@ impl TryFrom<v1::FilterHeader> for FilterHeader {
             epoch: epoch(wire.epoch)?,
             policy: text("policy", &wire.policy)?,
             forms: array("forms", &wire.forms)?,
-            kid: Kid::from_bytes(array("kid", &wire.kid)?),
+            kid: Kid::new(array("kid", &wire.kid)?),
             params,
             salt: Salt::new(array("salt", &wire.salt)?),
             role: wire
@@ -87,9 +89,8 @@ impl From<FilterHeader> for v1::FilterHeader {
             forms: header.forms.to_vec().into(),
             kid: header.kid.as_bytes().to_vec().into(),
             k: header.params.k().into(),
-            class: header.params.class().into(),
-            // Class 60 with k = 40 has 1.15 million pages: they fit.
-            pages: u32::try_from(header.params.pages()).unwrap_or(u32::MAX),
+            class: header.params.class().get().into(),
+            pages: header.params.pages(),
             // The salt goes to the broker, and to nobody else (protocol §5).
             salt: header.salt.expose().to_vec().into(),
             supplement_of: match header.role {

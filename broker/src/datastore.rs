@@ -1,0 +1,338 @@
+//! The ledger: every read and write of the broker's state is a named transaction (style rule 4).
+//!
+//! [`Tx`] is what a use case can do inside one; an engine implements it. SQL stands in the engine's
+//! folder only, so that a second engine does not touch `app/`.
+
+mod model;
+mod sqlite;
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use scoped_futures::{ScopedBoxFuture, ScopedFutureExt as _};
+use sotto_common::error::Result;
+use sotto_common::hit::HitState;
+use sotto_common::ids::{
+    CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId,
+};
+use sotto_common::membership::EpochState;
+use sotto_common::publication::PublicationState;
+use sotto_common::selector::Policy;
+use sotto_common::service::sqlite::Sqlite;
+use sotto_common::time::Timestamp;
+
+pub(crate) use model::{
+    Act, BatchRecord, EpochRecord, GuardKey, HitEventRecord, HitFilter, HitRecord, Limits,
+    MemberRecord, NodeRecord, PublicationRecord, SessionRecord, StackKey,
+};
+
+/// Everything that one transaction can do, whatever the engine.
+pub(crate) trait Tx: MembershipTx + PublicationTx + ProbeTx + HitTx {}
+impl<T: MembershipTx + PublicationTx + ProbeTx + HitTx> Tx for T {}
+
+/// Communities, nodes, limits, epochs (protocol §8).
+#[async_trait]
+pub(crate) trait MembershipTx: Send {
+    /// Adds a community; false if its name is taken.
+    async fn put_community(
+        &mut self,
+        name: &CommunityId,
+        profile: &[u8],
+        at: Timestamp,
+    ) -> Result<bool>;
+    async fn update_profile(&mut self, name: &CommunityId, profile: &[u8]) -> Result<()>;
+    /// The proposed profile, if the community exists.
+    async fn get_profile(&mut self, name: &CommunityId) -> Result<Option<Vec<u8>>>;
+    async fn put_custodians(&mut self, name: &CommunityId, nodes: &[NodeId]) -> Result<()>;
+    async fn get_custodians(&mut self, name: &CommunityId) -> Result<Vec<NodeId>>;
+
+    /// Enrols a node, or lifts its suspension and forgets its signing key.
+    async fn put_node(&mut self, community: &CommunityId, node: &NodeId, at: Timestamp)
+    -> Result<()>;
+    async fn get_node(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+    ) -> Result<Option<NodeRecord>>;
+    async fn get_nodes(&mut self, community: &CommunityId) -> Result<Vec<NodeRecord>>;
+    async fn update_suspension(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+        reason: &str,
+    ) -> Result<()>;
+    async fn update_statement(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+        statement: &[u8],
+        signing_key: &[u8; 32],
+    ) -> Result<()>;
+
+    async fn put_limits(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+        policy: Policy,
+        limits: Limits,
+    ) -> Result<()>;
+    /// The limits as set, or the defaults.
+    async fn get_limits(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+        policy: Policy,
+    ) -> Result<Limits>;
+
+    async fn put_epoch(
+        &mut self,
+        community: &CommunityId,
+        epoch: &EpochRecord,
+        members: &[MemberRecord],
+    ) -> Result<()>;
+    async fn get_epoch(
+        &mut self,
+        community: &CommunityId,
+        epoch: Epoch,
+    ) -> Result<Option<EpochRecord>>;
+    /// Every epoch of a community, latest first.
+    async fn get_epochs(&mut self, community: &CommunityId) -> Result<Vec<EpochRecord>>;
+    /// Epochs that are not ended though their time is over.
+    async fn get_overdue_epochs(&mut self, now: Timestamp) -> Result<Vec<(CommunityId, Epoch)>>;
+    async fn get_members(
+        &mut self,
+        community: &CommunityId,
+        epoch: Epoch,
+    ) -> Result<Vec<MemberRecord>>;
+    async fn update_confirmation(
+        &mut self,
+        community: &CommunityId,
+        epoch: Epoch,
+        node: &NodeId,
+        confirmation: &[u8],
+    ) -> Result<()>;
+    async fn update_epoch_state(
+        &mut self,
+        community: &CommunityId,
+        epoch: Epoch,
+        state: EpochState,
+    ) -> Result<()>;
+    /// Records what an operator did, and why.
+    async fn put_act(&mut self, act: &Act<'_>) -> Result<()>;
+}
+
+/// Publications and their versions (protocol §5, §6).
+#[async_trait]
+pub(crate) trait PublicationTx: Send {
+    async fn put_publication(&mut self, publication: &PublicationRecord) -> Result<()>;
+    async fn get_publication(&mut self, id: PublicationId) -> Result<Option<PublicationRecord>>;
+    /// The latest publications of a holder in an epoch, latest version first, at most `limit`.
+    async fn get_publications(
+        &mut self,
+        community: &CommunityId,
+        epoch: Epoch,
+        holder: &NodeId,
+        policy: Option<Policy>,
+        limit: u32,
+    ) -> Result<Vec<PublicationRecord>>;
+    /// Every publication in a state, across communities.
+    async fn get_publications_in(
+        &mut self,
+        state: PublicationState,
+    ) -> Result<Vec<PublicationRecord>>;
+    /// The active layers of one stack.
+    async fn get_stack(&mut self, key: &StackKey, holder: &NodeId)
+    -> Result<Vec<PublicationRecord>>;
+    async fn count_uploads(&mut self, community: &CommunityId, holder: &NodeId) -> Result<u64>;
+    /// Moves a publication on; where it ends, its header, and with it the salt, is erased.
+    async fn update_publication(
+        &mut self,
+        id: PublicationId,
+        state: PublicationState,
+        fpr: f64,
+    ) -> Result<()>;
+    async fn get_version(&mut self, key: &StackKey, holder: &NodeId) -> Result<u64>;
+    async fn put_version(&mut self, key: &StackKey, holder: &NodeId, version: u64) -> Result<()>;
+    /// The publication that used a salt, by the salt's digest.
+    async fn get_salt(
+        &mut self,
+        community: &CommunityId,
+        digest: &[u8; 32],
+    ) -> Result<Option<PublicationId>>;
+    async fn put_salt(
+        &mut self,
+        community: &CommunityId,
+        digest: &[u8; 32],
+        publication: PublicationId,
+    ) -> Result<()>;
+}
+
+/// Probe sessions, recorded answers, quota (protocol §7).
+#[async_trait]
+pub(crate) trait ProbeTx: Send {
+    async fn put_session(&mut self, session: &SessionRecord) -> Result<()>;
+    async fn get_session(&mut self, id: SessionId) -> Result<Option<SessionRecord>>;
+    async fn count_open_sessions(&mut self, community: &CommunityId, prober: &NodeId)
+    -> Result<u64>;
+    /// Adds to the session's counts and notes its use.
+    async fn update_session_counts(
+        &mut self,
+        id: SessionId,
+        refs: u64,
+        at: Timestamp,
+    ) -> Result<()>;
+    /// Closes a session: its commitment and recorded answers are erased.
+    async fn update_session_closed(&mut self, id: SessionId, at: Timestamp) -> Result<()>;
+    /// Open sessions that were last used before `before`.
+    async fn get_idle_sessions(&mut self, before: Timestamp) -> Result<Vec<SessionId>>;
+    async fn put_batch(&mut self, batch: &BatchRecord) -> Result<()>;
+    async fn get_batch(&mut self, session: SessionId, number: u32) -> Result<Option<BatchRecord>>;
+    async fn get_last_batch(&mut self, session: SessionId) -> Result<Option<u32>>;
+    async fn get_quota_use(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+        policy: Policy,
+        day: i64,
+    ) -> Result<u64>;
+    async fn put_quota_use(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+        policy: Policy,
+        day: i64,
+        refs: u64,
+    ) -> Result<()>;
+    /// Forgets the quota use of days before `day`.
+    async fn delete_quota_use(&mut self, day: i64) -> Result<()>;
+}
+
+/// The hit ledger (protocol §7).
+#[async_trait]
+pub(crate) trait HitTx: Send {
+    async fn put_hit(&mut self, hit: &HitRecord) -> Result<()>;
+    /// The hits of a prober under one policy and epoch that stand on one of `refs`.
+    async fn get_hits_on(
+        &mut self,
+        key: &StackKey,
+        prober: &NodeId,
+        refs: &[RecordRef],
+    ) -> Result<Vec<HitRecord>>;
+    /// A hit of `prober`.
+    async fn get_hit(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        id: HitId,
+    ) -> Result<Option<HitRecord>>;
+    /// Hits of `prober` after `after`, in the order of their ids, quarantined ones left out.
+    async fn get_hits(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        filter: &HitFilter,
+        after: Option<HitId>,
+        limit: u32,
+    ) -> Result<Vec<HitRecord>>;
+    /// A hit was seen again, or changed state.
+    async fn update_hit(&mut self, hit: &HitRecord) -> Result<()>;
+    /// Hits in quarantine, by group.
+    async fn count_quarantine(
+        &mut self,
+        community: &CommunityId,
+    ) -> Result<Vec<(GuardKey, u64)>>;
+    /// The hits in quarantine of one group, at most `limit`.
+    async fn get_quarantined(
+        &mut self,
+        community: &CommunityId,
+        group: &GuardKey,
+        limit: u32,
+    ) -> Result<Vec<HitRecord>>;
+    async fn get_hit_count(&mut self, community: &CommunityId, key: &GuardKey) -> Result<u64>;
+    async fn put_hit_count(
+        &mut self,
+        community: &CommunityId,
+        key: &GuardKey,
+        hits: u64,
+    ) -> Result<()>;
+    /// New hits on a holder's filters on the days `from..before`.
+    async fn get_holder_counts(
+        &mut self,
+        community: &CommunityId,
+        holder: &NodeId,
+        from: i64,
+        before: i64,
+    ) -> Result<Vec<(GuardKey, u64)>>;
+    /// Appends an event to the prober's stream; returns its cursor.
+    async fn put_hit_event(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        hit: HitId,
+    ) -> Result<u64>;
+    /// Events after `cursor`, in order, at most `limit`, each with the hit as it stands now.
+    async fn get_hit_events(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        cursor: u64,
+        limit: u32,
+    ) -> Result<Vec<HitEventRecord>>;
+    /// The last cursor given out to a prober; 0 = none.
+    async fn get_last_cursor(&mut self, community: &CommunityId, prober: &NodeId) -> Result<u64>;
+}
+
+/// The ledger on its engine.
+#[derive(Clone, Debug)]
+pub(crate) struct Datastore {
+    sqlite: Sqlite,
+}
+
+impl Datastore {
+    /// Opens the ledger and brings its schema up to date.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or is of a newer version.
+    pub(crate) async fn open(path: &Path) -> Result<Self> {
+        Ok(Self { sqlite: Sqlite::open(path, &sqlite::MIGRATIONS).await? })
+    }
+
+    /// Runs `work` in one transaction: all of it or nothing. It may run more than once.
+    ///
+    /// # Errors
+    /// What `work` returns, or `UNAVAILABLE`; nothing is stored then.
+    pub(crate) async fn run_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut (dyn Tx + 't)) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
+    {
+        let work = &work;
+        self.sqlite
+            .run_tx(name, |connection| {
+                async move { work(&mut sqlite::SqliteTx(connection)).await }.scope_boxed()
+            })
+            .await
+    }
+
+    /// Closes the ledger.
+    pub(crate) async fn close(&self) {
+        self.sqlite.close().await;
+    }
+}
+
+/// Text of a hit state or publication state column.
+pub(crate) trait StateColumn: Sized {
+    /// From the column's text.
+    fn from_column(text: &str) -> Result<Self>;
+}
+
+macro_rules! state_columns {
+    ($($state:ident),*) => {$(
+        impl StateColumn for $state {
+            fn from_column(text: &str) -> Result<Self> {
+                Self::parse(text).ok_or_else(|| model::corrupt("state"))
+            }
+        }
+    )*};
+}
+state_columns!(HitState, PublicationState, EpochState);

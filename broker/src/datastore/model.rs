@@ -1,0 +1,180 @@
+//! What the ledger holds, as domain types.
+
+use sotto_common::epoch::Kid;
+use sotto_common::error::Error;
+use sotto_common::grounds::Grounds;
+use sotto_common::hit::HitState;
+use sotto_common::ids::{
+    CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId,
+};
+use sotto_common::membership::{DEFAULT_DAILY_REFS, EpochState};
+use sotto_common::publication::PublicationState;
+use sotto_common::selector::Policy;
+use sotto_common::time::Timestamp;
+
+/// The largest class that a node may publish before the operator says otherwise: 14,552 tags.
+/// protocol §5.2 leaves it to the operator (PROTOCOL-NOTES §5.2).
+const DEFAULT_MAX_CLASS: u8 = 12;
+
+/// An enrolled node.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeRecord {
+    pub(crate) node: NodeId,
+    pub(crate) enrolled_at: Timestamp,
+    /// The operator's reason, if the node is suspended.
+    pub(crate) suspended: Option<String>,
+    /// Its latest key statement: a serialised DSSE envelope.
+    pub(crate) statement: Option<Vec<u8>>,
+    /// The signing key that it is bound to.
+    pub(crate) signing_key: Option<[u8; 32]>,
+}
+
+/// What the operator allows a node in one policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Limits {
+    /// Record refs per UTC day.
+    pub(crate) daily_refs: u64,
+    /// Largest capacity class.
+    pub(crate) max_class: u8,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { daily_refs: DEFAULT_DAILY_REFS, max_class: DEFAULT_MAX_CLASS }
+    }
+}
+
+/// An epoch.
+#[derive(Clone, Debug)]
+pub(crate) struct EpochRecord {
+    pub(crate) epoch: Epoch,
+    pub(crate) state: EpochState,
+    /// The manifest: a serialised DSSE envelope.
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) custodian: NodeId,
+    pub(crate) kid: Kid,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+}
+
+/// A member's part in an epoch.
+#[derive(Clone, Debug)]
+pub(crate) struct MemberRecord {
+    pub(crate) node: NodeId,
+    /// A serialised `SealedEpochKey`.
+    pub(crate) envelope: Vec<u8>,
+    /// Whether the member has confirmed.
+    pub(crate) confirmed: bool,
+}
+
+/// What a filter stack, a probe session and a hit are about.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct StackKey {
+    pub(crate) community: CommunityId,
+    pub(crate) epoch: Epoch,
+    pub(crate) policy: Policy,
+}
+
+/// A publication.
+#[derive(Clone, Debug)]
+pub(crate) struct PublicationRecord {
+    pub(crate) id: PublicationId,
+    pub(crate) key: StackKey,
+    pub(crate) holder: NodeId,
+    pub(crate) version: u64,
+    pub(crate) supplement_of: Option<u64>,
+    pub(crate) state: PublicationState,
+    /// The header: a serialised DSSE envelope; empty once the filter is gone.
+    pub(crate) header: Vec<u8>,
+    pub(crate) digest: [u8; 32],
+    pub(crate) class: u8,
+    /// f of protocol §5.3; 0 until activated.
+    pub(crate) fpr: f64,
+    pub(crate) created_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// A probe session.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionRecord {
+    pub(crate) id: SessionId,
+    pub(crate) key: StackKey,
+    pub(crate) prober: NodeId,
+    /// H("sotto/v1 session" ‖ nonce); erased when closed.
+    pub(crate) commitment: Option<[u8; 32]>,
+    /// Digest of the opening's other fields.
+    pub(crate) opening: [u8; 32],
+    pub(crate) grounds: Grounds,
+    pub(crate) batches: u32,
+    pub(crate) refs: u64,
+    pub(crate) opened_at: Timestamp,
+    pub(crate) closed: bool,
+}
+
+/// A recorded answer.
+#[derive(Clone, Debug)]
+pub(crate) struct BatchRecord {
+    pub(crate) session: SessionId,
+    pub(crate) number: u32,
+    pub(crate) tags_digest: [u8; 32],
+    /// A serialised `ProbeMatches`, as it was answered.
+    pub(crate) matches: Vec<u8>,
+}
+
+/// A hit.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct HitRecord {
+    pub(crate) id: HitId,
+    pub(crate) key: StackKey,
+    pub(crate) prober: NodeId,
+    pub(crate) record_ref: RecordRef,
+    pub(crate) holder: NodeId,
+    pub(crate) state: HitState,
+    pub(crate) filter_version: u64,
+    pub(crate) fpr: f64,
+    pub(crate) posterior: f64,
+    pub(crate) first_seen: Timestamp,
+    pub(crate) last_seen: Timestamp,
+}
+
+/// Which hits to list; every filter that is given must hold.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct HitFilter {
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) policy: Option<Policy>,
+    pub(crate) holder: Option<NodeId>,
+    pub(crate) state: Option<HitState>,
+    pub(crate) since: Option<Timestamp>,
+}
+
+/// What the flood guard counts by (protocol §7).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct GuardKey {
+    pub(crate) prober: NodeId,
+    pub(crate) holder: NodeId,
+    pub(crate) policy: Policy,
+    pub(crate) day: i64,
+}
+
+/// An event of a prober's hit stream.
+#[derive(Clone, Debug)]
+pub(crate) struct HitEventRecord {
+    pub(crate) cursor: u64,
+    pub(crate) hit: HitRecord,
+}
+
+/// What an operator did, and why.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Act<'a> {
+    pub(crate) at: Timestamp,
+    pub(crate) operator: &'a str,
+    pub(crate) community: &'a CommunityId,
+    pub(crate) act: &'static str,
+    pub(crate) subject: &'a str,
+    pub(crate) reason: &'a str,
+}
+
+/// A row that this program cannot have written.
+pub(crate) fn corrupt(column: &'static str) -> Error {
+    Error::internal(format!("the ledger holds a {column} that cannot be read"))
+}

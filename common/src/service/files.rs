@@ -1,0 +1,136 @@
+//! Files that must be whole or absent, and files that only their owner may read.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rand::CryptoRng;
+use zeroize::Zeroizing;
+
+use crate::random;
+
+/// A key, a certificate or a list of revocations is never longer than this, in bytes.
+const MAX_SMALL_FILE: u64 = 16 * 1024 * 1024;
+
+/// Who may read a file that is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Readers {
+    /// The owner alone: mode 0600.
+    Owner,
+    /// Everyone: mode 0644.
+    Everyone,
+}
+
+impl Readers {
+    const fn mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Everyone => 0o644,
+        }
+    }
+}
+
+/// Writes a file so that a reader, or a crash, sees the old content or the new and nothing else.
+///
+/// # Errors
+/// The error of the file system; the old content then stands.
+pub fn write(
+    path: &Path,
+    content: &[u8],
+    readers: Readers,
+    rng: &mut impl CryptoRng,
+) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", hex::encode(random::bytes::<8>(rng))));
+    let temporary = directory.join(name);
+
+    let written = write_new(&temporary, content, readers)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .and_then(|()| File::open(directory)?.sync_all());
+    if written.is_err() {
+        // Best effort: the error that matters is the one returned.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_new(path: &Path, content: &[u8], readers: Readers) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(readers.mode())
+        .open(path)?;
+    // The umask may have taken bits away; it cannot have added any.
+    file.set_permissions(Permissions::from_mode(readers.mode()))?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Reads a small file, of at most 16 MiB.
+///
+/// # Errors
+/// The error of the file system, or `InvalidData` if the file is longer.
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    read_bounded(&File::open(path)?)
+}
+
+/// Reads a small file that only its owner may read; `None` if others may.
+///
+/// # Errors
+/// As [`read_small`].
+pub fn read_private(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let file = File::open(path)?;
+    // The mode of the open file, not of the path: the two may differ by the time it is read.
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        return Ok(None);
+    }
+    Ok(Some(Zeroizing::new(read_bounded(&file)?)))
+}
+
+fn read_bounded(file: &File) -> io::Result<Vec<u8>> {
+    // Sized first, so that the content of a private file is not left behind in a grown buffer.
+    let length = usize::try_from(file.metadata()?.len().min(MAX_SMALL_FILE)).unwrap_or(0);
+    let mut content = Vec::with_capacity(length + 1);
+    file.take(MAX_SMALL_FILE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_SMALL_FILE {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is longer than 16 MiB",
+        ));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_file_is_readable_by_its_owner_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("key");
+        write(&path, b"k", Readers::Owner, &mut random::os_rng()).expect("written");
+        assert_eq!(
+            path.metadata().expect("exists").permissions().mode() & 0o777,
+            0o600
+        );
+        let read = read_private(&path).expect("read").expect("private");
+        assert_eq!(*read, b"k");
+    }
+
+    #[test]
+    fn writing_again_replaces_the_file_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("list");
+        for content in [&b"old"[..], b"new"] {
+            write(&path, content, Readers::Everyone, &mut random::os_rng()).expect("written");
+        }
+        assert_eq!(read_small(&path).expect("read"), b"new");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+    }
+}

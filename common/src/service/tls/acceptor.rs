@@ -1,0 +1,236 @@
+//! The server's end: accepts, shakes hands within bounds, and knows who came.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+use tracing::{info, warn};
+
+use super::{MAX_CONNECTION_AGE, Tls};
+use crate::service::config::HumanDuration;
+use crate::service::identity::{Peer, PeerIdentity};
+
+/// The pauses after failures to accept, e.g. for want of file descriptors: from, to.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Connections that have shaken hands and wait for the server to take them.
+const ACCEPTED: usize = 16;
+
+/// The section `connections`: bounds on what peers may hold open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionLimits {
+    /// Connections at a time, those that still shake hands included; more are closed at once.
+    pub open: usize,
+    /// Handshakes at a time; more wait in the listener's queue.
+    pub handshakes: usize,
+    /// How long a handshake may take.
+    pub handshake_timeout: HumanDuration,
+    /// How long a connection may live; an hour at most, whatever is set (protocol §12).
+    pub max_age: HumanDuration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            open: 1024,
+            handshakes: 64,
+            handshake_timeout: HumanDuration(Duration::from_secs(10)),
+            max_age: HumanDuration(MAX_CONNECTION_AGE),
+        }
+    }
+}
+
+impl ConnectionLimits {
+    pub(super) fn age(&self) -> Duration {
+        self.max_age.0.min(MAX_CONNECTION_AGE)
+    }
+}
+
+impl Tls {
+    /// The connections of a listener, for tonic's `serve_with_incoming_shutdown`.
+    ///
+    /// Handshakes run beside each other; one that fails is logged and never ends the stream.
+    /// Dropping the stream closes the listener. Must be called within a Tokio runtime.
+    pub fn incoming(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        limits: ConnectionLimits,
+    ) -> impl Stream<Item = io::Result<Connection>> + Send + use<> {
+        let (accepted, connections) = mpsc::channel(ACCEPTED);
+        tokio::spawn(accept_all(Arc::clone(self), listener, limits, accepted));
+        ReceiverStream::new(connections)
+    }
+}
+
+async fn accept_all(
+    tls: Arc<Tls>,
+    listener: TcpListener,
+    limits: ConnectionLimits,
+    accepted: mpsc::Sender<io::Result<Connection>>,
+) {
+    let rooms = Arc::new(Semaphore::new(limits.open));
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    loop {
+        let next = async {
+            // Waited for first: peers beyond the bound stay in the listener's queue.
+            let turn = Arc::clone(&handshakes).acquire_owned().await;
+            (turn, accept_one(&listener).await)
+        };
+        let (Ok(turn), (tcp, address)) = (tokio::select! {
+            () = accepted.closed() => return,
+            next = next => next,
+        }) else {
+            // The semaphore is never closed.
+            return;
+        };
+        let Ok(room) = Arc::clone(&rooms).try_acquire_owned() else {
+            warn!(%address, open = limits.open, "connection refused: too many are open");
+            continue;
+        };
+        let (tls, accepted) = (Arc::clone(&tls), accepted.clone());
+        tokio::spawn(async move {
+            let shaken = timeout(
+                limits.handshake_timeout.0,
+                Connection::accept(&tls, tcp, address, room, limits.age()),
+            )
+            .await;
+            drop(turn);
+            match shaken {
+                // If nobody takes connections any more, this one is closed by being dropped.
+                Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
+                Ok(Err(error)) => info!(%address, %error, "TLS handshake failed"),
+                Err(_) => info!(%address, "TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+/// Accepts the next connection, however often the system has to be asked.
+async fn accept_one(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    let (mut pause, longest) = BACK_OFF;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            // The peer's doing, and over: the next one can be accepted at once.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::Interrupted
+                ) => {}
+            // The system's, e.g. EMFILE: asking again at once would only burn the processor.
+            Err(error) => {
+                warn!(%error, "cannot accept connections; trying again");
+                sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+        }
+    }
+}
+
+/// One accepted connection: its peer was verified, and it ends at its greatest age.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    end: Pin<Box<Sleep>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn accept(
+        tls: &Tls,
+        tcp: TcpStream,
+        address: SocketAddr,
+        room: OwnedSemaphorePermit,
+        age: Duration,
+    ) -> io::Result<Self> {
+        tcp.set_nodelay(true)?;
+        let acceptor = TlsAcceptor::from(tls.current().server());
+        let stream = acceptor.accept(tcp).await?;
+        let identity = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first)
+            .and_then(|certificate| {
+                PeerIdentity::from_certificate(certificate, &tls.config.trust_domain).ok()
+            });
+        Ok(Self {
+            stream,
+            peer: Peer { identity, address },
+            end: Box::pin(sleep(age)),
+            _room: room,
+        })
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // HTTP/2 always has a read pending, so this is where the end is noticed.
+        if self.end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the connection has reached its greatest age",
+            )));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,195 @@
+//! What the TLS files hold, checked and made into the configurations of both ends.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use webpki::{CertRevocationList, OwnedCertRevocationList};
+
+use super::FileMarks;
+use crate::service::config::{ConfigError, TlsConfig};
+use crate::service::files;
+use crate::service::identity::PeerIdentity;
+
+/// The one application protocol: gRPC is HTTP/2.
+const ALPN: &[u8] = b"h2";
+
+/// One reading of the TLS files.
+#[derive(Debug)]
+pub(in crate::service) struct Material {
+    files: FileMarks,
+    identity: PeerIdentity,
+    crls: Vec<CertRevocationList<'static>>,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl Material {
+    pub(super) fn load(config: &TlsConfig) -> Result<Self, ConfigError> {
+        // Before the reading: a change in between is then seen as one that came later.
+        let files = FileMarks::of(config);
+        let provider = Arc::new(provider());
+        let own = Arc::new(own_key(config, &provider)?);
+        let identity = own
+            .end_entity_cert()
+            .map_err(|error| ConfigError::content(&config.certificate, error.to_string()))
+            .and_then(|certificate| {
+                PeerIdentity::from_certificate(certificate, &config.trust_domain)
+                    .map_err(|error| ConfigError::content(&config.certificate, error.to_string()))
+            })?;
+        let roots = Arc::new(roots(&config.ca)?);
+        let (crl_ders, crls) = match &config.crl {
+            Some(path) => revocation_lists(path)?,
+            None => (Vec::new(), Vec::new()),
+        };
+        Ok(Self {
+            files,
+            identity,
+            crls,
+            server: server(config, &provider, &roots, &crl_ders, &own)?,
+            client: client(config, &provider, &roots, &crl_ders, &own)?,
+        })
+    }
+
+    pub(super) fn files(&self) -> FileMarks {
+        self.files.clone()
+    }
+
+    pub(super) const fn identity(&self) -> &PeerIdentity {
+        &self.identity
+    }
+
+    pub(in crate::service) fn crls(&self) -> &[CertRevocationList<'static>] {
+        &self.crls
+    }
+
+    pub(super) fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
+    }
+
+    pub(super) fn client(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.client)
+    }
+}
+
+/// aws-lc-rs, named: a provider found by crate features panics when a dependency adds another.
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        // Protocol §12, in this order and nothing else.
+        kx_groups: vec![
+            aws_lc_rs::kx_group::X25519MLKEM768,
+            aws_lc_rs::kx_group::X25519,
+        ],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+fn own_key(config: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, ConfigError> {
+    let chain = certificates(&config.certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(&config.key.read()?)
+        .map_err(|_| ConfigError::content(&config.key.0, "holds no PEM private key"))?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| {
+        ConfigError::content(
+            &config.key.0,
+            format!(
+                "is not the key of {}: {error}",
+                config.certificate.display()
+            ),
+        )
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let pem = files::read_small(path).map_err(ConfigError::unreadable(path))?;
+    CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .ok()
+        .filter(|certificates| !certificates.is_empty())
+        .ok_or_else(|| ConfigError::content(path, "holds no PEM certificate"))
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots
+            .add(certificate)
+            .map_err(|error| ConfigError::content(path, error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+type RevocationLists = (
+    Vec<CertificateRevocationListDer<'static>>,
+    Vec<CertRevocationList<'static>>,
+);
+
+fn revocation_lists(path: &Path) -> Result<RevocationLists, ConfigError> {
+    let pem = files::read_small(path).map_err(ConfigError::unreadable(path))?;
+    let ders = CertificateRevocationListDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .ok()
+        .filter(|lists| !lists.is_empty())
+        .ok_or_else(|| ConfigError::content(path, "holds no PEM revocation list"))?;
+    let parsed = ders
+        .iter()
+        .map(|der| OwnedCertRevocationList::from_der(der).map(CertRevocationList::from))
+        .collect::<Result<_, _>>()
+        .map_err(|error| ConfigError::content(path, format!("revocation list: {error}")))?;
+    Ok((ders, parsed))
+}
+
+fn server(
+    config: &TlsConfig,
+    provider: &Arc<CryptoProvider>,
+    roots: &Arc<RootCertStore>,
+    crls: &[CertificateRevocationListDer<'static>],
+    own: &Arc<CertifiedKey>,
+) -> Result<Arc<ServerConfig>, ConfigError> {
+    // Every certificate needs a list that says that it is good, and a list that has not run out.
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+            .with_crls(crls.iter().cloned())
+            .enforce_revocation_expiration()
+            .build()
+            .map_err(|error| ConfigError::content(&config.ca, error.to_string()))?;
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| ConfigError::Setting(error.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(own))));
+    // Protocol §12: a resumed session would skip the verifier, and with it revocation.
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    server.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(server))
+}
+
+fn client(
+    config: &TlsConfig,
+    provider: &Arc<CryptoProvider>,
+    roots: &Arc<RootCertStore>,
+    crls: &[CertificateRevocationListDer<'static>],
+    own: &Arc<CertifiedKey>,
+) -> Result<Arc<ClientConfig>, ConfigError> {
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+            .with_crls(crls.iter().cloned())
+            .enforce_revocation_expiration()
+            .build()
+            .map_err(|error| ConfigError::content(&config.ca, error.to_string()))?;
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| ConfigError::Setting(error.to_string()))?
+        .with_webpki_verifier(verifier)
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(own))));
+    client.resumption = Resumption::disabled();
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(client))
+}
