@@ -147,13 +147,19 @@ impl Context {
         Client::new(self.client.as_deref())
     }
 
-    #[expect(clippy::unused_self, reason = "output goes through the context, as notes do")]
+    #[expect(
+        clippy::unused_self,
+        reason = "output goes through the context, as notes do"
+    )]
     fn stdout(&self) -> BufWriter<Stdout> {
         BufWriter::new(std::io::stdout())
     }
 
     /// Something for the person, beside the result: to standard error.
-    #[expect(clippy::unused_self, reason = "notes go through the context, as output does")]
+    #[expect(
+        clippy::unused_self,
+        reason = "notes go through the context, as output does"
+    )]
     fn note(&self, text: &str) {
         eprintln!("{}", printable(text));
     }

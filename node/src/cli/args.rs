@@ -12,12 +12,11 @@ use super::fault::{Fault, Result};
 
 /// A selector type as people name it: `phone`, or `phone/1`.
 pub(crate) fn policy(text: &str) -> Result<Policy, String> {
-    let type_of = |policy: &Policy| policy.name().split('/').next().unwrap_or_default();
     text.parse()
         .ok()
-        .or_else(|| Policy::ALL.iter().copied().find(|policy| type_of(policy) == text))
+        .or_else(|| Policy::from_type(text))
         .ok_or_else(|| {
-            let types: Vec<_> = Policy::ALL.iter().map(type_of).collect();
+            let types: Vec<_> = Policy::ALL.iter().map(|p| p.selector_type()).collect();
             format!("expected one of {}", types.join(", "))
         })
 }
@@ -93,7 +92,10 @@ mod tests {
         assert_eq!(policy("phone"), Ok(Policy::Phone));
         assert_eq!(policy("crypto_address/1"), Ok(Policy::CryptoAddress));
         for bad in ["phone/2", "phon", "", "phone/"] {
-            assert!(policy(bad).is_err_and(|text| text.contains("national_id")), "{bad}");
+            assert!(
+                policy(bad).is_err_and(|text| text.contains("national_id")),
+                "{bad}"
+            );
         }
     }
 

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use sotto_common::error::{Error, ErrorCode};
 use sotto_common::service::config::ConfigError;
-use sotto_proto::status::{ERROR_DOMAIN, from_status};
+use sotto_proto::status::from_status;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 
 use super::render::printable;
 
@@ -94,15 +93,13 @@ impl From<ConfigError> for Fault {
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        let mut text = match &error.subject {
-            Some(subject) => format!("{} ({subject}) [{}]", error.text, error.code),
-            None => format!("{} [{}]", error.text, error.code),
-        };
-        if let Some(after) = error.retry_after {
-            text.push_str(&format!("; try again in {} s", after.as_secs().max(1)));
-        }
+        let subject = error.subject.map(|subject| format!(" ({subject})"));
+        let after = error
+            .retry_after
+            .map(|after| format!("; try again in {} s", after.as_secs().max(1)));
+        let (subject, after) = (subject.unwrap_or_default(), after.unwrap_or_default());
         Self::Failed {
-            text,
+            text: format!("{}{subject} [{}]{after}", error.text, error.code),
             hint: hint(error.code).map(Into::into),
         }
     }
@@ -126,11 +123,8 @@ impl From<Status> for Fault {
 
 /// Whether the transport failed, rather than the service refused.
 pub(crate) fn is_unreachable(status: &Status) -> bool {
-    let details = status.get_error_details();
-    let ours = details
-        .error_info()
-        .is_some_and(|info| info.domain == ERROR_DOMAIN);
-    !ours
+    // Every refusal of Sotto has details (`sotto_proto::status`).
+    status.details().is_empty()
         && matches!(
             status.code(),
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
@@ -230,7 +224,8 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_to_do_next() {
-        let status = to_status(Error::new(ErrorCode::MemberNotPinned, "not pinned").about("de-bka"));
+        let status =
+            to_status(Error::new(ErrorCode::MemberNotPinned, "not pinned").about("de-bka"));
         let Fault::Failed { text, hint } = Fault::from(status) else {
             panic!("a refusal is a failure");
         };

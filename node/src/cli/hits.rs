@@ -33,10 +33,12 @@ pub(crate) enum HitsCommand {
         hit: HitId,
     },
     /// Print hits as they arrive and change, until interrupted
-    #[command(after_help = "Each event carries a cursor: go on from the last one that was seen. \
+    #[command(
+        after_help = "Each event carries a cursor: go on from the last one that was seen. \
         JSON is one object a line.\n\nExamples:\n  \
         sotto-node hits watch --output json\n  \
-        sotto-node hits watch --from 4711")]
+        sotto-node hits watch --from 4711"
+    )]
     Watch {
         /// The cursor of the last event that was seen; 0 = from the beginning
         #[arg(long, value_name = "CURSOR", default_value_t = 0)]
@@ -91,8 +93,8 @@ pub(crate) const HIT: &[&str] = &[
 ];
 
 const EVENT: &[&str] = &[
-    "cursor",
-    HIT[0], HIT[1], HIT[2], HIT[3], HIT[4], HIT[5], HIT[6], HIT[7], HIT[8], HIT[9], HIT[10], HIT[11],
+    "cursor", HIT[0], HIT[1], HIT[2], HIT[3], HIT[4], HIT[5], HIT[6], HIT[7], HIT[8], HIT[9],
+    HIT[10], HIT[11],
 ];
 
 /// The most hits in a page (analyst.proto).
@@ -134,11 +136,16 @@ pub(crate) async fn run(context: &Context, command: HitsCommand) -> Result<()> {
         HitsCommand::Ls(wanted) => ls(context, &client, &wanted).await,
         HitsCommand::Show { hit } => {
             let request = v1::GetRecordHitRequest {
-                hit_id: hit.as_bytes().to_vec(),
+                hit_id: hit.as_bytes().to_vec().into(),
             };
             let answer = client.analyst().get_record_hit(unary(request)).await?;
             let hit = answer.into_inner().hit.unwrap_or_default();
-            Ok(record(context.output, HIT, &cells(hit), &mut context.stdout())?)
+            Ok(record(
+                context.output,
+                HIT,
+                &cells(hit),
+                &mut context.stdout(),
+            )?)
         }
         HitsCommand::Watch { from } => watch(context, &client, from).await,
     }
@@ -152,12 +159,21 @@ async fn ls(context: &Context, client: &Client, wanted: &LsArgs) -> Result<()> {
     let mut page_token = String::new();
     loop {
         let request = v1::ListRecordHitsRequest {
-            policy: wanted.policy.map(|p| p.name().to_owned()).unwrap_or_default(),
-            holder: wanted.holder.as_ref().map(ToString::to_string).unwrap_or_default(),
+            policy: wanted
+                .policy
+                .map(|p| p.name().to_owned())
+                .unwrap_or_default(),
+            holder: wanted
+                .holder
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             dataset: wanted.dataset.clone().unwrap_or_default(),
             page_size: u32::try_from(left.min(PAGE)).unwrap_or_default(),
             page_token,
-            state: wanted.state.map_or(0, |state| v1::HitState::from(state).into()),
+            state: wanted
+                .state
+                .map_or(0, |state| v1::HitState::from(state).into()),
         };
         let page = analyst.list_record_hits(unary(request)).await?.into_inner();
         for hit in page.hits {
@@ -238,7 +254,11 @@ async fn follow(
     connected: &mut bool,
 ) -> Result<(), Follow> {
     let request = v1::WatchRecordHitsRequest { cursor: *cursor };
-    let mut events = client.analyst().watch_record_hits(request).await?.into_inner();
+    let mut events = client
+        .analyst()
+        .watch_record_hits(request)
+        .await?
+        .into_inner();
     *connected = true;
     while let Some(event) = events.message().await? {
         let mut row = vec![Cell::new(event.cursor)];

@@ -57,10 +57,19 @@ struct SampleArgs {
 }
 
 fn community(text: &str) -> Result<CommunityId, String> {
-    text.parse().map_err(|error: sotto_common::ids::InvalidId| error.to_string())
+    text.parse()
+        .map_err(|error: sotto_common::ids::InvalidId| error.to_string())
 }
 
-const RESULT: &[&str] = &["node", "community", "fingerprint", "spiffe_id", "keys", "tls_key", "csr"];
+const RESULT: &[&str] = &[
+    "node",
+    "community",
+    "fingerprint",
+    "spiffe_id",
+    "keys",
+    "tls_key",
+    "csr",
+];
 
 /// Makes the keys, and the configuration if there is none.
 pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<()> {
@@ -71,8 +80,12 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<()> {
         context.note(&format!("wrote {}; read it through", args.config.display()));
     }
     let config = NodeConfig::load(Some(&args.config))?;
-    let spiffe = SpiffeId::new(&config.tls.trust_domain, Role::Node, config.node_id.as_str())
-        .map_err(|error| Fault::new(format!("tls.trust_domain: {error}")))?;
+    let spiffe = SpiffeId::new(
+        &config.tls.trust_domain,
+        Role::Node,
+        config.node_id.as_str(),
+    )
+    .map_err(|error| Fault::new(format!("tls.trust_domain: {error}")))?;
 
     make_dir(&config.data_dir)?;
     let keys = Keystore::create(&config.keys_dir(), &mut os_rng())?;
@@ -177,7 +190,11 @@ impl SampleArgs {
                 file.display()
             )));
         };
-        put(file, self.text(node, community, data_dir).as_bytes(), Readers::Everyone)
+        put(
+            file,
+            self.text(node, community, data_dir).as_bytes(),
+            Readers::Everyone,
+        )
     }
 
     fn text(&self, node: &NodeId, community: &CommunityId, data_dir: &Path) -> String {
@@ -185,9 +202,14 @@ impl SampleArgs {
         let custodians: Vec<_> = if self.custodians.is_empty() {
             vec![quoted(node.as_str())]
         } else {
-            self.custodians.iter().map(|node| quoted(node.as_str())).collect()
+            self.custodians
+                .iter()
+                .map(|node| quoted(node.as_str()))
+                .collect()
         };
-        let listen = self.listen.map_or("127.0.0.1:7443".into(), |at| at.to_string());
+        let listen = self
+            .listen
+            .map_or("127.0.0.1:7443".into(), |at| at.to_string());
         format!(
             "# Configuration of the node {node}. Every setting can be given in the environment as \
              well,\n# e.g. SOTTO_NODE__BROKER__ENDPOINT; the environment goes over this file.\n\n\
@@ -217,7 +239,11 @@ impl SampleArgs {
             data_dir = quoted(&data_dir.display().to_string()),
             listen = quoted(&listen),
             custodians = custodians.join(", "),
-            broker = quoted(self.broker.as_deref().unwrap_or("https://broker.example:8443")),
+            broker = quoted(
+                self.broker
+                    .as_deref()
+                    .unwrap_or("https://broker.example:8443")
+            ),
             certificate = within("node.pem"),
             key = within("node.key"),
             ca = within("ca.pem"),
@@ -229,14 +255,6 @@ impl SampleArgs {
 
 /// A TOML basic string.
 fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
+    // JSON's escapes are TOML's as well.
+    serde_json::Value::from(text).to_string()
 }

@@ -103,7 +103,10 @@ mod tests {
     }
 
     fn whole(lines: &[&str]) -> Vec<Option<Vec<u8>>> {
-        lines.iter().map(|line| Some(line.as_bytes().to_vec())).collect()
+        lines
+            .iter()
+            .map(|line| Some(line.as_bytes().to_vec()))
+            .collect()
     }
 
     #[test]

@@ -70,7 +70,12 @@ const STATUS: &[&str] = &[
 /// Shows how the node stands.
 pub(crate) async fn status(context: &Context) -> Result<()> {
     let request = unary(v1::GetStatusRequest {});
-    let status = context.client()?.admin().get_status(request).await?.into_inner();
+    let status = context
+        .client()?
+        .admin()
+        .get_status(request)
+        .await?
+        .into_inner();
     let epochs: Vec<_> = status.epochs.iter().map(u32::to_string).collect();
     let limits: Vec<_> = status.limits.iter().map(limit_words).collect();
     let limit_values: Vec<_> = status.limits.iter().map(limit_value).collect();
@@ -86,7 +91,12 @@ pub(crate) async fn status(context: &Context) -> Result<()> {
         Cell::in_words(status.epochs, or_none(&epochs.join(", "))),
         Cell::in_words(limit_values, or_none(&limits.join("; "))),
     ];
-    Ok(record(context.output, STATUS, &cells, &mut context.stdout())?)
+    Ok(record(
+        context.output,
+        STATUS,
+        &cells,
+        &mut context.stdout(),
+    )?)
 }
 
 fn limit_words(limit: &v1::PolicyLimits) -> String {
@@ -125,7 +135,10 @@ pub(crate) async fn member(context: &Context, command: MemberCommand) -> Result<
                     Cell::new(member.node_id),
                     Cell::new(member.fingerprint),
                     Cell::in_words(code(pin.as_str_name(), "PIN_STATE_"), pin_words(pin)),
-                    Cell::in_words(member.suspended, if member.suspended { "yes" } else { "no" }),
+                    Cell::in_words(
+                        member.suspended,
+                        if member.suspended { "yes" } else { "no" },
+                    ),
                 ])?;
             }
             Ok(list.finish()?)
@@ -142,7 +155,10 @@ pub(crate) async fn member(context: &Context, command: MemberCommand) -> Result<
                 replace,
             };
             admin.pin_member(unary(request)).await?;
-            context.done(&["node", "pinned"], &[Cell::new(node.as_str()), Cell::new(true)])
+            context.done(
+                &["node", "pinned"],
+                &[Cell::new(node.as_str()), Cell::new(true)],
+            )
         }
     }
 }
@@ -232,7 +248,10 @@ fn epoch_cells(epoch: v1::NodeEpoch) -> [Cell; 10] {
             Cell::in_words(summary.confirmed, confirmed)
         } else {
             let names = summary.confirmed.join(", ");
-            Cell::in_words(summary.confirmed, format!("{confirmed}: {}", or_none(&names)))
+            Cell::in_words(
+                summary.confirmed,
+                format!("{confirmed}: {}", or_none(&names)),
+            )
         },
         Cell::in_words(epoch.has_key, if epoch.has_key { "yes" } else { "no" }),
         Cell::time(time(epoch.fetched_at)),

@@ -23,6 +23,10 @@ pub(crate) struct NormaliseArgs {
     /// Apply the stop-list as well, as import, publish and probe do: the built-in one, and FILE
     /// if given
     #[arg(long, value_name = "FILE")]
+    #[expect(
+        clippy::option_option,
+        reason = "clap's form of an option whose value may be left out"
+    )]
     stop_list: Option<Option<PathBuf>>,
 }
 
@@ -32,22 +36,27 @@ const MAX_LINE: usize = 64 * 1024;
 
 /// Filters standard input to standard output.
 pub(crate) fn run(args: &NormaliseArgs) -> Result<()> {
-    let stop_list = args.stop_list.as_ref().map(stop_list).transpose()?;
+    let stop_list = match &args.stop_list {
+        None => None,
+        Some(file) => Some(stop_list(file.as_ref())?),
+    };
     let step = |line: &str| {
         let value = canonical(args.policy, line, args.region.as_deref())?;
         match &stop_list {
-            Some(stop_list) => stop_list.check(args.policy, &value).map(|()| value),
+            Some(stop_list) => stop_list.admit(args.policy, &value).map(|()| value),
             None => Ok(value),
         }
     };
     filter(io::stdin().lock(), io::stdout().lock(), step)
 }
 
-fn stop_list(file: &Option<PathBuf>) -> Result<StopList> {
+fn stop_list(file: Option<&PathBuf>) -> Result<StopList> {
     let Some(path) = file else {
         return Ok(StopList::default());
     };
-    StopList::load(path).map_err(|error| Fault::new(error.to_string()))
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Fault::new(format!("cannot read {}: {error}", path.display())))?;
+    StopList::parse(&text).map_err(|error| Fault::new(format!("{}: {error}", path.display())))
 }
 
 /// Exactly one line out for each line in: the canonical form, or `!` and the rejection.
@@ -113,9 +122,11 @@ mod tests {
         struct OneByOne<'a>(&'a std::cell::RefCell<Vec<u8>>, Vec<&'static str>);
         impl Read for OneByOne<'_> {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                let Some(line) = self.1.pop() else { return Ok(0) };
+                let Some(line) = self.1.pop() else {
+                    return Ok(0);
+                };
                 let asked = 2 - self.1.len();
-                let lines = self.0.borrow().iter().filter(|&&b| b == b'\n').count();
+                let lines = self.0.borrow().split(|&b| b == b'\n').count() - 1;
                 assert_eq!(lines, asked - 1);
                 buffer[..line.len()].copy_from_slice(line.as_bytes());
                 Ok(line.len())

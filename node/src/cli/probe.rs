@@ -132,7 +132,11 @@ fn show(
     bar.set_message(if waiting.is_empty() {
         format!("{} matches", now.matches)
     } else {
-        format!("{} matches; waiting for {}", now.matches, printable(waiting))
+        format!(
+            "{} matches; waiting for {}",
+            now.matches,
+            printable(waiting)
+        )
     });
 }
 
@@ -150,7 +154,11 @@ pub(crate) async fn check(context: &Context, args: CheckArgs) -> Result<()> {
         grounds: Some(args.grounds.to_wire()?),
         targets: args.targets.iter().map(ToString::to_string).collect(),
     };
-    let answer = context.client()?.analyst().check_selector(unary(request)).await?;
+    let answer = context
+        .client()?
+        .analyst()
+        .check_selector(unary(request))
+        .await?;
     let answer = answer.into_inner();
     if context.output == Output::Table {
         context.note(&format!("asked for {}", answer.canonical));

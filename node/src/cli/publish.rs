@@ -36,18 +36,15 @@ pub(crate) async fn run(context: &Context, args: PublishArgs) -> Result<()> {
     let bars = MultiProgress::new();
     let mut states: BTreeMap<String, (v1::PublishFiltersResponse, ProgressBar)> = BTreeMap::new();
     while let Some(now) = stream.message().await? {
-        let bar = match states.get(&now.policy) {
-            Some((before, bar)) => {
-                if bar.is_hidden() && before.waiting_for != now.waiting_for {
-                    tell_waiting(context, &now);
-                }
-                bar.clone()
-            }
-            None => {
-                tell_waiting(context, &now);
-                bars.add(progress::bytes(Some(now.total)))
-            }
-        };
+        let before = states.get(&now.policy);
+        let bar = before.map_or_else(
+            || bars.add(progress::bytes(Some(now.total))),
+            |(_, bar)| bar.clone(),
+        );
+        if bar.is_hidden() && before.is_none_or(|(before, _)| before.waiting_for != now.waiting_for)
+        {
+            tell_waiting(context, &now);
+        }
         bar.set_length(now.total);
         bar.set_position(now.acknowledged);
         bar.set_message(printable(&if now.waiting_for.is_empty() {

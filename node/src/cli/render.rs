@@ -89,7 +89,10 @@ impl Cell {
 /// Characters that move a terminal's cursor, or turn the direction of writing around.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}' | '\u{2029}')
+        || matches!(
+            c,
+            '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}' | '\u{2029}'
+        )
         || ('\u{202a}'..='\u{202e}').contains(&c)
         || ('\u{2066}'..='\u{2069}').contains(&c)
 }
@@ -120,16 +123,12 @@ fn json_text(value: &impl Serialize) -> io::Result<String> {
     if !text.contains(is_unsafe) {
         return Ok(text);
     }
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
+    let escape = |c: char| match c {
         // All of them are of the basic plane, and stand within strings only.
-        if is_unsafe(c) {
-            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            escaped.push(c);
-        }
-    }
-    Ok(escaped)
+        c if is_unsafe(c) => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    Ok(text.chars().map(escape).collect())
 }
 
 /// A row with its names, in their order.
@@ -152,7 +151,7 @@ pub(crate) struct List<W: Write> {
 }
 
 enum Form<W: Write> {
-    Table(Table, W),
+    Table(Box<Table>, W),
     Json { begun: bool, out: W },
     Csv(Box<csv::Writer<W>>),
     Tsv(W),
@@ -160,12 +159,16 @@ enum Form<W: Write> {
 
 impl<W: Write> List<W> {
     /// A list with these columns; JSON names them as they are, people read blanks for `_`.
-    pub(crate) fn new(output: Output, columns: &'static [&'static str], out: W) -> io::Result<Self> {
+    pub(crate) fn new(
+        output: Output,
+        columns: &'static [&'static str],
+        out: W,
+    ) -> io::Result<Self> {
         let form = match output {
             Output::Table => {
                 let mut table = plain_table();
                 table.set_header(columns.iter().map(|name| name.replace('_', " ")));
-                Form::Table(table, out)
+                Form::Table(Box::new(table), out)
             }
             Output::Json => Form::Json { begun: false, out },
             Output::Csv => {
@@ -273,7 +276,10 @@ pub(crate) fn record(
 }
 
 fn tsv_line(cells: &[Cell]) -> String {
-    let fields: Vec<_> = cells.iter().map(|cell| tsv_escaped(&cell.plain())).collect();
+    let fields: Vec<_> = cells
+        .iter()
+        .map(|cell| tsv_escaped(&cell.plain()))
+        .collect();
     fields.join("\t")
 }
 
@@ -340,7 +346,10 @@ mod tests {
         let hostile = "a\u{9b}31m\u{7f}\u{202e}b";
         let text = json_text(&hostile).expect("JSON");
         assert!(!text.contains(is_unsafe), "{text}");
-        assert_eq!(serde_json::from_str::<String>(&text).expect("JSON"), hostile);
+        assert_eq!(
+            serde_json::from_str::<String>(&text).expect("JSON"),
+            hostile
+        );
     }
 
     #[test]
@@ -372,7 +381,10 @@ mod tests {
             printed(Output::Json),
             "{\"name\":\"x, \\\"y\\\"\",\"chance\":7,\"seen_at\":null}\n"
         );
-        assert_eq!(printed(Output::Tsv), "name\tx, \"y\"\nchance\t7\nseen_at\t\n");
+        assert_eq!(
+            printed(Output::Tsv),
+            "name\tx, \"y\"\nchance\t7\nseen_at\t\n"
+        );
         assert!(printed(Output::Csv).starts_with("name,chance,seen_at\n"));
         assert!(printed(Output::Table).contains("seen at"));
     }

@@ -112,7 +112,12 @@ pub(crate) async fn run(context: &Context, args: ImportArgs) -> Result<()> {
     bar.finish_and_clear();
     unreadable.add_to(&mut report);
     let cells = report_cells(&dataset, policy, &report);
-    Ok(record(context.output, REPORT, &cells, &mut context.stdout())?)
+    Ok(record(
+        context.output,
+        REPORT,
+        &cells,
+        &mut context.stdout(),
+    )?)
 }
 
 fn open(args: &ImportArgs) -> Result<(Box<dyn Read + Send>, ProgressBar)> {
@@ -145,7 +150,7 @@ fn read(
         value: args.column.clone(),
         id: args.id_column.clone(),
         region: args.region_column.clone(),
-        type_name: args.policy.name().split('/').next().unwrap_or_default(),
+        type_name: args.policy.selector_type(),
     };
     let mut unreadable = Unreadable::default();
     let mut batch = Batch::default();
@@ -212,7 +217,10 @@ impl Unreadable {
     fn add_to(self, report: &mut ImportDatasetResponse) {
         for (kind, (rows, lines)) in self.0 {
             report.rows += rows;
-            let known = report.rejections.iter_mut().find(|known| known.kind == kind);
+            let known = report
+                .rejections
+                .iter_mut()
+                .find(|known| known.kind == kind);
             if let Some(known) = known {
                 known.rows += rows;
                 known.first_lines.extend(lines);
@@ -257,9 +265,18 @@ fn report_cells(dataset: &str, policy: Policy, report: &ImportDatasetResponse) -
 /// E.g. `3 malformed (lines 4, 7, 9)`.
 fn rejection_words(kind: &RejectionCount) -> String {
     let lines: Vec<_> = kind.first_lines.iter().map(u64::to_string).collect();
-    let more = if kind.rows > kind.first_lines.len() as u64 { ", …" } else { "" };
+    let more = if kind.rows > kind.first_lines.len() as u64 {
+        ", …"
+    } else {
+        ""
+    };
     let noun = if kind.rows == 1 { "line" } else { "lines" };
-    format!("{} {} ({noun} {}{more})", kind.rows, kind.kind, lines.join(", "))
+    format!(
+        "{} {} ({noun} {}{more})",
+        kind.rows,
+        kind.kind,
+        lines.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -308,7 +325,10 @@ mod tests {
         assert_eq!(report.rejections[0].first_lines[..2], [2, 5]);
         assert_eq!(report.rejections[1].first_lines, [3]);
         let cells = report_cells("d", Policy::Phone, &report);
-        assert!(cells[6].shown().ends_with("1 too_long (line 3)"), "{cells:?}");
+        assert!(
+            cells[6].shown().ends_with("1 too_long (line 3)"),
+            "{cells:?}"
+        );
         assert_eq!(cells[5], Cell::new(24));
     }
 }

@@ -35,7 +35,10 @@ impl Format {
         if self != Self::Auto {
             return self;
         }
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        let extension = path
+            .extension()
+            .and_then(|e| e.to_str())
+            .unwrap_or_default();
         match extension.to_ascii_lowercase().as_str() {
             "csv" | "tsv" => Self::Csv,
             "jsonl" | "ndjson" => Self::Jsonl,
@@ -105,7 +108,9 @@ pub(super) fn read(
 }
 
 fn unreadable(error: &io::Error) -> Fault {
-    Fault::new(format!("cannot read the input: {error}; nothing was imported"))
+    Fault::new(format!(
+        "cannot read the input: {error}; nothing was imported"
+    ))
 }
 
 fn text(
@@ -243,7 +248,10 @@ mod tests {
             ]
         );
         let named = columns(Some("x"), None, None);
-        assert!(matches!(rows(Format::Txt, b"", &named), Err(Fault::Usage(_))));
+        assert!(matches!(
+            rows(Format::Txt, b"", &named),
+            Err(Fault::Usage(_))
+        ));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) fn posterior(probability: f64) -> String {
         p if !(0.0..=1.0).contains(&p) => "unknown".into(),
         p if p > 0.9999 => "over 99.99 %".into(),
         p if p < 0.0001 => "under 0.01 %".into(),
-        p if p > 0.99 || p < 0.01 => format!("{:.2} %", p * 100.0),
+        p if !(0.01..=0.99).contains(&p) => format!("{:.2} %", p * 100.0),
         p => format!("{:.1} %", p * 100.0),
     }
 }
@@ -62,7 +62,8 @@ fn count(number: f64) -> String {
 /// With one decimal where there is one.
 fn trimmed(number: f64) -> String {
     let text = format!("{number:.1}");
-    text.strip_suffix(".0").map_or_else(|| text.clone(), Into::into)
+    text.strip_suffix(".0")
+        .map_or_else(|| text.clone(), Into::into)
 }
 
 #[cfg(test)]

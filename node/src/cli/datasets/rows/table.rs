@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::rc::Rc;
 
-use csv::{ByteRecord, ReaderBuilder};
+use csv::{ByteRecord, ReaderBuilder, Terminator};
 use sotto_proto::v1::ImportRow;
 
 use super::{Columns, MALFORMED, MAX_RECORD, Row, checked, unreadable};
@@ -30,11 +30,14 @@ pub(super) fn read(
     let unread = Rc::new(Cell::new(0));
     let input = Bounded {
         input: whole.chain(input),
+        last: b'\n',
         unread: Rc::clone(&unread),
     };
     let mut table = ReaderBuilder::new()
         .delimiter(delimiter)
         .flexible(true)
+        // With the usual one, lines that end in CRLF are miscounted; see `field`.
+        .terminator(Terminator::Any(b'\n'))
         .from_reader(input);
     let header = table.byte_headers().map_err(broken)?.clone();
     let places = Places::find(&header, columns)?;
@@ -44,12 +47,21 @@ pub(super) fn read(
         if !table.read_byte_record(&mut record).map_err(broken)? {
             return Ok(());
         }
-        let line = record.position().map_or(0, csv::Position::line);
+        if record.len() == 1 && &record[0] == b"\r" {
+            continue;
+        }
+        let line = first_line(&record, table.position().line());
         sink(match places.row(&record) {
             None => Row::Unreadable(line, MALFORMED),
             Some(row) => Row::Read(checked(ImportRow { line, ..row })?),
         })?;
     }
+}
+
+/// The line of a record, from the line after it; csv's own gives that of blank lines before it.
+fn first_line(record: &ByteRecord, next: u64) -> u64 {
+    let within = record.as_slice().split(|&b| b == b'\n').count() as u64;
+    next.saturating_sub(within)
 }
 
 fn broken(error: csv::Error) -> Fault {
@@ -64,15 +76,20 @@ fn broken(error: csv::Error) -> Fault {
 
 /// The most frequent one in the header line.
 fn delimiter(head: &[u8]) -> u8 {
-    let count = |byte| head.iter().filter(|&&b| b == byte).count();
+    let count = |byte| head.split(|&b| b == byte).count();
     // Of equals the last one wins, a comma that is.
-    [b'\t', b';', b','].into_iter().max_by_key(|&byte| count(byte)).unwrap_or(b',')
+    [b'\t', b';', b',']
+        .into_iter()
+        .max_by_key(|&byte| count(byte))
+        .unwrap_or(b',')
 }
 
 /// Ends a record that never ends, e.g. after a quote that was left open, while it still fits into
-/// memory.
+/// memory; and sees to it that the last line has an end like the others.
 struct Bounded<R> {
     input: R,
+    /// The last byte, at the end of the input once more.
+    last: u8,
     /// Bytes read since the last record was complete.
     unread: Rc<Cell<usize>>,
 }
@@ -85,7 +102,14 @@ impl<R: Read> Read for Bounded<R> {
                 "a record is longer than 1 MiB, is a quote left open?",
             ));
         }
-        let read = self.input.read(buffer)?;
+        let mut read = self.input.read(buffer)?;
+        if read == 0 && self.last != b'\n' && !buffer.is_empty() {
+            buffer[0] = b'\n';
+            read = 1;
+        }
+        if let Some(&last) = buffer[..read].last() {
+            self.last = last;
+        }
         self.unread.set(self.unread.get() + read);
         Ok(read)
     }
@@ -119,7 +143,9 @@ impl Places {
                 })?,
         };
         let optional = |wanted: &Option<String>, option| {
-            let place = wanted.as_deref().map(|wanted| place(header, wanted, option));
+            let place = wanted
+                .as_deref()
+                .map(|wanted| place(header, wanted, option));
             place.transpose()
         };
         Ok(Self {
@@ -133,6 +159,11 @@ impl Places {
     fn row(&self, record: &ByteRecord) -> Option<ImportRow> {
         let field = |at| {
             let bytes = record.get(at)?;
+            // The end of a CRLF line is in the last field.
+            let bytes = match bytes.strip_suffix(b"\r") {
+                Some(bytes) if at + 1 == record.len() => bytes,
+                _ => bytes,
+            };
             std::str::from_utf8(bytes).ok().map(str::to_owned)
         };
         let optional = |at: Option<usize>| at.map_or(Some(String::new()), field);
@@ -182,7 +213,11 @@ mod tests {
 
     #[test]
     fn the_delimiter_is_told_by_the_header() {
-        for input in ["a;phone\n1;+31 1\n", "a\tphone\n1\t+31 1\n", "a,phone\n1,+31 1\n"] {
+        for input in [
+            "a;phone\n1;+31 1\n",
+            "a\tphone\n1\t+31 1\n",
+            "a,phone\n1,+31 1\n",
+        ] {
             let read = rows(Format::Csv, input.as_bytes(), &columns(None, None, None));
             assert_eq!(read.expect("read"), [row(2, "+31 1", "", "")]);
         }
@@ -190,7 +225,11 @@ mod tests {
 
     #[test]
     fn a_single_column_needs_no_name() {
-        let read = rows(Format::Csv, b"telephone\n+31 1\n", &columns(None, None, None));
+        let read = rows(
+            Format::Csv,
+            b"telephone\n+31 1\n",
+            &columns(None, None, None),
+        );
         assert_eq!(read.expect("read"), [row(2, "+31 1", "", "")]);
     }
 
@@ -208,12 +247,27 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_numbered_as_an_editor_does() {
+        for input in [
+            "phone,id\n\n\"+31\n1\",a\n+31 2,b",
+            "phone,id\r\n\r\n\"+31\n1\",a\r\n+31 2,\"b\"\r\n",
+        ] {
+            let named = columns(None, Some("id"), None);
+            let read = rows(Format::Csv, input.as_bytes(), &named).expect("read");
+            assert_eq!(read, [row(3, "+31\n1", "a", ""), row(5, "+31 2", "b", "")]);
+        }
+    }
+
+    #[test]
     fn a_missing_column_is_told_without_quoting_the_file() {
         let input = b"SELECTOR-1,SELECTOR-2\n";
         for wanted in [None, Some("phone"), Some("0"), Some("3")] {
             let fault = rows(Format::Csv, input, &columns(wanted, None, None));
             let text = format!("{:?}", fault.expect_err("no such column"));
-            assert!(text.contains("2 columns") && !text.contains("SELECTOR-"), "{text}");
+            assert!(
+                text.contains("2 columns") && !text.contains("SELECTOR-"),
+                "{text}"
+            );
         }
     }
 
