@@ -32,7 +32,7 @@ const HELP: &str = "\
 Client configuration (TOML; --client FILE or SOTTO_NODE_CLIENT), for all but serve, init, \
 policies and normalise:
   endpoint = \"https://localhost:7443\"
-  node = \"nl-fiu\"                       # whose service it must be; optional
+  peer = \"nl-fiu\"                       # whose service it must be; optional
   [tls]
   certificate = \"analyst.pem\"           # spiffe://<trust_domain>/analyst/<name>, …
   key = \"analyst.key\"                   # mode 0600
@@ -63,8 +63,8 @@ pub struct Cli {
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
     output: Output,
-    /// The client configuration [env: SOTTO_NODE_CLIENT]
-    #[arg(long, global = true, value_name = "FILE")]
+    /// The client configuration
+    #[arg(long, global = true, value_name = "FILE", env = client::CLIENT_VARIABLE)]
     client: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
