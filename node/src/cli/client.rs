@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-pub(crate) use sotto_common::service::client::unary;
 use sotto_common::ids::Role;
 use sotto_common::service::client::ClientConfig;
+pub(crate) use sotto_common::service::client::unary;
 use sotto_common::service::tls::MAX_MESSAGE;
 use sotto_proto::v1;
 use tonic::transport::Channel;

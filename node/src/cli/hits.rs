@@ -153,29 +153,10 @@ pub(crate) async fn run(context: &Context, command: HitsCommand) -> Result<()> {
 
 /// Pages through the hits; rows are printed as they come.
 async fn ls(context: &Context, client: &Client, wanted: &LsArgs) -> Result<()> {
-    let mut analyst = client.analyst();
-    let mut list = List::new(context.output, HIT, context.stdout())?;
     let mut left = if wanted.all { u64::MAX } else { wanted.limit };
-    let mut page_token = String::new();
+    let mut page = self::page(client, wanted, left, String::new()).await?;
+    let mut list = List::new(context.output, HIT, context.stdout())?;
     loop {
-        let request = v1::ListRecordHitsRequest {
-            policy: wanted
-                .policy
-                .map(|p| p.name().to_owned())
-                .unwrap_or_default(),
-            holder: wanted
-                .holder
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            dataset: wanted.dataset.clone().unwrap_or_default(),
-            page_size: u32::try_from(left.min(PAGE)).unwrap_or_default(),
-            page_token,
-            state: wanted
-                .state
-                .map_or(0, |state| v1::HitState::from(state).into()),
-        };
-        let page = analyst.list_record_hits(unary(request)).await?.into_inner();
         for hit in page.hits {
             if left > 0 {
                 left -= 1;
@@ -183,14 +164,38 @@ async fn ls(context: &Context, client: &Client, wanted: &LsArgs) -> Result<()> {
             }
         }
         if page.next_page_token.is_empty() || left == 0 {
-            list.finish()?;
-            if !page.next_page_token.is_empty() {
-                context.note("there are more hits; --all lists all of them");
-            }
-            return Ok(());
+            break;
         }
-        page_token = page.next_page_token;
+        page = self::page(client, wanted, left, page.next_page_token).await?;
     }
+    list.finish()?;
+    if !page.next_page_token.is_empty() {
+        context.note("there are more hits; --all lists all of them");
+    }
+    Ok(())
+}
+
+/// The next page, of at most `left` hits.
+async fn page(
+    client: &Client,
+    wanted: &LsArgs,
+    left: u64,
+    page_token: String,
+) -> Result<v1::ListRecordHitsResponse> {
+    let policy = wanted.policy.map(|policy| policy.name().to_owned());
+    let holder = wanted.holder.as_ref().map(ToString::to_string);
+    let request = v1::ListRecordHitsRequest {
+        policy: policy.unwrap_or_default(),
+        holder: holder.unwrap_or_default(),
+        dataset: wanted.dataset.clone().unwrap_or_default(),
+        page_size: u32::try_from(left.min(PAGE)).unwrap_or_default(),
+        page_token,
+        state: wanted
+            .state
+            .map_or(0, |state| v1::HitState::from(state).into()),
+    };
+    let answer = client.analyst().list_record_hits(unary(request)).await?;
+    Ok(answer.into_inner())
 }
 
 /// Follows the hits, over restarts of the service and the hourly end of connections.

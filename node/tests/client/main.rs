@@ -11,7 +11,9 @@ use service::{FakeNode, Lab};
 /// Runs the binary with the laboratory's client configuration; an argument is never quoted.
 async fn run(lab: &Arc<Lab>, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sotto-node"));
-    command.args(args).env("SOTTO_NODE_CLIENT", lab.client_file());
+    command
+        .args(args)
+        .env("SOTTO_NODE_CLIENT", lab.client_file());
     let output = tokio::task::spawn_blocking(move || command.output()).await;
     output.expect("run").expect("started")
 }
@@ -76,7 +78,9 @@ async fn an_import_joins_what_the_file_and_what_the_node_rejects() {
     content.extend(b"\xff\xfe\n");
     std::fs::write(&file, content).expect("written");
     let file = file.to_str().expect("UTF-8");
-    let args = ["dataset", "import", "suspects", "--type", "phone", file, "--output", "json"];
+    let args = [
+        "dataset", "import", "suspects", "--type", "phone", file, "--output", "json",
+    ];
     let report = json(&run(&lab, &args).await);
     assert_eq!(report["rows"], 20_001);
     assert_eq!(report["accepted"], 20_000);
@@ -95,7 +99,11 @@ async fn an_import_whose_file_breaks_is_broken_off_and_never_completed() {
     content.extend(b"x".repeat(3 * 1024 * 1024));
     std::fs::write(&file, content).expect("written");
     let file = file.to_str().expect("UTF-8");
-    let output = run(&lab, &["dataset", "import", "suspects", "--type", "phone", file]).await;
+    let output = run(
+        &lab,
+        &["dataset", "import", "suspects", "--type", "phone", file],
+    )
+    .await;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("quote"), "{}", stderr(&output));
     lab.node.import_ended().await;
@@ -108,7 +116,10 @@ async fn a_refusal_says_what_to_do_and_has_its_exit_code() {
     let output = run(&lab, &["epoch", "open"]).await;
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);
-    assert!(text.contains("MEMBER_NOT_PINNED") && text.contains("member pin"), "{text}");
+    assert!(
+        text.contains("MEMBER_NOT_PINNED") && text.contains("member pin"),
+        "{text}"
+    );
     assert_eq!(stdout(&output), "");
 }
 
@@ -116,10 +127,18 @@ async fn a_refusal_says_what_to_do_and_has_its_exit_code() {
 async fn a_service_that_does_not_answer_has_its_exit_code() {
     let lab = Lab::start(FakeNode::default()).await;
     lab.stop().await;
-    for args in [&["status"][..], &["hits", "watch"], &["publish"]] {
+    for args in [
+        &["status"][..],
+        &["hits", "watch"],
+        &["publish"],
+        &["hits", "ls", "--output", "csv"],
+    ] {
         let output = run(&lab, args).await;
         assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-        assert!(stderr(&output).contains("hint: is `sotto-node serve` running"));
+        let text = stderr(&output);
+        assert!(text.contains("refused"), "{text}");
+        assert!(text.contains("hint: is `sotto-node serve` running"));
+        assert_eq!(stdout(&output), "");
     }
 }
 
@@ -127,19 +146,37 @@ async fn a_service_that_does_not_answer_has_its_exit_code() {
 async fn a_probe_is_followed_to_its_end_over_a_broken_stream() {
     let lab = Lab::start(FakeNode::default()).await;
     let args = [
-        "probe", "suspects", "--purpose", "INVESTIGATION", "--legal-basis", "EU_2023_977",
-        "--case", "c-1", "--output", "json",
+        "probe",
+        "suspects",
+        "--purpose",
+        "INVESTIGATION",
+        "--legal-basis",
+        "EU_2023_977",
+        "--case",
+        "c-1",
+        "--output",
+        "json",
     ];
     let output = run(&lab, &args).await;
     let result = json(&output);
     assert_eq!(result["probed"], 10);
     assert_eq!(result["matches"], 2);
-    assert!(stderr(&output).contains("waiting for the broker"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("waiting for the broker"),
+        "{}",
+        stderr(&output)
+    );
 
     // What the broker would refuse is refused before anything is asked.
     let args = [
-        "probe", "suspects", "--purpose", "INVESTIGATION", "--legal-basis", "NATIONAL_LAW",
-        "--case", "c-1",
+        "probe",
+        "suspects",
+        "--purpose",
+        "INVESTIGATION",
+        "--legal-basis",
+        "NATIONAL_LAW",
+        "--case",
+        "c-1",
     ];
     assert_eq!(run(&lab, &args).await.status.code(), Some(2));
 }

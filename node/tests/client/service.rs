@@ -26,16 +26,16 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 const DOMAIN: &str = "sotto.test";
 
 /// Hits that the fake has.
-pub const HITS: usize = 25;
+pub(crate) const HITS: usize = 25;
 
 /// A record id that would clear the terminal.
-pub const HOSTILE: &str = "case\t7\u{1b}[2J\n";
+pub(crate) const HOSTILE: &str = "case\t7\u{1b}[2J\n";
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What the fake remembers.
 #[derive(Default, Clone)]
-pub struct FakeNode {
+pub(crate) struct FakeNode {
     imports: Arc<Mutex<Imports>>,
     calls: Arc<AtomicU32>,
 }
@@ -48,12 +48,12 @@ struct Imports {
 
 impl FakeNode {
     /// Rows of the import that was completed, if one was.
-    pub fn imported(&self) -> Option<u64> {
+    pub(crate) fn imported(&self) -> Option<u64> {
         self.imports.lock().expect("lock").completed
     }
 
     /// Waits until an import has ended in one way or another.
-    pub async fn import_ended(&self) {
+    pub(crate) async fn import_ended(&self) {
         while self.imports.lock().expect("lock").ended == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -61,17 +61,17 @@ impl FakeNode {
 }
 
 /// The running fake.
-pub struct Lab {
+pub(crate) struct Lab {
     dir: TempDir,
     /// The service's memory.
-    pub node: FakeNode,
+    pub(crate) node: FakeNode,
     stop: CancellationToken,
     serving: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Lab {
     /// Serves on a port of its own and writes the client configuration.
-    pub async fn start(node: FakeNode) -> Arc<Self> {
+    pub(crate) async fn start(node: FakeNode) -> Arc<Self> {
         let dir = tempfile::tempdir().expect("a directory");
         let ca = LabCa::create(dir.path(), DOMAIN, SystemClock.now(), &mut os_rng()).expect("made");
         let server = issue(&dir, &ca, "node/nl-fiu");
@@ -89,9 +89,15 @@ impl Lab {
         let stop = CancellationToken::new();
         let limits = ConnectionLimits::default();
         let serving = server_builder(&limits)
-            .add_service(v1::analyst_service_server::AnalystServiceServer::new(node.clone()))
-            .add_service(v1::dataset_service_server::DatasetServiceServer::new(node.clone()))
-            .add_service(v1::node_admin_service_server::NodeAdminServiceServer::new(node.clone()))
+            .add_service(v1::analyst_service_server::AnalystServiceServer::new(
+                node.clone(),
+            ))
+            .add_service(v1::dataset_service_server::DatasetServiceServer::new(
+                node.clone(),
+            ))
+            .add_service(v1::node_admin_service_server::NodeAdminServiceServer::new(
+                node.clone(),
+            ))
             .serve_with_incoming_shutdown(
                 tls.incoming(listener, limits),
                 stop.clone().cancelled_owned(),
@@ -106,17 +112,17 @@ impl Lab {
     }
 
     /// A file in the laboratory's directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The client configuration.
-    pub fn client_file(&self) -> PathBuf {
+    pub(crate) fn client_file(&self) -> PathBuf {
         self.path("client.toml")
     }
 
     /// Ends the service.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.stop.cancel();
         let serving = self.serving.lock().expect("lock").take();
         serving.expect("stopped once").await.expect("ended");
@@ -144,7 +150,7 @@ fn issue(dir: &TempDir, ca: &LabCa, path: &str) -> TlsConfig {
         ca: dir.path().join("ca.pem"),
         crl: None,
         trust_domain: DOMAIN.into(),
-        reload_every: HumanDuration(Duration::from_secs(60)),
+        reload_every: HumanDuration(Duration::from_mins(1)),
     }
 }
 
@@ -153,7 +159,10 @@ fn hit(number: usize) -> v1::RecordHit {
     let seen = Timestamp::from_seconds(1_700_000_000 + seconds);
     v1::RecordHit {
         hit: Some(v1::Hit {
-            hit_id: HitId::generate(seen, &mut os_rng()).as_bytes().to_vec().into(),
+            hit_id: HitId::generate(seen, &mut os_rng())
+                .as_bytes()
+                .to_vec()
+                .into(),
             policy: "phone/1".into(),
             holder: "de-bka".into(),
             state: v1::HitState::New.into(),
@@ -195,7 +204,11 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
         // The first stream breaks, the second goes to the end.
         let messages = if self.calls.fetch_add(1, Ordering::SeqCst) == 0 {
             let broken = Err(Status::unavailable("connection closed"));
-            vec![progress(0, false, ""), progress(5, false, "the broker"), broken]
+            vec![
+                progress(0, false, ""),
+                progress(5, false, "the broker"),
+                broken,
+            ]
         } else {
             vec![progress(10, true, "")]
         };
@@ -220,7 +233,11 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
         let end = (first + size).min(HITS);
         Ok(Response::new(v1::ListRecordHitsResponse {
             hits: (first..end).map(hit).collect(),
-            next_page_token: if end < HITS { end.to_string() } else { String::new() },
+            next_page_token: if end < HITS {
+                end.to_string()
+            } else {
+                String::new()
+            },
         }))
     }
 
