@@ -12,9 +12,7 @@ use async_trait::async_trait;
 use scoped_futures::{ScopedBoxFuture, ScopedFutureExt as _};
 use sotto_common::error::Result;
 use sotto_common::hit::HitState;
-use sotto_common::ids::{
-    CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId,
-};
+use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId};
 use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
 use sotto_common::selector::Policy;
@@ -47,8 +45,12 @@ pub(crate) trait MembershipTx: Send {
     async fn get_custodians(&mut self, name: &CommunityId) -> Result<Vec<NodeId>>;
 
     /// Enrols a node, or lifts its suspension and forgets its signing key.
-    async fn put_node(&mut self, community: &CommunityId, node: &NodeId, at: Timestamp)
-    -> Result<()>;
+    async fn put_node(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+        at: Timestamp,
+    ) -> Result<()>;
     async fn get_node(
         &mut self,
         community: &CommunityId,
@@ -97,7 +99,7 @@ pub(crate) trait MembershipTx: Send {
     ) -> Result<Option<EpochRecord>>;
     /// Every epoch of a community, latest first.
     async fn get_epochs(&mut self, community: &CommunityId) -> Result<Vec<EpochRecord>>;
-    /// Epochs that are not ended though their time is over.
+    /// Epochs that are not ended though their time, or their overlap with a later one, is over.
     async fn get_overdue_epochs(&mut self, now: Timestamp) -> Result<Vec<(CommunityId, Epoch)>>;
     async fn get_members(
         &mut self,
@@ -116,6 +118,7 @@ pub(crate) trait MembershipTx: Send {
         community: &CommunityId,
         epoch: Epoch,
         state: EpochState,
+        at: Timestamp,
     ) -> Result<()>;
     /// Records what an operator did, and why.
     async fn put_act(&mut self, act: &Act<'_>) -> Result<()>;
@@ -141,8 +144,11 @@ pub(crate) trait PublicationTx: Send {
         state: PublicationState,
     ) -> Result<Vec<PublicationRecord>>;
     /// The active layers of one stack.
-    async fn get_stack(&mut self, key: &StackKey, holder: &NodeId)
-    -> Result<Vec<PublicationRecord>>;
+    async fn get_stack(
+        &mut self,
+        key: &StackKey,
+        holder: &NodeId,
+    ) -> Result<Vec<PublicationRecord>>;
     async fn count_uploads(&mut self, community: &CommunityId, holder: &NodeId) -> Result<u64>;
     /// Moves a publication on; where it ends, its header, and with it the salt, is erased.
     async fn update_publication(
@@ -172,8 +178,11 @@ pub(crate) trait PublicationTx: Send {
 pub(crate) trait ProbeTx: Send {
     async fn put_session(&mut self, session: &SessionRecord) -> Result<()>;
     async fn get_session(&mut self, id: SessionId) -> Result<Option<SessionRecord>>;
-    async fn count_open_sessions(&mut self, community: &CommunityId, prober: &NodeId)
-    -> Result<u64>;
+    async fn count_open_sessions(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+    ) -> Result<u64>;
     /// Adds to the session's counts and notes its use.
     async fn update_session_counts(
         &mut self,
@@ -237,10 +246,7 @@ pub(crate) trait HitTx: Send {
     /// A hit was seen again, or changed state.
     async fn update_hit(&mut self, hit: &HitRecord) -> Result<()>;
     /// Hits in quarantine, by group.
-    async fn count_quarantine(
-        &mut self,
-        community: &CommunityId,
-    ) -> Result<Vec<(GuardKey, u64)>>;
+    async fn count_quarantine(&mut self, community: &CommunityId) -> Result<Vec<(GuardKey, u64)>>;
     /// The hits in quarantine of one group, at most `limit`.
     async fn get_quarantined(
         &mut self,
@@ -294,7 +300,9 @@ impl Datastore {
     /// # Errors
     /// If the file cannot be opened or is of a newer version.
     pub(crate) async fn open(path: &Path) -> Result<Self> {
-        Ok(Self { sqlite: Sqlite::open(path, &sqlite::MIGRATIONS).await? })
+        Ok(Self {
+            sqlite: Sqlite::open(path, &sqlite::MIGRATIONS).await?,
+        })
     }
 
     /// Runs `work` in one transaction: all of it or nothing. It may run more than once.

@@ -1,1 +1,15 @@
-//! placeholder
+//! The broker of Sotto: it tests the probes of national nodes against filters that it cannot
+//! read, and reports only hits.
+//!
+//! `rpc` authenticates, converts and calls `app`; `app` holds the use cases and calls `datastore`
+//! (the ledger) and `matcher` (the active filters). SQL stands in `datastore` only, tonic in `rpc`
+//! and `serve` only.
+
+mod app;
+pub mod cli;
+pub mod config;
+mod datastore;
+mod filters;
+mod matcher;
+mod rpc;
+pub mod serve;

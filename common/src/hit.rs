@@ -83,11 +83,10 @@ pub fn transition(from: HitState, event: HitEvent) -> Result<HitState> {
     let to = match (from, event) {
         (S::New, E::BeginReview) => S::UnderReview,
         (S::UnderReview, E::Confirm) => S::Confirmed,
-        (S::UnderReview, E::RejectAsFalse) => S::FalsePositive,
+        (S::UnderReview, E::RejectAsFalse) | (S::FollowedUp, E::NotHeld) => S::FalsePositive,
         (S::UnderReview, E::RejectAsIrrelevant) => S::NotRelevant,
         (S::Confirmed, E::FollowUp) => S::FollowedUp,
         (S::FollowedUp, E::CloseFollowUp) => S::Closed,
-        (S::FollowedUp, E::NotHeld) => S::FalsePositive,
         (S::New | S::UnderReview | S::Confirmed, E::NoLongerMatches) => S::Retracted,
         // A holder that matches again is a hit again: PROTOCOL-NOTES §7.
         (S::Retracted, E::MatchesAgain) | (S::Quarantined, E::Release) => S::New,

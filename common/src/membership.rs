@@ -17,6 +17,9 @@ use crate::time::{CLOCK_SKEW, Timestamp};
 /// An epoch lasts at most this long (protocol §8).
 pub const MAX_EPOCH: Duration = Duration::from_hours(31 * 24);
 
+/// An epoch is accepted beside the next one for at most this long (protocol §8).
+pub const MAX_OVERLAP: Duration = Duration::from_hours(24);
+
 /// Hits of one (prober, holder, policy, day) beyond this are quarantined, by default (protocol §7).
 pub const DEFAULT_HIT_CAP: u32 = 1000;
 

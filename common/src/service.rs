@@ -5,6 +5,7 @@
 //! drains when [`shutdown`] says so. [`pki`] is the laboratory's certificate authority. The
 //! feature is for Unix-like systems: file modes and signals are part of it.
 
+pub mod client;
 pub mod config;
 pub mod files;
 pub mod identity;

@@ -41,6 +41,7 @@ CREATE TABLE epochs (
     kid BLOB NOT NULL,
     not_before INTEGER NOT NULL,
     not_after INTEGER NOT NULL,
+    activated_at INTEGER,
     PRIMARY KEY (community, epoch)
 ) STRICT;
 

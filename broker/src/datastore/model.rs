@@ -4,9 +4,7 @@ use sotto_common::epoch::Kid;
 use sotto_common::error::Error;
 use sotto_common::grounds::Grounds;
 use sotto_common::hit::HitState;
-use sotto_common::ids::{
-    CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId,
-};
+use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId};
 use sotto_common::membership::{DEFAULT_DAILY_REFS, EpochState};
 use sotto_common::publication::PublicationState;
 use sotto_common::selector::Policy;
@@ -40,7 +38,10 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { daily_refs: DEFAULT_DAILY_REFS, max_class: DEFAULT_MAX_CLASS }
+        Self {
+            daily_refs: DEFAULT_DAILY_REFS,
+            max_class: DEFAULT_MAX_CLASS,
+        }
     }
 }
 
@@ -169,7 +170,7 @@ pub(crate) struct Act<'a> {
     pub(crate) at: Timestamp,
     pub(crate) operator: &'a str,
     pub(crate) community: &'a CommunityId,
-    pub(crate) act: &'static str,
+    pub(crate) what: &'static str,
     pub(crate) subject: &'a str,
     pub(crate) reason: &'a str,
 }

@@ -5,8 +5,8 @@ mod membership;
 mod probes;
 mod publications;
 
-use sotto_common::ids::InvalidId;
 use sotto_common::error::Result;
+use sotto_common::ids::InvalidId;
 use sotto_common::time::Timestamp;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -25,12 +25,15 @@ fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(
     row: &'r SqliteRow,
     column: &'static str,
 ) -> Result<T> {
-    row.try_get(column).map_err(sotto_common::error::Error::internal)
+    row.try_get(column)
+        .map_err(sotto_common::error::Error::internal)
 }
 
 /// Reads a text column that parses to a domain type.
 fn text<T: std::str::FromStr<Err = InvalidId>>(row: &SqliteRow, column: &'static str) -> Result<T> {
-    get::<&str>(row, column)?.parse().map_err(|_| corrupt(column))
+    get::<&str>(row, column)?
+        .parse()
+        .map_err(|_| corrupt(column))
 }
 
 /// Reads a blob column that parses to a domain type.
@@ -44,7 +47,9 @@ fn blob<T>(
 
 /// Reads a blob column of exactly `N` bytes.
 fn bytes<const N: usize>(row: &SqliteRow, column: &'static str) -> Result<[u8; N]> {
-    get::<&[u8]>(row, column)?.try_into().map_err(|_| corrupt(column))
+    get::<&[u8]>(row, column)?
+        .try_into()
+        .map_err(|_| corrupt(column))
 }
 
 /// Reads a number column that fits its domain type.

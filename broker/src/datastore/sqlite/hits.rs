@@ -290,7 +290,12 @@ impl HitTx for SqliteTx<'_> {
         .await
         .map_err(db_error)?
         .iter()
-        .map(|row| Ok(HitEventRecord { cursor: number(row, "cursor")?, hit: hit_record(row)? }))
+        .map(|row| {
+            Ok(HitEventRecord {
+                cursor: number(row, "cursor")?,
+                hit: hit_record(row)?,
+            })
+        })
         .collect()
     }
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sotto_common::epoch::Kid;
 use sotto_common::error::Result;
 use sotto_common::ids::{CommunityId, Epoch, NodeId};
-use sotto_common::membership::EpochState;
+use sotto_common::membership::{EpochState, MAX_OVERLAP};
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::db_error;
 use sotto_common::time::Timestamp;
@@ -63,12 +63,14 @@ impl MembershipTx for SqliteTx<'_> {
             .await
             .map_err(db_error)?;
         for node in nodes {
-            query("INSERT INTO custodians (community, node) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-                .bind(name.as_str())
-                .bind(node.as_str())
-                .execute(&mut *self.0)
-                .await
-                .map_err(db_error)?;
+            query(
+                "INSERT INTO custodians (community, node) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            )
+            .bind(name.as_str())
+            .bind(node.as_str())
+            .execute(&mut *self.0)
+            .await
+            .map_err(db_error)?;
         }
         Ok(())
     }
@@ -279,15 +281,21 @@ impl MembershipTx for SqliteTx<'_> {
     }
 
     async fn get_overdue_epochs(&mut self, now: Timestamp) -> Result<Vec<(CommunityId, Epoch)>> {
-        query("SELECT community, epoch FROM epochs WHERE state <> $1 AND not_after <= $2")
-            .bind(EpochState::Ended.as_str())
-            .bind(now.micros())
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(db_error)?
-            .iter()
-            .map(|row| Ok((text(row, "community")?, epoch_number(row)?)))
-            .collect()
+        query(
+            "SELECT community, epoch FROM epochs AS e WHERE state <> $1 AND (not_after <= $2
+                 OR EXISTS (SELECT 1 FROM epochs AS later
+                            WHERE later.community = e.community AND later.epoch > e.epoch
+                              AND later.activated_at <= $3))",
+        )
+        .bind(EpochState::Ended.as_str())
+        .bind(now.micros())
+        .bind(now.minus(MAX_OVERLAP).micros())
+        .fetch_all(&mut *self.0)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| Ok((text(row, "community")?, epoch_number(row)?)))
+        .collect()
     }
 
     async fn get_members(
@@ -341,26 +349,33 @@ impl MembershipTx for SqliteTx<'_> {
         community: &CommunityId,
         epoch: Epoch,
         state: EpochState,
+        at: Timestamp,
     ) -> Result<()> {
-        query("UPDATE epochs SET state = $3 WHERE community = $1 AND epoch = $2")
-            .bind(community.as_str())
-            .bind(epoch.get())
-            .bind(state.as_str())
-            .execute(&mut *self.0)
-            .await
-            .map_err(db_error)?;
+        query(
+            "UPDATE epochs SET state = $3,
+                 activated_at = CASE WHEN $4 THEN $5 ELSE activated_at END
+             WHERE community = $1 AND epoch = $2",
+        )
+        .bind(community.as_str())
+        .bind(epoch.get())
+        .bind(state.as_str())
+        .bind(state == EpochState::Active)
+        .bind(at.micros())
+        .execute(&mut *self.0)
+        .await
+        .map_err(db_error)?;
         Ok(())
     }
 
     async fn put_act(&mut self, act: &Act<'_>) -> Result<()> {
         query(
-            "INSERT INTO operator_acts (at, operator, community, act, subject, reason)
+            "INSERT INTO operator_acts (at, operator, community, what, subject, reason)
              VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(act.at.micros())
         .bind(act.operator)
         .bind(act.community.as_str())
-        .bind(act.act)
+        .bind(act.what)
         .bind(act.subject)
         .bind(act.reason)
         .execute(&mut *self.0)

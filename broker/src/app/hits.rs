@@ -1,0 +1,412 @@
+//! The hit ledger: what a batch's matches do to it, and how it is read (protocol §7).
+
+use std::collections::{BTreeMap, HashMap};
+
+use prost::Message as _;
+use scoped_futures::ScopedFutureExt as _;
+use sha2::{Digest as _, Sha256};
+use sotto_common::error::{Error, ErrorCode, Result};
+use sotto_common::filter::layers::posterior;
+use sotto_common::hit::{HitEvent, HitState, transition};
+use sotto_common::ids::{CommunityId, HitId, NodeId, RecordRef};
+use sotto_common::random::os_rng;
+use sotto_common::time::Timestamp;
+use sotto_proto::v1;
+use tokio::sync::watch;
+
+use super::{Broker, enrolled};
+use crate::datastore::{Act, GuardKey, HitEventRecord, HitFilter, HitRecord, StackKey, Tx};
+use crate::matcher::HolderMatches;
+
+/// Days that a holder can look back at the hits on its filters.
+const HOLDER_COUNT_DAYS: i64 = 90;
+
+/// Hits released from quarantine in one transaction.
+const RELEASE_STEP: u32 = 1000;
+
+/// What the matcher found for one batch.
+pub(super) struct Outcome {
+    pub(super) refs: Vec<RecordRef>,
+    pub(super) matches: Vec<HolderMatches>,
+}
+
+/// Whose hits are recorded, under which rules.
+pub(super) struct Guard<'a> {
+    pub(super) key: &'a StackKey,
+    pub(super) prober: &'a NodeId,
+    pub(super) hit_cap: u64,
+    pub(super) prior: f64,
+    pub(super) now: Timestamp,
+}
+
+/// A page of hits.
+pub(crate) struct HitPage {
+    pub(crate) hits: Vec<HitRecord>,
+    pub(crate) next: Option<String>,
+}
+
+impl Guard<'_> {
+    /// Records the outcome of a batch; returns the serialised `ProbeMatches`, and whether the
+    /// prober's stream moved.
+    pub(super) async fn record(
+        &self,
+        tx: &mut (dyn Tx + '_),
+        outcome: &Outcome,
+    ) -> Result<(Vec<u8>, bool)> {
+        let known = tx.get_hits_on(self.key, self.prober, &outcome.refs).await?;
+        let mut known: HashMap<(RecordRef, NodeId), HitRecord> = known
+            .into_iter()
+            .map(|hit| ((hit.record_ref, hit.holder.clone()), hit))
+            .collect();
+        let mut answers: BTreeMap<usize, Vec<v1::HolderMatch>> = BTreeMap::new();
+        let mut events = false;
+        for at_holder in &outcome.matches {
+            let guard_key = self.guard_key(&at_holder.holder);
+            let counted = tx.get_hit_count(&self.key.community, &guard_key).await?;
+            let mut count = counted;
+            for (i, (&record_ref, &version)) in
+                outcome.refs.iter().zip(&at_holder.versions).enumerate()
+            {
+                let hit = match known.remove(&(record_ref, at_holder.holder.clone())) {
+                    Some(hit) => {
+                        self.seen_again(tx, hit, at_holder, version, &mut events)
+                            .await?
+                    }
+                    None if version == 0 => continue,
+                    None => {
+                        let held_back = count >= self.hit_cap;
+                        count += 1;
+                        self.first_seen(tx, record_ref, at_holder, version, held_back, &mut events)
+                            .await?
+                    }
+                };
+                // Quarantined hits are "left out of answers and streams" (protocol §7).
+                if version > 0 && hit.state != HitState::Quarantined {
+                    answers.entry(i).or_default().push(v1::HolderMatch {
+                        holder: hit.holder.to_string(),
+                        filter_version: version,
+                        false_positive_probability: at_holder.f_total,
+                        hit_id: hit.id.as_bytes().to_vec().into(),
+                    });
+                }
+            }
+            if count != counted {
+                tx.put_hit_count(&self.key.community, &guard_key, count)
+                    .await?;
+            }
+        }
+        let refs = answers
+            .into_iter()
+            .map(|(i, holders)| v1::RefMatches {
+                record_ref: outcome.refs[i].as_bytes().to_vec().into(),
+                holders,
+            })
+            .collect();
+        Ok((v1::ProbeMatches { refs }.encode_to_vec(), events))
+    }
+
+    fn guard_key(&self, holder: &NodeId) -> GuardKey {
+        GuardKey {
+            prober: self.prober.clone(),
+            holder: holder.clone(),
+            policy: self.key.policy,
+            day: self.now.day(),
+        }
+    }
+
+    async fn first_seen(
+        &self,
+        tx: &mut (dyn Tx + '_),
+        record_ref: RecordRef,
+        at_holder: &HolderMatches,
+        version: u64,
+        held_back: bool,
+        events: &mut bool,
+    ) -> Result<HitRecord> {
+        let hit = HitRecord {
+            id: HitId::generate(self.now, &mut os_rng()),
+            key: self.key.clone(),
+            prober: self.prober.clone(),
+            record_ref,
+            holder: at_holder.holder.clone(),
+            state: if held_back {
+                HitState::Quarantined
+            } else {
+                HitState::New
+            },
+            filter_version: version,
+            fpr: at_holder.f_total,
+            posterior: posterior(self.prior, at_holder.f_total),
+            first_seen: self.now,
+            last_seen: self.now,
+        };
+        tx.put_hit(&hit).await?;
+        if !held_back {
+            tx.put_hit_event(&self.key.community, self.prober, hit.id)
+                .await?;
+            *events = true;
+        }
+        Ok(hit)
+    }
+
+    /// The ref of a known hit was probed while its holder could match: it did, or did not.
+    async fn seen_again(
+        &self,
+        tx: &mut (dyn Tx + '_),
+        mut hit: HitRecord,
+        at_holder: &HolderMatches,
+        version: u64,
+        events: &mut bool,
+    ) -> Result<HitRecord> {
+        if hit.state == HitState::Quarantined {
+            return Ok(hit);
+        }
+        let matched = version > 0;
+        let event = if matched {
+            HitEvent::MatchesAgain
+        } else {
+            HitEvent::NoLongerMatches
+        };
+        let state = transition(hit.state, event)?;
+        let moved = state != hit.state;
+        hit.state = state;
+        if matched {
+            hit.last_seen = self.now;
+            hit.filter_version = version;
+            hit.fpr = at_holder.f_total;
+            hit.posterior = posterior(self.prior, at_holder.f_total);
+        }
+        if matched || moved {
+            tx.update_hit(&hit).await?;
+        }
+        if moved {
+            tx.put_hit_event(&self.key.community, self.prober, hit.id)
+                .await?;
+            *events = true;
+        }
+        Ok(hit)
+    }
+}
+
+impl Broker {
+    /// Prober: its hits, oldest first, quarantined ones left out.
+    ///
+    /// # Errors
+    /// `NOT_A_MEMBER`, `CURSOR_INVALID` for a token of another list.
+    pub(crate) async fn hits(
+        &self,
+        caller: &NodeId,
+        community: &CommunityId,
+        filter: &HitFilter,
+        token: &str,
+        size: u32,
+    ) -> Result<HitPage> {
+        let after = read_token(filter, token)?;
+        let mut hits = self
+            .store
+            .run_tx("list_hits", |tx| {
+                async move {
+                    enrolled(tx, community, caller).await?;
+                    tx.get_hits(community, caller, filter, after, size + 1)
+                        .await
+                }
+                .scope_boxed()
+            })
+            .await?;
+        let more = hits.len() > size as usize;
+        hits.truncate(size as usize);
+        let next = hits
+            .last()
+            .filter(|_| more)
+            .map(|last| write_token(filter, last.id));
+        Ok(HitPage { hits, next })
+    }
+
+    /// Prober: one of its hits.
+    ///
+    /// # Errors
+    /// `NOT_A_MEMBER`, `HIT_UNKNOWN`.
+    pub(crate) async fn hit(
+        &self,
+        caller: &NodeId,
+        community: &CommunityId,
+        id: HitId,
+    ) -> Result<HitRecord> {
+        self.store
+            .run_tx("get_hit", |tx| {
+                async move {
+                    enrolled(tx, community, caller).await?;
+                    let hit = tx.get_hit(community, caller, id).await?;
+                    hit.filter(|hit| hit.state != HitState::Quarantined)
+                        .ok_or_else(|| {
+                            Error::new(ErrorCode::HitUnknown, "no hit of the caller has this id")
+                        })
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Prober: the events of its stream after `cursor`, at most `limit`.
+    ///
+    /// # Errors
+    /// `NOT_A_MEMBER`, `CURSOR_INVALID` for a cursor that was never given out.
+    pub(crate) async fn hit_events(
+        &self,
+        caller: &NodeId,
+        community: &CommunityId,
+        cursor: u64,
+        limit: u32,
+    ) -> Result<Vec<HitEventRecord>> {
+        self.store
+            .run_tx("hit_events", |tx| {
+                async move {
+                    enrolled(tx, community, caller).await?;
+                    let events = tx.get_hit_events(community, caller, cursor, limit).await?;
+                    if events.is_empty() && tx.get_last_cursor(community, caller).await? < cursor {
+                        let text = "this cursor was never given out: begin again at 0";
+                        return Err(Error::new(ErrorCode::CursorInvalid, text));
+                    }
+                    Ok(events)
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Changes whenever a hit event has been committed.
+    pub(crate) fn hit_event_signal(&self) -> watch::Receiver<u64> {
+        self.hit_events.subscribe()
+    }
+
+    pub(super) fn announce_hits(&self) {
+        self.hit_events.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Holder: the hits on its filters per prober, policy and day, a day late, in tens.
+    ///
+    /// # Errors
+    /// `NOT_A_MEMBER`.
+    pub(crate) async fn holder_counts(
+        &self,
+        caller: &NodeId,
+        community: &CommunityId,
+    ) -> Result<Vec<(GuardKey, u64)>> {
+        let today = self.now().day();
+        let mut counts = self
+            .store
+            .run_tx("holder_counts", |tx| {
+                async move {
+                    enrolled(tx, community, caller).await?;
+                    let from = today - HOLDER_COUNT_DAYS;
+                    tx.get_holder_counts(community, caller, from, today).await
+                }
+                .scope_boxed()
+            })
+            .await?;
+        // protocol §7: "rounded up to tens, so that silent probing shows".
+        for (_, hits) in &mut counts {
+            *hits = hits.div_ceil(10) * 10;
+        }
+        Ok(counts)
+    }
+
+    /// Operator: what the flood guard holds back, in numbers.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
+    pub(crate) async fn quarantine(&self, community: &CommunityId) -> Result<Vec<(GuardKey, u64)>> {
+        self.store
+            .run_tx("count_quarantine", |tx| {
+                async move { tx.count_quarantine(community).await }.scope_boxed()
+            })
+            .await
+    }
+
+    /// Operator: releases the hits of one group; they reach the prober's stream as new.
+    ///
+    /// # Errors
+    /// `INVALID_FIELD` without a reason.
+    pub(crate) async fn release(
+        &self,
+        operator: &str,
+        community: &CommunityId,
+        group: &GuardKey,
+        reason: &str,
+    ) -> Result<u64> {
+        if reason.trim().is_empty() {
+            return Err(Error::field("reason", "say why"));
+        }
+        let at = self.now();
+        let subject = &format!("{} {} {}", group.prober, group.holder, group.policy);
+        let mut released = 0;
+        loop {
+            let step = self
+                .store
+                .run_tx("release_quarantine", |tx| {
+                    async move {
+                        let hits = tx.get_quarantined(community, group, RELEASE_STEP).await?;
+                        for hit in &hits {
+                            let state = transition(hit.state, HitEvent::Release)?;
+                            tx.update_hit(&HitRecord {
+                                state,
+                                ..hit.clone()
+                            })
+                            .await?;
+                            tx.put_hit_event(community, &group.prober, hit.id).await?;
+                        }
+                        if !hits.is_empty() {
+                            let what = "release";
+                            tx.put_act(&Act {
+                                at,
+                                operator,
+                                community,
+                                what,
+                                subject,
+                                reason,
+                            })
+                            .await?;
+                        }
+                        Ok(hits.len() as u64)
+                    }
+                    .scope_boxed()
+                })
+                .await?;
+            self.announce_hits();
+            released += step;
+            if step < RELEASE_STEP.into() {
+                return Ok(released);
+            }
+        }
+    }
+}
+
+/// A token is the digest of the filters it belongs to and the last id of its page, in hex.
+fn write_token(filter: &HitFilter, last: HitId) -> String {
+    format!(
+        "{}{}",
+        hex::encode(filter_digest(filter)),
+        hex::encode(last.as_bytes())
+    )
+}
+
+fn read_token(filter: &HitFilter, token: &str) -> Result<Option<HitId>> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let bytes = hex::decode(token)
+        .ok()
+        .filter(|bytes| bytes.starts_with(&filter_digest(filter)));
+    let id = bytes.and_then(|bytes| HitId::from_slice(&bytes[8..]).ok());
+    id.map(Some).ok_or_else(|| {
+        let text = "the token is not of a page of this list: begin again without one";
+        Error::new(ErrorCode::CursorInvalid, text).about("page_token")
+    })
+}
+
+fn filter_digest(filter: &HitFilter) -> [u8; 8] {
+    let digest = Sha256::digest(format!("{filter:?}"));
+    let mut short = [0; 8];
+    short.copy_from_slice(&digest[..8]);
+    short
+}

@@ -1,0 +1,162 @@
+//! The command line: `serve`, the laboratory's certificates, and what operators ask the broker.
+
+mod lab_pki;
+mod operator;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use sotto_common::error::Error;
+use sotto_common::service::{config, shutdown, telemetry};
+use sotto_common::time::SystemClock;
+
+use crate::config::{Config, PROGRAM};
+use crate::serve::BoundBroker;
+
+/// Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the broker cannot be reached.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sotto-broker",
+    version,
+    about = "The broker of Sotto, and its operator's commands",
+    after_help = "Examples:
+  sotto-broker serve --config /etc/sotto/broker.toml
+  sotto-broker --client operator.toml community create euro-cyber --custodian nl-fiu --type all
+  sotto-broker --client operator.toml node enrol euro-cyber nl-fiu de-bka fr-pj
+  sotto-broker --client operator.toml limits set euro-cyber nl-fiu --type phone --daily-refs 50000
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the broker cannot be reached."
+)]
+pub struct Cli {
+    /// Client configuration of the operator (endpoint, tls); for the commands that ask the broker.
+    #[arg(long, global = true, value_name = "FILE", env = operator::CLIENT_VARIABLE)]
+    client: Option<PathBuf>,
+    /// How answers are printed.
+    #[arg(long, global = true, value_enum, default_value = "table")]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs: one JSON array.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker until SIGTERM or SIGINT.
+    Serve {
+        /// Its configuration; `SOTTO_BROKER__…` variables go over it.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// A throw-away certificate authority, for laboratories and the quickstart.
+    #[command(subcommand)]
+    LabPki(lab_pki::Command),
+    /// Communities and their profiles.
+    #[command(subcommand)]
+    Community(operator::CommunityCommand),
+    /// Enrolled nodes.
+    #[command(subcommand)]
+    Node(operator::NodeCommand),
+    /// Quotas and allowed classes.
+    #[command(subcommand)]
+    Limits(operator::LimitsCommand),
+    /// Epochs.
+    #[command(subcommand)]
+    Epoch(operator::EpochCommand),
+    /// Hits that the flood guard holds back.
+    #[command(subcommand)]
+    Quarantine(operator::QuarantineCommand),
+}
+
+/// Why a command ends without its result.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    text: String,
+    code: u8,
+}
+
+impl<E: std::fmt::Display> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Self {
+            text: error.to_string(),
+            code: 1,
+        }
+    }
+}
+
+type Result<T, E = Fault> = std::result::Result<T, E>;
+
+/// Runs a command and says how it ended.
+pub fn run(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(dispatch(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("error: {}", printable(&fault.text));
+            ExitCode::from(fault.code)
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Serve { config } => serve(&config).await,
+        Command::LabPki(command) => lab_pki::run(command),
+        command => {
+            let client = operator::Client::new(cli.client.as_deref(), cli.output)?;
+            match command {
+                Command::Community(command) => client.community(command).await,
+                Command::Node(command) => client.node(command).await,
+                Command::Limits(command) => client.limits(command).await,
+                Command::Epoch(command) => client.epoch(command).await,
+                Command::Quarantine(command) => client.quarantine(command).await,
+                Command::Serve { .. } | Command::LabPki(_) => Ok(()),
+            }
+        }
+    }
+}
+
+async fn serve(file: &std::path::Path) -> Result<()> {
+    let config: Config = config::load(PROGRAM, Some(file))?;
+    telemetry::init(&config.log)?;
+    let stop = shutdown::on_signal()?;
+    let bound = BoundBroker::bind(config, Arc::new(SystemClock), stop)
+        .await
+        .map_err(causes)?;
+    bound.run().await.map_err(causes)
+}
+
+/// A start-up fault with its cause: the operator is the one who reads it.
+fn causes(error: Error) -> Fault {
+    match &error.source {
+        Some(source) => Fault {
+            text: source.to_string(),
+            code: 1,
+        },
+        None => error.into(),
+    }
+}
+
+/// Remote text without what would act on the terminal.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}

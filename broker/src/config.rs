@@ -1,0 +1,33 @@
+//! The configuration of the broker: a TOML file, then `SOTTO_BROKER__…` from the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use sotto_common::service::config::TlsConfig;
+use sotto_common::service::telemetry::LogConfig;
+use sotto_common::service::tls::ConnectionLimits;
+
+/// What the name of every variable begins with.
+pub const PROGRAM: &str = "SOTTO_BROKER";
+
+/// Everything that can be configured; unknown keys are refused.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen, e.g. `0.0.0.0:7443`; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// File that the bound address is written to once the broker answers.
+    #[serde(default)]
+    pub address_file: Option<PathBuf>,
+    /// Folder of the ledger and the filters; made with mode 0700 if it is not there.
+    pub data_dir: PathBuf,
+    /// Certificate, key and authorities.
+    pub tls: TlsConfig,
+    /// Bounds on connections.
+    #[serde(default)]
+    pub connections: ConnectionLimits,
+    /// Log lines.
+    #[serde(default)]
+    pub log: LogConfig,
+}

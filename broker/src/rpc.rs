@@ -1,0 +1,155 @@
+//! The door: who calls, what is asked in domain types, and the use case that answers. No logic.
+
+mod hit;
+mod membership;
+mod probe;
+mod publication;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use sotto_common::error::{Error, ErrorCode, Result};
+use sotto_common::ids::{NodeId, Role};
+use sotto_common::selector::Policy;
+use sotto_common::service::identity::{self, PeerIdentity, Revocation};
+use sotto_proto::convert::text;
+use sotto_proto::status::to_status;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+
+use crate::app::Broker;
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Answers that may wait for a slow reader before its next question is read.
+const ANSWERS_AHEAD: usize = 4;
+
+/// What every service needs.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) revocation: Revocation,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Api {
+    /// Looks at every request before any service does: whose is it, and is its certificate still
+    /// good (protocol §12).
+    pub(crate) fn check(&self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let peer = identity::peer(request.extensions(), &self.revocation).map_err(to_status)?;
+        request.extensions_mut().insert(peer);
+        Ok(request)
+    }
+
+    /// Runs `work` as the source of an answer stream. It ends with the broker's shutdown, with the
+    /// peer's certificate, and with the stream's reader.
+    fn stream<T: Send + 'static>(
+        &self,
+        peer: PeerIdentity,
+        work: impl AsyncAnswers<T> + 'static,
+    ) -> Answers<T> {
+        let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD);
+        let (shutdown, revocation) = (self.shutdown.clone(), self.revocation.clone());
+        tokio::spawn(async move {
+            let answers = Sender(sender.clone());
+            let ended = tokio::select! {
+                ended = work.run(answers) => ended,
+                () = shutdown.cancelled() => Err(stopping()),
+                () = revocation.revoked(peer) => Err(revoked()),
+                () = sender.closed() => Ok(()),
+            };
+            if let Err(error) = ended {
+                // The reader may be gone: then nobody is left to be told.
+                let _ = sender.send(Err(to_status(error))).await;
+            }
+        });
+        Box::pin(ReceiverStream::new(receiver))
+    }
+}
+
+/// Work that answers a stream.
+trait AsyncAnswers<T>: Send {
+    /// Runs until everything is answered, or the reader is gone.
+    fn run(self, answers: Sender<T>) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Where a stream's answers go.
+struct Sender<T>(mpsc::Sender<Result<T, Status>>);
+
+impl<T> Sender<T> {
+    /// Sends an answer once the reader has room for it; false if the reader is gone.
+    async fn send(&self, answer: T) -> bool {
+        self.0.send(Ok(answer)).await.is_ok()
+    }
+}
+
+fn stopping() -> Error {
+    Error::new(
+        ErrorCode::Unavailable,
+        "the broker is stopping; connect again in a moment",
+    )
+    .retry_after(std::time::Duration::from_secs(1))
+}
+
+fn revoked() -> Error {
+    Error::new(
+        ErrorCode::CertificateRevoked,
+        "the certificate has been revoked",
+    )
+}
+
+/// The identity that [`Api::check`] found.
+fn peer<T>(request: &Request<T>) -> Result<PeerIdentity> {
+    request
+        .extensions()
+        .get::<PeerIdentity>()
+        .cloned()
+        .ok_or_else(|| Error::new(ErrorCode::IdentityMissing, "who calls is not known"))
+}
+
+/// A calling node.
+fn node<T>(request: &Request<T>) -> Result<NodeId> {
+    peer(request)?
+        .spiffe()
+        .node()
+        .ok_or_else(|| forbidden("a node"))
+}
+
+/// A calling operator, by name.
+fn operator<T>(request: &Request<T>) -> Result<String> {
+    let peer = peer(request)?;
+    match peer.spiffe().role() {
+        Role::Operator => Ok(peer.spiffe().name().to_owned()),
+        _ => Err(forbidden("an operator")),
+    }
+}
+
+/// A calling node, or `None` for an operator.
+fn node_or_operator<T>(request: &Request<T>) -> Result<Option<NodeId>> {
+    let peer = peer(request)?;
+    match peer.spiffe().role() {
+        Role::Operator => Ok(None),
+        _ => peer
+            .spiffe()
+            .node()
+            .map(Some)
+            .ok_or_else(|| forbidden("a node or an operator")),
+    }
+}
+
+fn forbidden(who: &str) -> Error {
+    Error::new(ErrorCode::RoleForbidden, format!("this call is for {who}"))
+}
+
+/// An optional policy: empty = none.
+fn optional_policy(name: &str) -> Result<Option<Policy>> {
+    if name.is_empty() {
+        Ok(None)
+    } else {
+        text("policy", name).map(Some)
+    }
+}

@@ -1,0 +1,184 @@
+//! `ProbeService`: one stream, one session (protocol §7).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sotto_common::epoch::Kid;
+use sotto_common::error::{Error, ErrorCode, Result};
+use sotto_common::grounds::Grounds;
+use sotto_common::ids::{NodeId, RecordRef, SessionId};
+use sotto_common::membership::MAX_MEMBERS;
+use sotto_common::probe::{MAX_BATCH, SessionNonce};
+use sotto_common::secret::Tag;
+use sotto_proto::convert::{array, epoch, id, tags, text};
+use sotto_proto::status::from_status;
+use sotto_proto::v1;
+use sotto_proto::v1::probe_request::Message as Asked;
+use sotto_proto::v1::probe_response::Message as Answered;
+use sotto_proto::v1::probe_service_server::ProbeService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::membership::answer;
+use super::{Answers, Api, AsyncAnswers, Sender, node, peer};
+use crate::app::{Broker, Opening, ProbeSession};
+use crate::datastore::StackKey;
+use sotto_proto::status::to_status;
+
+/// [`MAX_BATCH`] on the wire.
+#[expect(clippy::cast_possible_truncation, reason = "4096 fits")]
+const MAX_PAIRS: u32 = MAX_BATCH as u32;
+
+#[tonic::async_trait]
+impl ProbeService for Api {
+    type ProbeStream = Answers<v1::ProbeResponse>;
+
+    async fn probe(
+        &self,
+        request: Request<Streaming<v1::ProbeRequest>>,
+    ) -> Result<Response<Self::ProbeStream>, Status> {
+        answer!({
+            let (prober, peer) = (node(&request)?, peer(&request)?);
+            let broker = Arc::clone(&self.broker);
+            let asked = request.into_inner();
+            Ok(self.stream(
+                peer,
+                Session {
+                    broker,
+                    prober,
+                    asked,
+                },
+            ))
+        })
+    }
+}
+
+struct Session {
+    broker: Arc<Broker>,
+    prober: NodeId,
+    asked: Streaming<v1::ProbeRequest>,
+}
+
+impl Session {
+    async fn next(&mut self) -> Result<Option<Asked>> {
+        let request = self
+            .asked
+            .message()
+            .await
+            .map_err(|status| from_status(&status))?;
+        let empty = || Error::field("message", "an opening, a batch or a close");
+        request
+            .map(|request| request.message.ok_or_else(empty))
+            .transpose()
+    }
+}
+
+impl AsyncAnswers<v1::ProbeResponse> for Session {
+    async fn run(mut self, answers: Sender<v1::ProbeResponse>) -> Result<()> {
+        let opening = match self.next().await? {
+            Some(Asked::Opening(opening)) => opening,
+            Some(_) => return Err(Error::field("message", "the first message is the opening")),
+            None => return Ok(()),
+        };
+        let opened = self
+            .broker
+            .open_session(&self.prober, opening_of(&opening)?)
+            .await?;
+        let session = opened.session;
+        let opened = v1::ProbeOpened {
+            max_pairs: MAX_PAIRS,
+            refs_left_today: opened.refs_left_today,
+            last_answered: opened.last_answered,
+        };
+        let mut reader_is_there = answers.send(response(Answered::Opened(opened))).await;
+        while reader_is_there {
+            let (answer, last) = match self.next().await? {
+                Some(Asked::Batch(batch)) => {
+                    (batch_answer(&self.broker, &session, batch).await?, false)
+                }
+                Some(Asked::Close(_)) => (close_answer(&self.broker, &session).await?, true),
+                Some(Asked::Opening(_)) => {
+                    return Err(Error::field("message", "the session is open already"));
+                }
+                // The stream ends, the session stays open (protocol §7).
+                None => return Ok(()),
+            };
+            reader_is_there = answers.send(response(answer)).await && !last;
+        }
+        Ok(())
+    }
+}
+
+const fn response(message: Answered) -> v1::ProbeResponse {
+    v1::ProbeResponse {
+        message: Some(message),
+    }
+}
+
+async fn batch_answer(
+    broker: &Broker,
+    session: &ProbeSession,
+    batch: v1::ProbeBatch,
+) -> Result<Answered> {
+    let pairs = pairs_of(&batch)?;
+    let matches = broker.probe_batch(session, batch.number, pairs).await?;
+    Ok(Answered::Answer(v1::ProbeAnswer {
+        number: batch.number,
+        matches: matches.into(),
+        leaf_index: None,
+    }))
+}
+
+async fn close_answer(broker: &Broker, session: &ProbeSession) -> Result<Answered> {
+    let (batches, refs) = broker.close_session(session).await?;
+    Ok(Answered::Closed(v1::ProbeClosed { batches, refs }))
+}
+
+fn pairs_of(batch: &v1::ProbeBatch) -> Result<Vec<(Tag, RecordRef)>> {
+    let (tags, tags_rest) = batch.tags.as_chunks::<{ Tag::LEN }>();
+    let (refs, refs_rest) = batch.refs.as_chunks::<{ RecordRef::LEN }>();
+    if !tags_rest.is_empty() || !refs_rest.is_empty() || tags.len() != refs.len() {
+        let text = "as many tags as refs, 16 bytes each";
+        return Err(Error::new(ErrorCode::BatchMalformed, text));
+    }
+    if tags.len() > MAX_BATCH {
+        return Err(Error::new(
+            ErrorCode::BatchMalformed,
+            "a batch has 1 to 4096 pairs",
+        ));
+    }
+    Ok(tags
+        .iter()
+        .zip(refs)
+        .map(|(&tag, &r)| (Tag::new(tag), RecordRef::new(r)))
+        .collect())
+}
+
+fn opening_of(wire: &v1::ProbeOpening) -> Result<Opening> {
+    let nonce = SessionNonce::from_slice(&wire.nonce)
+        .ok_or_else(|| Error::field("nonce", "expected 32 bytes"))?;
+    if wire.targets.len() > MAX_MEMBERS || wire.canary_tags.len() > 64 {
+        return Err(Error::field(
+            "targets",
+            "at most 1000 targets and 64 canary tags",
+        ));
+    }
+    let targets = wire
+        .targets
+        .iter()
+        .map(|node| text("targets", node))
+        .collect::<Result<BTreeSet<_>>>()?;
+    Ok(Opening {
+        id: id("session_id", &wire.session_id, SessionId::from_slice)?,
+        key: StackKey {
+            community: text("community", &wire.community)?,
+            epoch: epoch(wire.epoch)?,
+            policy: text("policy", &wire.policy)?,
+        },
+        forms: array("forms", &wire.forms)?,
+        kid: Kid::new(array("kid", &wire.kid)?),
+        canary_tags: tags("canary_tags", &wire.canary_tags)?,
+        nonce,
+        grounds: Grounds::try_from(wire)?,
+        targets,
+    })
+}

@@ -1,0 +1,173 @@
+//! `PublicationService`.
+
+use std::sync::Arc;
+
+use sotto_common::error::Result;
+use sotto_common::ids::{CommunityId, NodeId, PublicationId};
+use sotto_proto::convert::{epoch, id, text, to_timestamp};
+use sotto_proto::status::{from_status, to_status};
+use sotto_proto::v1;
+use sotto_proto::v1::publication_service_server::PublicationService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::membership::{answer, given};
+use super::{Answers, Api, AsyncAnswers, Sender, node, optional_policy, peer};
+use crate::app::Broker;
+use crate::datastore::PublicationRecord;
+
+#[tonic::async_trait]
+impl PublicationService for Api {
+    type UploadPublicationStream = Answers<v1::UploadPublicationResponse>;
+
+    async fn create_publication(
+        &self,
+        request: Request<v1::CreatePublicationRequest>,
+    ) -> Result<Response<v1::CreatePublicationResponse>, Status> {
+        answer!({
+            let caller = node(&request)?;
+            let message = request.into_inner();
+            let community = text("community", &message.community)?;
+            let header = given("header", message.header)?;
+            let (acknowledged, state) = self
+                .broker
+                .create_publication(&caller, &community, &header)
+                .await?;
+            let state = v1::PublicationState::from(state).into();
+            Ok(v1::CreatePublicationResponse {
+                acknowledged,
+                state,
+            })
+        })
+    }
+
+    async fn upload_publication(
+        &self,
+        request: Request<Streaming<v1::UploadPublicationRequest>>,
+    ) -> Result<Response<Self::UploadPublicationStream>, Status> {
+        answer!({
+            let (caller, peer) = (node(&request)?, peer(&request)?);
+            let broker = Arc::clone(&self.broker);
+            let chunks = request.into_inner();
+            Ok(self.stream(
+                peer,
+                Upload {
+                    broker,
+                    caller,
+                    chunks,
+                },
+            ))
+        })
+    }
+
+    async fn activate_publication(
+        &self,
+        request: Request<v1::ActivatePublicationRequest>,
+    ) -> Result<Response<v1::ActivatePublicationResponse>, Status> {
+        answer!({
+            let caller = node(&request)?;
+            let message = request.into_inner();
+            let community = text("community", &message.community)?;
+            let publication = publication_id(&message.publication_id)?;
+            let record = self
+                .broker
+                .activate(&caller, &community, publication)
+                .await?;
+            Ok(v1::ActivatePublicationResponse {
+                publication: Some(publication_of(&record)),
+            })
+        })
+    }
+
+    async fn withdraw_publication(
+        &self,
+        request: Request<v1::WithdrawPublicationRequest>,
+    ) -> Result<Response<v1::WithdrawPublicationResponse>, Status> {
+        answer!({
+            let caller = node(&request)?;
+            let message = request.into_inner();
+            let community = text("community", &message.community)?;
+            let publication = publication_id(&message.publication_id)?;
+            self.broker
+                .withdraw(&caller, &community, publication)
+                .await?;
+            Ok(v1::WithdrawPublicationResponse {})
+        })
+    }
+
+    async fn list_publications(
+        &self,
+        request: Request<v1::ListPublicationsRequest>,
+    ) -> Result<Response<v1::ListPublicationsResponse>, Status> {
+        answer!({
+            let caller = node(&request)?;
+            let message = request.into_inner();
+            let community = text("community", &message.community)?;
+            let policy = optional_policy(&message.policy)?;
+            let number = epoch(message.epoch)?;
+            let (records, versions) = self
+                .broker
+                .publications(&caller, &community, number, policy)
+                .await?;
+            let version =
+                |(policy, version): (sotto_common::selector::Policy, u64)| v1::PolicyVersion {
+                    policy: policy.name().to_owned(),
+                    version,
+                };
+            Ok(v1::ListPublicationsResponse {
+                publications: records.iter().map(publication_of).collect(),
+                last_versions: versions.into_iter().map(version).collect(),
+            })
+        })
+    }
+}
+
+/// One upload stream: chunk in, acknowledgement out.
+struct Upload {
+    broker: Arc<Broker>,
+    caller: NodeId,
+    chunks: Streaming<v1::UploadPublicationRequest>,
+}
+
+impl AsyncAnswers<v1::UploadPublicationResponse> for Upload {
+    async fn run(mut self, answers: Sender<v1::UploadPublicationResponse>) -> Result<()> {
+        let mut target: Option<(CommunityId, PublicationId)> = None;
+        while let Some(chunk) = self.chunks.message().await.map_err(|s| from_status(&s))? {
+            let (community, id) = match &target {
+                Some(target) => target,
+                None => target.insert((
+                    text("community", &chunk.community)?,
+                    publication_id(&chunk.publication_id)?,
+                )),
+            };
+            let acknowledged = self
+                .broker
+                .append(&self.caller, community, *id, chunk.offset, chunk.data)
+                .await?;
+            if !answers
+                .send(v1::UploadPublicationResponse { acknowledged })
+                .await
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn publication_id(bytes: &[u8]) -> Result<PublicationId> {
+    id("publication_id", bytes, PublicationId::from_slice)
+}
+
+fn publication_of(record: &PublicationRecord) -> v1::Publication {
+    v1::Publication {
+        publication_id: record.id.as_bytes().to_vec().into(),
+        epoch: record.key.epoch.get(),
+        policy: record.key.policy.name().to_owned(),
+        version: record.version,
+        supplement_of: record.supplement_of,
+        state: v1::PublicationState::from(record.state).into(),
+        class: record.class.into(),
+        false_positive_probability: record.fpr,
+        expires_at: Some(to_timestamp(record.expires_at)),
+    }
+}

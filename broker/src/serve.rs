@@ -1,0 +1,179 @@
+//! Building and running the broker: everything that `main` and the tests need.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sotto_common::error::{Error, Result};
+use sotto_common::random::os_rng;
+use sotto_common::service::files::{self, Readers};
+use sotto_common::service::shutdown;
+use sotto_common::service::tls::{MAX_MESSAGE, Tls, server_builder};
+use sotto_common::time::Clock;
+use sotto_proto::FILE_DESCRIPTOR_SET;
+use sotto_proto::v1::hit_service_server::HitServiceServer;
+use sotto_proto::v1::membership_service_server::MembershipServiceServer;
+use sotto_proto::v1::probe_service_server::ProbeServiceServer;
+use sotto_proto::v1::publication_service_server::PublicationServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::InterceptorLayer;
+
+use crate::app::Broker;
+use crate::config::Config;
+use crate::datastore::Datastore;
+use crate::filters::FilterFiles;
+use crate::rpc::Api;
+
+/// How often epochs, filters and sessions are looked at for an end. Requests check times by
+/// themselves: this only clears away.
+const EXPIRY_EVERY: Duration = Duration::from_secs(10);
+
+/// How long calls may take to end once the broker is asked to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A service with the message bound of protocol §12.
+macro_rules! bounded {
+    ($server:ident, $api:expr) => {
+        $server::new($api.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    };
+}
+
+/// A broker that is bound and recovered, and does not answer yet.
+pub struct BoundBroker {
+    config: Config,
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Arc<Tls>,
+    broker: Arc<Broker>,
+    shutdown: CancellationToken,
+}
+
+impl BoundBroker {
+    /// Opens the ledger, recovers the filters, and binds.
+    ///
+    /// # Errors
+    /// If a file, the ledger or the address cannot be had; the text says which.
+    pub async fn bind(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> Result<Self> {
+        make_private(&config.data_dir)?;
+        let tls = Tls::load(config.tls.clone()).map_err(Error::internal)?;
+        let store = Datastore::open(&config.data_dir.join("ledger.db")).await?;
+        let files = FilterFiles::open(&config.data_dir).map_err(Error::internal)?;
+        let broker = Arc::new(Broker::start(store, files, clock).await?);
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(Error::internal)?;
+        let address = listener.local_addr().map_err(Error::internal)?;
+        Ok(Self {
+            config,
+            listener,
+            address,
+            tls,
+            broker,
+            shutdown,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `shutdown` is tripped, then lets calls end and closes the ledger.
+    ///
+    /// # Errors
+    /// If the server cannot go on.
+    pub async fn run(self) -> Result<()> {
+        let Self {
+            config,
+            listener,
+            address,
+            tls,
+            broker,
+            shutdown,
+        } = self;
+        let tasks = TaskTracker::new();
+        tasks.spawn(expire(Arc::clone(&broker), shutdown.clone()));
+        tasks.spawn(Arc::clone(&tls).keep_fresh(shutdown.clone()));
+        tasks.close();
+
+        let api = Api {
+            broker: Arc::clone(&broker),
+            revocation: tls.revocation(),
+            shutdown: shutdown.clone(),
+        };
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<MembershipServiceServer<Api>>().await;
+        health.set_serving::<PublicationServiceServer<Api>>().await;
+        health.set_serving::<ProbeServiceServer<Api>>().await;
+        health.set_serving::<HitServiceServer<Api>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(Error::internal)?;
+
+        let checked = api.clone();
+        let serving = server_builder(&config.connections)
+            .layer(InterceptorLayer::new(move |request| checked.check(request)))
+            .add_service(health_service)
+            .add_service(reflection)
+            .add_service(bounded!(MembershipServiceServer, api))
+            .add_service(bounded!(PublicationServiceServer, api))
+            .add_service(bounded!(ProbeServiceServer, api))
+            .add_service(bounded!(HitServiceServer, api))
+            .serve_with_incoming_shutdown(
+                tls.incoming(listener, config.connections),
+                shutdown.clone().cancelled_owned(),
+            );
+        if let Some(file) = &config.address_file {
+            write_address(file, address)?;
+        }
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "broker answers");
+        match shutdown::drain(&shutdown, DRAIN, serving).await {
+            Ok(served) => served.map_err(Error::internal)?,
+            Err(overrun) => tracing::warn!(%overrun, "calls were cut off"),
+        }
+        shutdown.cancel();
+        tasks.wait().await;
+        broker.close().await;
+        tracing::info!("broker stopped");
+        Ok(())
+    }
+}
+
+async fn expire(broker: Arc<Broker>, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(EXPIRY_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = broker.expire().await {
+            tracing::warn!(%error, "what has expired could not be cleared away; trying again");
+        }
+    }
+}
+
+fn make_private(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir);
+    made.map_err(Error::internal)
+}
+
+fn write_address(file: &Path, address: SocketAddr) -> Result<()> {
+    let line = format!("{address}\n");
+    files::write(file, line.as_bytes(), Readers::Everyone, &mut os_rng()).map_err(Error::internal)
+}
