@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::CryptoRng;
-use rand::Rng as _;
 use sotto_common::error::{ErrorCode, Result};
 use sotto_common::ids::Role;
 use sotto_common::random::os_rng;
@@ -171,7 +170,10 @@ mod tests {
         let mut whole = FIRST_PAUSE;
         for _ in 0..20 {
             let pause = backoff.pause(&mut os_rng());
-            assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
+            assert!(
+                pause >= whole / 2 && pause <= whole,
+                "{pause:?} of {whole:?}"
+            );
             whole = (whole * 2).min(LONGEST_PAUSE);
         }
         backoff.reset();
@@ -180,8 +182,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_is_repeated_while_the_broker_is_away_and_not_when_it_refuses() {
-        for (code, expected) in [(ErrorCode::Unavailable, ATTEMPTS), (ErrorCode::EpochUnknown, 1)]
-        {
+        for (code, expected) in [
+            (ErrorCode::Unavailable, ATTEMPTS),
+            (ErrorCode::EpochUnknown, 1),
+        ] {
             let mut calls = 0;
             let outcome: Result<()> = call((), |_| {
                 calls += 1;

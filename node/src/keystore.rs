@@ -77,8 +77,7 @@ impl Keystore {
         }
         for (name, secret) in secrets {
             let path = dir.join(name);
-            files::write(&path, secret.expose(), Readers::Owner, rng)
-                .map_err(unwritable(&path))?;
+            files::write(&path, secret.expose(), Readers::Owner, rng).map_err(unwritable(&path))?;
         }
         Ok(keys)
     }
@@ -210,7 +209,10 @@ mod tests {
             let path = keys.join(name);
             std::fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("set");
             let error = Keystore::open(&keys).expect_err("exposed").to_string();
-            assert!(error.contains("chmod 600") && error.contains(name), "{error}");
+            assert!(
+                error.contains("chmod 600") && error.contains(name),
+                "{error}"
+            );
             std::fs::remove_file(&path).expect("removed");
             assert!(Keystore::open(&keys).is_err());
         }
@@ -223,7 +225,10 @@ mod tests {
         let keys = dir.path().join("keys");
         assert!(Keystore::create(&keys, &mut os_rng()).is_err());
         let read = Keystore::open(&keys).expect("read");
-        assert_eq!(read.signing().verifying_key(), made.signing().verifying_key());
+        assert_eq!(
+            read.signing().verifying_key(),
+            made.signing().verifying_key()
+        );
     }
 
     #[test]

@@ -88,7 +88,10 @@ pub async fn start(
     let tls = Tls::load(config.tls.clone())?;
     let identity = tls.identity();
     if identity.node().as_ref() != Some(&config.node_id) {
-        let problem = format!("is of {identity}, and the configuration of {}", config.node_id);
+        let problem = format!(
+            "is of {identity}, and the configuration of {}",
+            config.node_id
+        );
         let path = config.tls.certificate.clone();
         return Err(ConfigError::Content { path, problem }.into());
     }
@@ -177,9 +180,15 @@ async fn routes(app: &Arc<App>, tls: &Arc<Tls>) -> Result<Routes, ServeError> {
     let datasets = limited!(DatasetServiceServer, Datasets(Arc::clone(app)));
     let admin = limited!(NodeAdminServiceServer, Admin(Arc::clone(app)));
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<AnalystServiceServer<Analysts>>().await;
-    reporter.set_serving::<DatasetServiceServer<Datasets>>().await;
-    reporter.set_serving::<NodeAdminServiceServer<Admin>>().await;
+    reporter
+        .set_serving::<AnalystServiceServer<Analysts>>()
+        .await;
+    reporter
+        .set_serving::<DatasetServiceServer<Datasets>>()
+        .await;
+    reporter
+        .set_serving::<NodeAdminServiceServer<Admin>>()
+        .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

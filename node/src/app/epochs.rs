@@ -159,8 +159,9 @@ impl App {
             manifest: Some(draft.envelope.clone()),
             envelopes,
         };
-        ask!(self.broker.membership(), open_epoch, request).await
-        .map(drop)
+        ask!(self.broker.membership(), open_epoch, request)
+            .await
+            .map(drop)
     }
 
     fn seal_to(
@@ -225,8 +226,7 @@ impl App {
             &manifest,
             &self.manifest_policies(&manifest.profile, &schedule),
         )?;
-        self.keystore
-            .put_gms(manifest.epoch, &gms, &mut os_rng())?;
+        self.keystore.put_gms(manifest.epoch, &gms, &mut os_rng())?;
         let now = self.clock.now();
         self.store
             .put_epoch(manifest.epoch, &envelope, false, now)
@@ -363,7 +363,13 @@ impl App {
         let active = |(summary, fetched): &(v1::EpochSummary, Option<_>)| {
             summary.state() == v1::EpochState::Active && fetched.is_some()
         };
-        Ok((limits, epochs.filter(active).map(|(summary, _)| summary.epoch).collect()))
+        Ok((
+            limits,
+            epochs
+                .filter(active)
+                .map(|(summary, _)| summary.epoch)
+                .collect(),
+        ))
     }
 
     /// The latest epoch that is active and whose key this node has.
@@ -400,7 +406,10 @@ impl App {
         let stored = self.store.epochs().await?;
         let found = stored.into_iter().find(|e| e.manifest.epoch == epoch);
         let found = found.ok_or_else(|| {
-            Error::new(ErrorCode::EpochUnknown, "this node has not the key of the epoch")
+            Error::new(
+                ErrorCode::EpochUnknown,
+                "this node has not the key of the epoch",
+            )
         })?;
         self.keys_of(found.manifest)
     }

@@ -147,10 +147,7 @@ impl App {
     ///
     /// # Errors
     /// Those of the store; nothing is imported then.
-    pub(crate) async fn finish_import(
-        &self,
-        import: Import,
-    ) -> Result<v1::ImportDatasetResponse> {
+    pub(crate) async fn finish_import(&self, import: Import) -> Result<v1::ImportDatasetResponse> {
         let now = self.clock.now();
         let accepted = self
             .store

@@ -80,7 +80,7 @@ impl App {
         cursor: u64,
     ) -> impl Stream<Item = Result<RecordHit>> + Send + 'static {
         let (app, changes) = (Arc::clone(self), self.hit_cursor.subscribe());
-        let next = |(app, mut changes, cursor): (Arc<Self>, watch::Receiver<u64>, u64)| async {
+        let next = |(app, mut changes, cursor): (Arc<Self>, watch::Receiver<u64>, u64)| async move {
             loop {
                 // Seen before the store is read: a change meanwhile wakes this at once.
                 changes.mark_unchanged();

@@ -147,7 +147,9 @@ mod tests {
         let mut second = begin();
         drop(first);
         go.send(()).expect("listened to");
-        let done = second.wait_for(|state| !matches!(state, JobState::Running(_))).await;
+        let done = second
+            .wait_for(|state| !matches!(state, JobState::Running(_)))
+            .await;
         assert!(matches!(*done.expect("told"), JobState::Done(8)));
         assert_eq!(started.load(Ordering::SeqCst), 1);
     }
@@ -159,7 +161,9 @@ mod tests {
             let mut state = jobs.join_or_start("a", |_, _| async {
                 Err(Error::new(ErrorCode::EpochUnknown, "none"))
             });
-            let end = state.wait_for(|state| !matches!(state, JobState::Running(_))).await;
+            let end = state
+                .wait_for(|state| !matches!(state, JobState::Running(_)))
+                .await;
             let JobState::Failed(error) = end.expect("told").clone() else {
                 panic!("must fail");
             };

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use sotto_common::epoch::KeySchedule;
 use sotto_common::secret::{Selector, Tag};
-use sotto_common::selector::{
-    Policy, Rejection, StopList, canonical, canonical_canaries, forms,
-};
+use sotto_common::selector::{Policy, Rejection, StopList, canonical, canonical_canaries, forms};
 
 /// What this node's own code makes of selectors.
 pub(crate) struct Policies {

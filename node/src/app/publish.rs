@@ -86,7 +86,10 @@ impl App {
         };
         let start = |policy| {
             let audience = audience.clone();
-            (policy, self.start_publication(PublicationKey { policy, audience }))
+            (
+                policy,
+                self.start_publication(PublicationKey { policy, audience }),
+            )
         };
         Ok(policies.into_iter().map(start).collect())
     }
@@ -285,7 +288,9 @@ impl App {
         let limits = self.limits().await?;
         let limit = limits.iter().find(|limit| limit.policy == policy.name());
         let number = limit.and_then(|limit| u8::try_from(limit.max_class).ok());
-        Ok(number.and_then(|n| Class::new(n).ok()).unwrap_or(Class::MAX))
+        Ok(number
+            .and_then(|n| Class::new(n).ok())
+            .unwrap_or(Class::MAX))
     }
 
     async fn last_version(&self, epoch: &EpochKeys, policy: Policy) -> Result<u64> {
@@ -420,7 +425,10 @@ fn chunks(
             data: data.into(),
             ..head
         };
-        Some((chunk, (file, after, v1::UploadPublicationRequest::default())))
+        Some((
+            chunk,
+            (file, after, v1::UploadPublicationRequest::default()),
+        ))
     };
     futures::stream::unfold((file, offset, first), next).boxed()
 }

@@ -7,7 +7,7 @@ use prost::Message as _;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use sotto_common::epoch::KeySchedule;
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::filter::posterior;
+use sotto_common::filter::layers::posterior;
 use sotto_common::grounds::Grounds;
 use sotto_common::hit::HitState;
 use sotto_common::ids::{HitId, NodeId, RecordRef, SessionId};
@@ -195,10 +195,7 @@ impl Pairs {
                 .map_err(Error::internal)?;
             Ok((key.tag(&row.canonical), (record_ref, row.id)))
         };
-        let pairs = rows
-            .into_par_iter()
-            .map(pair)
-            .collect::<Result<Vec<_>>>()?;
+        let pairs = rows.into_par_iter().map(pair).collect::<Result<Vec<_>>>()?;
         let (tags, refs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         Ok(Self {
             // The wire of the probe is what tags are for (protocol §7).
@@ -226,7 +223,9 @@ pub(crate) fn found(
     for matched in matches.refs {
         let record_ref = id("record_ref", &matched.record_ref, RecordRef::from_slice)?;
         if !asked.contains(&record_ref) {
-            return Err(Error::internal("the broker answered a ref that was not asked"));
+            return Err(Error::internal(
+                "the broker answered a ref that was not asked",
+            ));
         }
         for holder in matched.holders {
             let false_positive = holder.false_positive_probability;
@@ -316,7 +315,10 @@ mod tests {
         let now = Timestamp::from_seconds(5);
         let read = |matches: &[u8]| found(&manifest, Policy::Email, &pairs, matches, now);
         let hits = read(&answer(asked)).expect("read");
-        assert_eq!((hits.len(), hits[0].id, hits[0].first_seen), (1, hit_id, now));
+        assert_eq!(
+            (hits.len(), hits[0].id, hits[0].first_seen),
+            (1, hit_id, now)
+        );
         assert!(hits[0].posterior > 0.999);
         assert!(read(&answer(RecordRef::new([2; 16]))).is_err());
         assert!(read(&[0xff]).is_err());

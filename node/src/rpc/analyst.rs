@@ -113,9 +113,10 @@ impl AnalystService for Analysts {
         answer(async {
             let request = request.into_inner();
             let hit = id("hit_id", &request.hit_id, HitId::from_slice)?;
-            let hit = self.app.store.record_hit(hit).await?.ok_or_else(|| {
-                Error::new(ErrorCode::HitUnknown, "there is no such hit here")
-            })?;
+            let hit =
+                self.app.store.record_hit(hit).await?.ok_or_else(|| {
+                    Error::new(ErrorCode::HitUnknown, "there is no such hit here")
+                })?;
             Ok(v1::GetRecordHitResponse {
                 hit: Some(record_hit(hit, &self.app.community)),
             })

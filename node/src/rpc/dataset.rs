@@ -82,8 +82,7 @@ impl DatasetService for Datasets {
                         .map_err(to_status)
                 })
             });
-            let told: Self::PublishFiltersStream =
-                futures::stream::iter(told).flatten().boxed();
+            let told: Self::PublishFiltersStream = futures::stream::iter(told).flatten().boxed();
             Ok(told)
         })
         .await

@@ -17,8 +17,14 @@ const EVERYONE: &[Role] = &[Analyst, Approver, Supervisor, DataManager];
 
 /// Every method of the node's three services, and the roles that may call it.
 const ROLES: &[(&str, &[Role])] = &[
-    ("/sotto.v1.AnalystService/ProbeDataset", &[Analyst, Approver]),
-    ("/sotto.v1.AnalystService/CheckSelector", &[Analyst, Approver]),
+    (
+        "/sotto.v1.AnalystService/ProbeDataset",
+        &[Analyst, Approver],
+    ),
+    (
+        "/sotto.v1.AnalystService/CheckSelector",
+        &[Analyst, Approver],
+    ),
     ("/sotto.v1.AnalystService/ListRecordHits", READERS),
     ("/sotto.v1.AnalystService/GetRecordHit", READERS),
     ("/sotto.v1.AnalystService/WatchRecordHits", READERS),
@@ -153,7 +159,11 @@ mod tests {
         for &(path, roles) in ROLES {
             assert!(!roles.is_empty());
             for role in Role::ALL {
-                assert_eq!(check_role(path, role).is_ok(), roles.contains(&role), "{path}");
+                assert_eq!(
+                    check_role(path, role).is_ok(),
+                    roles.contains(&role),
+                    "{path}"
+                );
             }
             for machine in [Role::Node, Role::Broker, Role::Operator, Role::Auditor] {
                 assert!(check_role(path, machine).is_err(), "{path}");

@@ -302,7 +302,11 @@ mod tests {
         let found = hit(1, epoch(), RecordRef::new([9; 16]));
         store.put_streamed_hit(&found, 7).await.expect("stored");
         assert_eq!(store.inbox_cursor().await.expect("read"), 7);
-        let read = store.record_hit(found.id).await.expect("read").expect("there");
+        let read = store
+            .record_hit(found.id)
+            .await
+            .expect("read")
+            .expect("there");
         assert_eq!(read.hit, found);
         assert_eq!((read.record_id.as_str(), read.canonical), ("", None));
         store.reset_inbox_cursor().await.expect("reset");
@@ -320,7 +324,11 @@ mod tests {
         let cursor = store.put_answered_hits(&[answered]).await.expect("stored");
         assert_eq!(cursor, 2);
         assert_eq!(store.hit_cursor().await.expect("read"), 2);
-        let read = store.record_hit(told.id).await.expect("read").expect("there");
+        let read = store
+            .record_hit(told.id)
+            .await
+            .expect("read")
+            .expect("there");
         assert_eq!(
             (read.hit.state, read.hit.filter_version),
             (HitState::Confirmed, 5)
@@ -332,7 +340,10 @@ mod tests {
         let (store, _dir) = store().await;
         import_emails(&store, "d", &["a@x.org"]).await;
         let known = RecordRef::new([1; 16]);
-        store.put_record_ref(epoch(), known, 1).await.expect("stored");
+        store
+            .put_record_ref(epoch(), known, 1)
+            .await
+            .expect("stored");
         let first = hit(1, epoch(), known);
         let mut second = hit(2, epoch(), RecordRef::new([2; 16]));
         second.holder = "fr-pj".parse().expect("a node");
