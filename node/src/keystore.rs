@@ -192,11 +192,12 @@ mod tests {
         let read = Keystore::open(&keys).expect("read");
         assert_eq!(read.public(&node), made.public(&node));
         assert_eq!(read.record_ref(), made.record_ref());
-        let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
-        assert_eq!(mode(&keys), 0o700);
-        assert_eq!(mode(&keys.join(EPOCHS)), 0o700);
+        let permissions =
+            |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
+        assert_eq!(permissions(&keys), 0o700);
+        assert_eq!(permissions(&keys.join(EPOCHS)), 0o700);
         for name in [SIGNING, COSIGNING, HPKE, RECORD_REF] {
-            assert_eq!(mode(&keys.join(name)), 0o600, "{name}");
+            assert_eq!(permissions(&keys.join(name)), 0o600, "{name}");
         }
     }
 

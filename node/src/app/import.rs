@@ -89,10 +89,10 @@ impl App {
     pub(crate) async fn begin_import(&self, header: v1::ImportHeader) -> Result<Import> {
         let policy: Policy = text("policy", &header.policy)?;
         check_name(&header.dataset)?;
-        if let Some(dataset) = self.store.dataset(&header.dataset).await? {
-            if dataset.policy != policy {
-                return Err(other_policy(dataset.policy.name()));
-            }
+        if let Some(dataset) = self.store.dataset(&header.dataset).await?
+            && dataset.policy != policy
+        {
+            return Err(other_policy(dataset.policy.name()));
         }
         Ok(Import {
             dataset: header.dataset,

@@ -52,14 +52,10 @@ impl App {
             community: self.community.to_string(),
         };
         let answer = ask!(self.broker.membership(), list_nodes, request).await?;
-        answer
-            .nodes
-            .into_iter()
-            .map(|node| self.listed(node))
-            .collect()
+        answer.nodes.iter().map(|node| self.listed(node)).collect()
     }
 
-    fn listed(&self, wire: v1::EnrolledNode) -> Result<Listed> {
+    fn listed(&self, wire: &v1::EnrolledNode) -> Result<Listed> {
         let node: NodeId = text("node_id", &wire.node_id)?;
         let keys = match &wire.key_statement {
             None => None,

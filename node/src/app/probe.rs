@@ -41,7 +41,7 @@ struct Flight<'a> {
     epoch: &'a EpochKeys,
     stream: ProbeStream,
     /// Sent, in order.
-    in_flight: VecDeque<(Batch, Pairs)>,
+    unanswered: VecDeque<(Batch, Pairs)>,
     /// Planned on an earlier stream and to be sent again as they were.
     again: VecDeque<Batch>,
     /// What the broker said is left of today's quota, less what was planned since.
@@ -142,14 +142,14 @@ impl App {
         }
         let mut flight = self.take_off(&session, &epoch).await?;
         loop {
-            while flight.in_flight.len() < AHEAD {
+            while flight.unanswered.len() < AHEAD {
                 let Some((batch, pairs)) = self.next_batch(&mut session, &mut flight).await? else {
                     break;
                 };
                 flight.stream.ask(batch.number, &pairs).await;
-                flight.in_flight.push_back((batch, pairs));
+                flight.unanswered.push_back((batch, pairs));
             }
-            let Some((batch, pairs)) = flight.in_flight.pop_front() else {
+            let Some((batch, pairs)) = flight.unanswered.pop_front() else {
                 break;
             };
             self.take_answer(&mut session, &mut flight, batch, &pairs)
@@ -210,7 +210,7 @@ impl App {
         Ok(Flight {
             epoch,
             stream,
-            in_flight: VecDeque::new(),
+            unanswered: VecDeque::new(),
             again: self.store.batches(session.id).await?.into(),
             left_today: opened.refs_left_today,
             max_pairs: u64::from(opened.max_pairs.clamp(1, BATCH_ROWS)),

@@ -48,7 +48,7 @@ impl NodeAdminService for Admin {
         answer(async {
             let members = self.0.members().await?;
             Ok(v1::ListMembersResponse {
-                members: members.into_iter().map(member).collect(),
+                members: members.iter().map(member).collect(),
             })
         })
         .await
@@ -124,7 +124,7 @@ impl NodeAdminService for Admin {
     }
 }
 
-fn member(member: Member) -> v1::Member {
+fn member(member: &Member) -> v1::Member {
     let keys = member.listed.keys.as_ref();
     v1::Member {
         node_id: member.listed.node.to_string(),

@@ -362,6 +362,7 @@ mod tests {
     use super::*;
     use crate::testing::{hit, import_emails};
     use sotto_common::random::os_rng;
+    use sotto_common::secret::Selector;
     use sotto_common::time::Timestamp;
 
     async fn session(store: &Store) -> ProbeSession {
@@ -429,7 +430,9 @@ mod tests {
             planned.expect("planned");
         }
         let found = hit(1, session.epoch, refs[0].0);
-        let cursor = store.answer_batch(session.id, 0, 2, &[found.clone()]).await;
+        let cursor = store
+            .answer_batch(session.id, 0, 2, std::slice::from_ref(&found))
+            .await;
         assert_eq!(cursor.expect("stored"), 1);
         let open = store.batches(session.id).await.expect("read");
         assert_eq!(open, [plan(1, 3, 3)]);
@@ -438,7 +441,7 @@ mod tests {
             .await
             .expect("read")
             .expect("there");
-        let canonical = joined.canonical.as_ref().map(|c| c.expose());
+        let canonical = joined.canonical.as_ref().map(Selector::expose);
         assert_eq!((joined.dataset.as_str(), canonical), ("d", Some("a@x.org")));
 
         store
