@@ -16,6 +16,7 @@ use sotto_common::time::Timestamp;
 use sqlx::SqliteConnection;
 use sqlx::migrate::Migrator;
 
+pub(crate) use datasets::other_policy;
 pub use datasets::{Dataset, ImportId, SelectorId, SelectorRow, StagedRow};
 pub use epochs::StoredEpoch;
 pub use hits::{HitFilter, RecordHit};

@@ -252,7 +252,10 @@ impl Store {
         .fetch_all(self.db.read())
         .await
         .map_err(db_error)?;
-        Ok(rows.into_iter().map(|(text,)| Selector::new(text)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(text,)| Selector::new(text))
+            .collect())
     }
 
     /// Selectors of a dataset, `first..=last` by their ids, in that order, at most `limit`.
@@ -420,11 +423,16 @@ mod tests {
     #[tokio::test]
     async fn a_dataset_keeps_its_policy() {
         let (store, _dir) = store().await;
-        import(&store, "d", &[("a@x.org", "r")]).await.expect("stored");
+        import(&store, "d", &[("a@x.org", "r")])
+            .await
+            .expect("stored");
         let import = store.begin_import().await.expect("begun");
         let now = Timestamp::from_seconds(2);
         let refused = store.commit_import(import, "d", Policy::Phone, now).await;
-        assert_eq!(refused.expect_err("refused").subject.as_deref(), Some("policy"));
+        assert_eq!(
+            refused.expect_err("refused").subject.as_deref(),
+            Some("policy")
+        );
         assert_eq!(rows(&store, "d").await.len(), 1);
     }
 
@@ -451,7 +459,9 @@ mod tests {
         import(&store, "d", &[("a@x.org", "r"), ("b@x.org", "s")])
             .await
             .expect("stored");
-        import(&store, "e", &[("a@x.org", "r")]).await.expect("stored");
+        import(&store, "e", &[("a@x.org", "r")])
+            .await
+            .expect("stored");
         let asked = Selector::new("z@x.org");
         store
             .put_check(Policy::Email, &asked, "check/1")

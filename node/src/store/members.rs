@@ -70,11 +70,10 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn pins(&self) -> Result<BTreeMap<NodeId, Fingerprint>> {
-        let rows: Vec<(String, Vec<u8>)> =
-            sqlx::query_as("SELECT node_id, fingerprint FROM pins")
-                .fetch_all(self.db.read())
-                .await
-                .map_err(db_error)?;
+        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT node_id, fingerprint FROM pins")
+            .fetch_all(self.db.read())
+            .await
+            .map_err(db_error)?;
         rows.into_iter()
             .map(|(node, bytes)| {
                 let bytes = bytes.try_into().map_err(|_| damaged("fingerprint"))?;
@@ -94,10 +93,7 @@ mod tests {
         let (store, _dir) = store().await;
         let node: NodeId = "de-bka".parse().expect("a node");
         let now = Timestamp::from_seconds(1);
-        let (a, b) = (
-            Fingerprint::new([1; 32]),
-            Fingerprint::new([2; 32]),
-        );
+        let (a, b) = (Fingerprint::new([1; 32]), Fingerprint::new([2; 32]));
         for (fingerprint, replace, expected) in [
             (a, false, Pinned::Yes),
             (a, false, Pinned::Yes),

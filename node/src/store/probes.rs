@@ -7,9 +7,9 @@ use sotto_common::ids::{Epoch, NodeId, RecordRef, SessionId};
 use sotto_common::probe::SessionNonce;
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::db_error;
+use sqlx::Row as _;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
-use sqlx::Row as _;
 
 use super::{SelectorId, Store, damaged, hits, signed, typed, unsigned};
 use crate::hit::Hit;
@@ -346,15 +346,13 @@ async fn set_plan(
     next_batch: u32,
     position: SelectorId,
 ) -> Result<()> {
-    sqlx::query(
-        "UPDATE probe_sessions SET next_batch = $2, position = $3 WHERE session_id = $1",
-    )
-    .bind(&session.as_bytes()[..])
-    .bind(next_batch)
-    .bind(position)
-    .execute(tx)
-    .await
-    .map_err(db_error)?;
+    sqlx::query("UPDATE probe_sessions SET next_batch = $2, position = $3 WHERE session_id = $1")
+        .bind(&session.as_bytes()[..])
+        .bind(next_batch)
+        .bind(position)
+        .execute(tx)
+        .await
+        .map_err(db_error)?;
     Ok(())
 }
 
@@ -364,6 +362,7 @@ mod tests {
     use super::*;
     use crate::testing::{hit, import_emails};
     use sotto_common::random::os_rng;
+    use sotto_common::secret::Selector;
     use sotto_common::time::Timestamp;
 
     async fn session(store: &Store) -> ProbeSession {
@@ -421,21 +420,34 @@ mod tests {
             first,
             last,
         };
-        let refs: Vec<_> = (1..=3).map(|n| (RecordRef::new([n; 16]), i64::from(n))).collect();
+        let refs: Vec<_> = (1..=3)
+            .map(|n| (RecordRef::new([n; 16]), i64::from(n)))
+            .collect();
         for (batch, refs) in [(plan(0, 1, 2), &refs[..2]), (plan(1, 3, 3), &refs[2..])] {
-            let planned = store.plan_batch(session.id, session.epoch, batch, refs).await;
+            let planned = store
+                .plan_batch(session.id, session.epoch, batch, refs)
+                .await;
             planned.expect("planned");
         }
         let found = hit(1, session.epoch, refs[0].0);
-        let cursor = store.answer_batch(session.id, 0, 2, &[found.clone()]).await;
+        let cursor = store
+            .answer_batch(session.id, 0, 2, std::slice::from_ref(&found))
+            .await;
         assert_eq!(cursor.expect("stored"), 1);
         let open = store.batches(session.id).await.expect("read");
         assert_eq!(open, [plan(1, 3, 3)]);
-        let joined = store.record_hit(found.id).await.expect("read").expect("there");
-        let canonical = joined.canonical.as_ref().map(|c| c.expose());
+        let joined = store
+            .record_hit(found.id)
+            .await
+            .expect("read")
+            .expect("there");
+        let canonical = joined.canonical.as_ref().map(Selector::expose);
         assert_eq!((joined.dataset.as_str(), canonical), ("d", Some("a@x.org")));
 
-        store.unplan_batches(session.id, open[0]).await.expect("done");
+        store
+            .unplan_batches(session.id, open[0])
+            .await
+            .expect("done");
         assert!(store.batches(session.id).await.expect("read").is_empty());
         let read = &store.sessions().await.expect("read")[0];
         assert_eq!((read.next_batch, read.position), (1, 2));

@@ -98,13 +98,12 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn outbox_item(&self, policy: Policy) -> Result<Option<OutboxItem>> {
-        let row: Option<Row> = sqlx::query_as(
-            "SELECT header, selectors, last_selector FROM outbox WHERE policy = $1",
-        )
-        .bind(policy.name())
-        .fetch_optional(self.db.read())
-        .await
-        .map_err(db_error)?;
+        let row: Option<Row> =
+            sqlx::query_as("SELECT header, selectors, last_selector FROM outbox WHERE policy = $1")
+                .bind(policy.name())
+                .fetch_optional(self.db.read())
+                .await
+                .map_err(db_error)?;
         row.map(item).transpose()
     }
 
