@@ -1,1 +1,16 @@
-//! placeholder
+//! The node of Sotto: the service and the command line of one national unit.
+//!
+//! `rpc` adapts the three services of a node to `app`, its use cases; those work on the
+//! [`store`], the [`keystore`] and the [`broker`]. Only [`serve`] puts them together.
+
+pub mod broker;
+pub mod config;
+pub mod hit;
+pub mod keystore;
+pub mod serve;
+pub mod store;
+
+mod app;
+mod rpc;
+#[cfg(test)]
+mod testing;

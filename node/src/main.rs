@@ -1,3 +1,10 @@
 //! The `sotto-node` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use sotto_node::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    cli::run(Cli::parse())
+}

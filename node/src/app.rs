@@ -1,0 +1,130 @@
+//! Use cases of a node, free of transport; the clock is injected.
+
+pub(crate) mod check;
+pub(crate) mod epochs;
+pub(crate) mod import;
+pub(crate) mod inbox;
+pub(crate) mod jobs;
+pub(crate) mod members;
+pub(crate) mod policies;
+pub(crate) mod probe;
+pub(crate) mod publish;
+pub(crate) mod session;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sotto_common::error::{Error, Result};
+use sotto_common::ids::{CommunityId, NodeId};
+use sotto_common::selector::Policy;
+use sotto_common::time::Clock;
+use sotto_proto::convert::text;
+use sotto_proto::v1;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::{Broker, ask};
+use crate::keystore::Keystore;
+use crate::store::{ProbeKey, Store};
+use jobs::Jobs;
+use policies::Policies;
+use probe::ProbeProgress;
+use publish::{PublicationKey, PublishProgress};
+
+/// What the use cases work on.
+pub(crate) struct App {
+    pub(crate) node: NodeId,
+    pub(crate) community: CommunityId,
+    pub(crate) custodians: Vec<NodeId>,
+    pub(crate) outbox_dir: PathBuf,
+    pub(crate) store: Store,
+    pub(crate) keystore: Keystore,
+    pub(crate) broker: Broker,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Cursor of the last change of a hit.
+    pub(crate) hit_cursor: watch::Sender<u64>,
+    pub(crate) publications: Jobs<PublicationKey, PublishProgress>,
+    /// Filters are built and uploaded one at a time: each is held in memory once.
+    pub(crate) publishing: Semaphore,
+    pub(crate) probes: Jobs<ProbeKey, ProbeProgress>,
+}
+
+impl App {
+    /// Begins what goes on by itself: statements, the inbox, and what a restart interrupted.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn start(
+        self: &Arc<Self>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        self.store.drop_imports(None).await?;
+        self.hit_cursor.send_replace(self.store.hit_cursor().await?);
+        self.resume_publications().await?;
+        self.resume_probes().await?;
+        for task in [members::keep_stating, inbox::keep_watching].map(|task| task as fn(_) -> _) {
+            let work: futures::future::BoxFuture<'static, ()> = task(Arc::clone(self));
+            tasks.spawn(stop.clone().run_until_cancelled_owned(work));
+        }
+        Ok(())
+    }
+
+    /// Tells those who watch that hits have changed.
+    pub(crate) fn hits_changed(&self, cursor: u64) {
+        self.hit_cursor.send_if_modified(|last| {
+            let later = cursor > *last;
+            *last = (*last).max(cursor);
+            later
+        });
+    }
+
+    /// Asks the broker whether it is there, and what it allows this node.
+    ///
+    /// # Errors
+    /// Those of the broker.
+    pub(crate) async fn limits(&self) -> Result<Vec<v1::PolicyLimits>> {
+        let request = v1::GetLimitsRequest {
+            community: self.community.to_string(),
+            node_id: String::new(),
+        };
+        let answer = ask!(self.broker.membership(), get_limits, request);
+        Ok(answer.await?.limits)
+    }
+}
+
+/// Runs work that keeps a processor busy where it holds up nobody.
+///
+/// # Errors
+/// What `work` returns, or `INTERNAL` if it panicked.
+pub(crate) async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::internal)?
+}
+
+/// Parses node ids, e.g. of an audience; sorted, and each once.
+///
+/// # Errors
+/// `INVALID_FIELD`, naming the field.
+pub(crate) fn node_ids(field: &'static str, nodes: &[String]) -> Result<Vec<NodeId>> {
+    let mut nodes = nodes
+        .iter()
+        .map(|node| text(field, node))
+        .collect::<Result<Vec<NodeId>>>()?;
+    nodes.sort_unstable();
+    nodes.dedup();
+    Ok(nodes)
+}
+
+/// Parses a policy; empty = none.
+///
+/// # Errors
+/// `INVALID_FIELD`.
+pub(crate) fn optional_policy(name: &str) -> Result<Option<Policy>> {
+    (!name.is_empty()).then(|| text("policy", name)).transpose()
+}

@@ -1,0 +1,468 @@
+//! Epochs: opened as custodian, fetched as member (protocol §8).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use sotto_common::epoch::{Gms, KeySchedule};
+use sotto_common::error::{Error, ErrorCode, Result};
+use sotto_common::ids::Epoch;
+use sotto_common::membership::{KeyConfirmation, Manifest, ManifestPolicy, MemberKeys, Profile};
+use sotto_common::random::os_rng;
+use sotto_common::sealed::{HpkePublicKey, SealInfo, Sealed, Suite};
+use sotto_common::secret::Secret;
+use sotto_common::time::Timestamp;
+use sotto_proto::convert::{read_unverified, sign, verify};
+use sotto_proto::v1;
+
+use super::App;
+use crate::broker::ask;
+use crate::store::StoredEpoch;
+
+/// How long an epoch lasts if nobody says.
+const DEFAULT_DAYS: u32 = 30;
+const DAY: Duration = Duration::from_hours(24);
+
+/// An epoch whose key is in use.
+pub(crate) struct EpochKeys {
+    /// Its manifest.
+    pub(crate) manifest: Arc<Manifest>,
+    /// What follows from its secret.
+    pub(crate) schedule: Arc<KeySchedule>,
+}
+
+impl App {
+    /// As custodian: makes an epoch key, seals it to every member, opens the epoch and confirms
+    /// it. What a crash interrupted is sent again as it was made.
+    ///
+    /// # Errors
+    /// `ROLE_FORBIDDEN` if this node is not on its own list of custodians, `MEMBER_NOT_PINNED`,
+    /// or those of the broker.
+    pub(crate) async fn start_epoch(&self, days: u32) -> Result<Manifest> {
+        if !self.custodians.contains(&self.node) {
+            return Err(Error::new(
+                ErrorCode::RoleForbidden,
+                "this node is not on its own list of custodians; see `custodians` in its \
+                 configuration",
+            ));
+        }
+        let stored = self.store.epochs().await?;
+        let draft = match stored.iter().find(|epoch| epoch.draft) {
+            Some(draft) if draft.manifest.not_after > self.clock.now() => draft.clone(),
+            _ => self.draft_epoch(days, &stored).await?,
+        };
+        let epoch = draft.manifest.epoch;
+        match self.open_epoch(&draft).await {
+            Ok(()) => {}
+            Err(error) if is_passing(error.code) => return Err(error),
+            Err(error) => {
+                // The broker has refused it for good: the next attempt makes another.
+                self.store.delete_draft(epoch).await?;
+                return Err(error);
+            }
+        }
+        let now = self.clock.now();
+        self.store
+            .put_epoch(epoch, &draft.envelope, false, now)
+            .await?;
+        self.confirm(&draft.envelope, &draft.manifest).await?;
+        Ok(draft.manifest)
+    }
+
+    /// Makes secret and manifest; both are durable before anybody sees them.
+    async fn draft_epoch(&self, days: u32, stored: &[StoredEpoch]) -> Result<StoredEpoch> {
+        let days = if days == 0 { DEFAULT_DAYS } else { days };
+        if days > 31 {
+            return Err(Error::field("days", "1 to 31"));
+        }
+        let members = self.members_to_seal_to().await?;
+        let profile = self.proposed_profile().await?;
+        let latest = self.broker_epochs().await?.iter().map(|e| e.epoch).max();
+        let own = stored.iter().map(|e| e.manifest.epoch.get()).max();
+        let last = latest.max(own).unwrap_or(0);
+        let epoch = Epoch::new(last.saturating_add(1)).map_err(Error::internal)?;
+        let gms = Gms::generate(&mut os_rng());
+        let schedule = KeySchedule::derive(&gms, &self.community, epoch);
+        let now = self.clock.now();
+        let manifest = Manifest {
+            community: self.community.clone(),
+            epoch,
+            custodian: self.node.clone(),
+            members,
+            key_commitment: schedule.key_commitment(),
+            policies: self.manifest_policies(&profile, &schedule),
+            profile,
+            not_before: now,
+            not_after: now.plus(DAY * days),
+        };
+        manifest.validate()?;
+        let envelope = sign(manifest.clone(), self.keystore.signing());
+        self.keystore.put_gms(epoch, &gms, &mut os_rng())?;
+        self.store.put_epoch(epoch, &envelope, true, now).await?;
+        Ok(StoredEpoch {
+            envelope,
+            manifest,
+            fetched_at: now,
+            draft: true,
+        })
+    }
+
+    fn manifest_policies(&self, profile: &Profile, schedule: &KeySchedule) -> Vec<ManifestPolicy> {
+        let row = |policy| ManifestPolicy {
+            policy,
+            canary_tags: self.policies.canary_tags(policy, schedule),
+            forms: self.policies.forms(policy),
+        };
+        profile.policies().iter().map(|p| row(p.policy)).collect()
+    }
+
+    /// Every enrolled node with a key statement; all must be pinned.
+    async fn members_to_seal_to(&self) -> Result<Vec<MemberKeys>> {
+        let nodes = self.listed_nodes().await?.into_iter();
+        let members: Vec<_> = nodes
+            .filter(|listed| !listed.suspended)
+            .filter_map(|listed| listed.keys)
+            .collect();
+        if !members.iter().any(|member| member.node == self.node) {
+            return Err(Error::new(
+                ErrorCode::NotAMember,
+                "the broker does not have this node's key statement yet",
+            ));
+        }
+        self.check_pins(&members).await?;
+        Ok(members)
+    }
+
+    async fn proposed_profile(&self) -> Result<Profile> {
+        let request = v1::GetCommunityRequest {
+            community: self.community.to_string(),
+        };
+        let answer = ask!(self.broker.membership(), get_community, request);
+        answer
+            .await?
+            .proposed_profile
+            .ok_or_else(|| Error::field("proposed_profile", "the community has no profile"))?
+            .try_into()
+    }
+
+    async fn open_epoch(&self, draft: &StoredEpoch) -> Result<()> {
+        let gms = self.gms_of(draft.manifest.epoch)?;
+        let aad = body_digest(&draft.envelope);
+        let envelopes = draft
+            .manifest
+            .members
+            .iter()
+            .map(|member| self.seal_to(member, draft.manifest.epoch, &aad, &gms))
+            .collect::<Result<Vec<_>>>()?;
+        let request = v1::OpenEpochRequest {
+            community: self.community.to_string(),
+            manifest: Some(draft.envelope.clone()),
+            envelopes,
+        };
+        ask!(self.broker.membership(), open_epoch, request)
+            .await
+            .map(drop)
+    }
+
+    fn seal_to(
+        &self,
+        member: &MemberKeys,
+        epoch: Epoch,
+        aad: &[u8],
+        gms: &Gms,
+    ) -> Result<v1::SealedEpochKey> {
+        let suite = Suite::X25519Sha256ChaCha20Poly1305;
+        let no_key = || {
+            Error::new(
+                ErrorCode::ManifestInvalid,
+                "a member has no HPKE key that can be sealed to",
+            )
+            .about(member.node.to_string())
+        };
+        let key = member.hpke.iter().find(|key| key.kem == suite.ids().0);
+        let key = key.ok_or_else(no_key)?;
+        let key = HpkePublicKey::from_slice(suite, &key.key).map_err(|_| no_key())?;
+        let info = SealInfo::epoch_key(&self.community, epoch, &member.node);
+        let sealed = key
+            .seal(&info, aad, gms.secret().expose(), &mut os_rng())
+            .map_err(|_| no_key())?;
+        Ok(v1::SealedEpochKey::new(&member.node, sealed))
+    }
+
+    /// Takes an epoch, the latest for `None`: checks its manifest, opens the envelope, checks KC,
+    /// stores the key and confirms.
+    ///
+    /// # Errors
+    /// `MANIFEST_INVALID`, `SIGNATURE_INVALID`, `MEMBER_NOT_PINNED`, `FORMS_MISMATCH`,
+    /// `CANARY_MISSING`, `KEY_MISMATCH`: nothing is stored or confirmed then. Or those of the
+    /// broker.
+    pub(crate) async fn fetch_epoch(
+        &self,
+        epoch: Option<Epoch>,
+    ) -> Result<(Manifest, v1::EpochState)> {
+        let request = v1::GetEpochRequest {
+            community: self.community.to_string(),
+            epoch: epoch.map_or(0, Epoch::get),
+        };
+        let answer = ask!(self.broker.membership(), get_epoch, request).await?;
+        let envelope = answer
+            .manifest
+            .ok_or_else(|| invalid("the broker gave no manifest"))?;
+        let manifest = self.check_manifest(epoch, &envelope).await?;
+        let sealed = answer
+            .envelope
+            .filter(|sealed| sealed.recipient == self.node.as_str())
+            .ok_or_else(|| invalid("the broker gave no envelope for this node"))?;
+        let gms = self.open_envelope(&envelope, &manifest, &Sealed::try_from(&sealed)?)?;
+        let schedule = KeySchedule::derive(&gms, &self.community, manifest.epoch);
+        // protocol §3: "refuses an epoch whose opened GMS does not match", in constant time.
+        if !schedule.matches(&manifest.key_commitment) {
+            return Err(Error::new(
+                ErrorCode::KeyMismatch,
+                "the key in the envelope is not the one that the manifest commits to",
+            ));
+        }
+        check_rows(
+            &manifest,
+            &self.manifest_policies(&manifest.profile, &schedule),
+        )?;
+        self.keystore.put_gms(manifest.epoch, &gms, &mut os_rng())?;
+        let now = self.clock.now();
+        self.store
+            .put_epoch(manifest.epoch, &envelope, false, now)
+            .await?;
+        let state = self.confirm(&envelope, &manifest).await?;
+        Ok((manifest, state))
+    }
+
+    /// protocol §8: signed by a custodian on this node's own list with the key pinned for it,
+    /// every member pinned, the own row the own keys; and no way back to an earlier epoch.
+    async fn check_manifest(
+        &self,
+        asked: Option<Epoch>,
+        envelope: &v1::DsseEnvelope,
+    ) -> Result<Manifest> {
+        let claimed: Manifest = read_unverified(envelope)?;
+        if !self.custodians.contains(&claimed.custodian) {
+            return Err(invalid(
+                "the manifest's custodian is not on this node's own list of custodians",
+            ));
+        }
+        self.check_pins(&claimed.members).await?;
+        // Its row is pinned, or this node's own, by the line above.
+        let key = claimed.member(&claimed.custodian)?.signing;
+        let manifest: Manifest = verify(envelope, &key)?;
+        manifest.member(&self.node)?;
+        if manifest.community != self.community
+            || asked.is_some_and(|asked| asked != manifest.epoch)
+        {
+            return Err(invalid("the manifest is of another community or epoch"));
+        }
+        if manifest.not_after <= self.clock.now() {
+            return Err(invalid("the epoch is over"));
+        }
+        let stored = self.store.epochs().await?;
+        for other in stored.iter().filter(|other| !other.draft) {
+            if other.manifest.epoch > manifest.epoch && !known(&stored, envelope) {
+                return Err(invalid(
+                    "epochs do not go backwards: this node has a later one already",
+                ));
+            }
+            if other.manifest.epoch == manifest.epoch && other.envelope.payload != envelope.payload
+            {
+                return Err(invalid(
+                    "another manifest of this epoch was taken before; do not go on before it is \
+                     explained",
+                ));
+            }
+        }
+        Ok(manifest)
+    }
+
+    fn open_envelope(
+        &self,
+        envelope: &v1::DsseEnvelope,
+        manifest: &Manifest,
+        sealed: &Sealed,
+    ) -> Result<Gms> {
+        let info = SealInfo::epoch_key(&self.community, manifest.epoch, &self.node);
+        let opened = self
+            .keystore
+            .hpke()
+            .open(sealed, &info, &body_digest(envelope))
+            .ok();
+        opened
+            .and_then(|plaintext| Secret::from_slice(&plaintext))
+            .map(Gms::from_secret)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorCode::KeyMismatch,
+                    "the envelope cannot be opened with this node's key",
+                )
+            })
+    }
+
+    async fn confirm(
+        &self,
+        envelope: &v1::DsseEnvelope,
+        manifest: &Manifest,
+    ) -> Result<v1::EpochState> {
+        let confirmation = KeyConfirmation {
+            community: self.community.clone(),
+            epoch: manifest.epoch,
+            node: self.node.clone(),
+            kid: manifest.kid(),
+            manifest_digest: body_digest(envelope),
+        };
+        let request = v1::ConfirmEpochRequest {
+            community: self.community.to_string(),
+            confirmation: Some(sign(confirmation, self.keystore.signing())),
+        };
+        let answer = ask!(self.broker.membership(), confirm_epoch, request);
+        Ok(answer.await?.state())
+    }
+
+    /// The epochs as the broker lists them, latest first.
+    ///
+    /// # Errors
+    /// Those of the broker.
+    pub(crate) async fn broker_epochs(&self) -> Result<Vec<v1::EpochSummary>> {
+        let request = v1::ListEpochsRequest {
+            community: self.community.to_string(),
+        };
+        let answer = ask!(self.broker.membership(), list_epochs, request);
+        Ok(answer.await?.epochs)
+    }
+
+    /// The epochs as the broker lists them, and when this node stored the key of each.
+    ///
+    /// # Errors
+    /// Those of the broker.
+    pub(crate) async fn node_epochs(&self) -> Result<Vec<(v1::EpochSummary, Option<Timestamp>)>> {
+        let stored = self.store.epochs().await?;
+        let fetched = |summary: &v1::EpochSummary| {
+            let same = |epoch: &&StoredEpoch| epoch.manifest.epoch.get() == summary.epoch;
+            stored.iter().find(same).map(|epoch| epoch.fetched_at)
+        };
+        let listed = self.broker_epochs().await?.into_iter();
+        Ok(listed
+            .map(|summary| {
+                let fetched_at = fetched(&summary);
+                (summary, fetched_at)
+            })
+            .collect())
+    }
+
+    /// What the broker allows this node, and the active epochs that it has the key of.
+    ///
+    /// # Errors
+    /// Those of the broker.
+    pub(crate) async fn standing(&self) -> Result<(Vec<v1::PolicyLimits>, Vec<u32>)> {
+        let limits = self.limits().await?;
+        let epochs = self.node_epochs().await?.into_iter();
+        let active = |(summary, fetched): &(v1::EpochSummary, Option<_>)| {
+            summary.state() == v1::EpochState::Active && fetched.is_some()
+        };
+        Ok((
+            limits,
+            epochs
+                .filter(active)
+                .map(|(summary, _)| summary.epoch)
+                .collect(),
+        ))
+    }
+
+    /// The latest epoch that is active and whose key this node has.
+    ///
+    /// # Errors
+    /// `EPOCH_NOT_ACTIVE` if there is none, or those of the broker.
+    pub(crate) async fn active_epoch(&self) -> Result<EpochKeys> {
+        let stored = self.store.epochs().await?;
+        let listed = self.broker_epochs().await?;
+        let now = self.clock.now();
+        let active = |epoch: &&StoredEpoch| {
+            epoch.manifest.covers(now)
+                && listed.iter().any(|summary| {
+                    summary.epoch == epoch.manifest.epoch.get()
+                        && summary.state() == v1::EpochState::Active
+                        && summary.kid == epoch.manifest.kid().as_bytes()[..]
+                })
+        };
+        match stored.iter().find(active) {
+            Some(epoch) => self.keys_of(epoch.manifest.clone()),
+            None => Err(Error::new(
+                ErrorCode::EpochNotActive,
+                "no active epoch whose key this node has; fetch it, and wait until every member \
+                 has confirmed",
+            )),
+        }
+    }
+
+    /// The keys of an epoch that was stored before.
+    ///
+    /// # Errors
+    /// `EPOCH_UNKNOWN` if this node has not its key.
+    pub(crate) async fn stored_keys(&self, epoch: Epoch) -> Result<EpochKeys> {
+        let stored = self.store.epochs().await?;
+        let found = stored.into_iter().find(|e| e.manifest.epoch == epoch);
+        let found = found.ok_or_else(|| {
+            Error::new(
+                ErrorCode::EpochUnknown,
+                "this node has not the key of the epoch",
+            )
+        })?;
+        self.keys_of(found.manifest)
+    }
+
+    fn keys_of(&self, manifest: Manifest) -> Result<EpochKeys> {
+        let gms = self.gms_of(manifest.epoch)?;
+        let schedule = KeySchedule::derive(&gms, &manifest.community, manifest.epoch);
+        Ok(EpochKeys {
+            manifest: Arc::new(manifest),
+            schedule: Arc::new(schedule),
+        })
+    }
+
+    fn gms_of(&self, epoch: Epoch) -> Result<Gms> {
+        let gms = self.keystore.gms(epoch)?;
+        gms.ok_or_else(|| Error::internal(format!("no key of epoch {epoch} in the keystore")))
+    }
+}
+
+/// Own canaries and forms against the manifest's, the other way round than the broker's rule 4:
+/// whoever differs finds out before it publishes or probes.
+fn check_rows(manifest: &Manifest, own: &[ManifestPolicy]) -> Result<()> {
+    for (theirs, own) in manifest.policies.iter().zip(own) {
+        let policy = own.policy.name();
+        if theirs.forms != own.forms {
+            let text = "the normal form of this node has drifted from the manifest's: do not \
+                        confirm; compare the versions of the programs";
+            return Err(Error::new(ErrorCode::FormsMismatch, text).about(policy));
+        }
+        if theirs.canary_tags != own.canary_tags {
+            let text = "the canary tags of the manifest are not those of its key";
+            return Err(Error::new(ErrorCode::CanaryMissing, text).about(policy));
+        }
+    }
+    Ok(())
+}
+
+/// H of a manifest's signed body (protocol §8).
+fn body_digest(envelope: &v1::DsseEnvelope) -> [u8; 32] {
+    Sha256::digest(&envelope.payload).into()
+}
+
+fn known(stored: &[StoredEpoch], envelope: &v1::DsseEnvelope) -> bool {
+    stored
+        .iter()
+        .any(|epoch| epoch.envelope.payload == envelope.payload)
+}
+
+/// Whether the same call may succeed later.
+pub(crate) const fn is_passing(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::Unavailable | ErrorCode::Internal)
+}
+
+fn invalid(text: &'static str) -> Error {
+    Error::new(ErrorCode::ManifestInvalid, text)
+}

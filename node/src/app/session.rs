@@ -1,0 +1,326 @@
+//! One stream of a probe session with the broker (protocol §7).
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use prost::Message as _;
+use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
+use sotto_common::epoch::KeySchedule;
+use sotto_common::error::{Error, ErrorCode, Result};
+use sotto_common::filter::layers::posterior;
+use sotto_common::grounds::Grounds;
+use sotto_common::hit::HitState;
+use sotto_common::ids::{HitId, NodeId, RecordRef, SessionId};
+use sotto_common::membership::Manifest;
+use sotto_common::probe::SessionNonce;
+use sotto_common::selector::Policy;
+use sotto_common::tag::RecordRefKey;
+use sotto_common::time::Timestamp;
+use sotto_proto::convert::{id, text};
+use sotto_proto::status::from_status;
+use sotto_proto::v1;
+use sotto_proto::v1::probe_request::Message as Ask;
+use sotto_proto::v1::probe_response::Message as Told;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::App;
+use super::epochs::EpochKeys;
+use crate::hit::Hit;
+use crate::store::{SelectorId, SelectorRow};
+
+/// Batches that are sent before the first of them is answered.
+pub(crate) const AHEAD: usize = 4;
+/// How long the broker may take for one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// What a session is opened, and resumed, with.
+pub(crate) struct Opening<'a> {
+    /// Its id.
+    pub(crate) id: SessionId,
+    /// Its nonce.
+    pub(crate) nonce: &'a SessionNonce,
+    /// The policy of every tag.
+    pub(crate) policy: Policy,
+    /// Why.
+    pub(crate) grounds: &'a Grounds,
+    /// The holders to ask; empty = all.
+    pub(crate) targets: &'a [NodeId],
+}
+
+/// The pairs of one batch, as they are sent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pairs {
+    tags: Vec<u8>,
+    /// The refs, and the selectors behind them, in the order of the batch.
+    pub(crate) refs: Vec<(RecordRef, SelectorId)>,
+}
+
+/// An open stream.
+pub(crate) struct ProbeStream {
+    requests: mpsc::Sender<v1::ProbeRequest>,
+    answers: Streaming<v1::ProbeResponse>,
+}
+
+impl App {
+    /// Opens or resumes a session.
+    ///
+    /// # Errors
+    /// The refusals of an opening, or `UNAVAILABLE`.
+    pub(crate) async fn open_session(
+        &self,
+        epoch: &EpochKeys,
+        opening: &Opening<'_>,
+    ) -> Result<(ProbeStream, v1::ProbeOpened)> {
+        let (requests, sent) = mpsc::channel(AHEAD + 2);
+        let message = self.opening(epoch, opening)?;
+        let mut client = self.broker.probes();
+        // A buffer with room: the first message never waits.
+        let first = v1::ProbeRequest {
+            message: Some(Ask::Opening(message)),
+        };
+        requests.send(first).await.map_err(Error::internal)?;
+        let call = client.probe(ReceiverStream::new(sent));
+        let answers = tokio::time::timeout(ANSWER_TIMEOUT, call)
+            .await
+            .map_err(Error::unavailable)?
+            .map_err(|status| from_status(&status))?
+            .into_inner();
+        let mut stream = ProbeStream { requests, answers };
+        match stream.next().await? {
+            Told::Opened(opened) => Ok((stream, opened)),
+            Told::Answer(_) | Told::Closed(_) => Err(out_of_order()),
+        }
+    }
+
+    fn opening(&self, epoch: &EpochKeys, opening: &Opening<'_>) -> Result<v1::ProbeOpening> {
+        let row = epoch.manifest.policy(opening.policy)?;
+        let grounds = opening.grounds;
+        Ok(v1::ProbeOpening {
+            session_id: opening.id.as_bytes().to_vec().into(),
+            community: self.community.to_string(),
+            epoch: epoch.manifest.epoch.get(),
+            policy: opening.policy.name().to_owned(),
+            forms: self.policies.forms(opening.policy).to_vec().into(),
+            kid: epoch.schedule.kid().as_bytes().to_vec().into(),
+            // Canary tags are public in the community (protocol §4).
+            canary_tags: row
+                .canary_tags
+                .iter()
+                .map(|tag| tag.expose().to_vec().into())
+                .collect(),
+            // The broker keeps only a hash of it (protocol §7).
+            nonce: opening.nonce.secret().expose().to_vec().into(),
+            purpose: v1::Purpose::from(grounds.purpose()).into(),
+            legal_basis: v1::LegalBasis::from(grounds.legal_basis()).into(),
+            legal_basis_reference: grounds.reference().to_owned(),
+            case_ref: grounds.case_ref().to_owned(),
+            targets: opening.targets.iter().map(ToString::to_string).collect(),
+        })
+    }
+}
+
+impl ProbeStream {
+    async fn next(&mut self) -> Result<Told> {
+        tokio::time::timeout(ANSWER_TIMEOUT, self.answers.message())
+            .await
+            .map_err(Error::unavailable)?
+            .map_err(|status| from_status(&status))?
+            .and_then(|response| response.message)
+            .ok_or_else(|| Error::unavailable("the probe stream ended early"))
+    }
+
+    async fn send(&self, message: Ask) {
+        let message = Some(message);
+        // A stream that has ended tells why when its answers are read.
+        let _ = self.requests.send(v1::ProbeRequest { message }).await;
+    }
+
+    /// Sends a batch.
+    pub(crate) async fn ask(&self, number: u32, pairs: &Pairs) {
+        let refs: Vec<u8> = pairs
+            .refs
+            .iter()
+            .flat_map(|(record_ref, _)| *record_ref.as_bytes())
+            .collect();
+        let batch = v1::ProbeBatch {
+            number,
+            tags: pairs.tags.clone().into(),
+            refs: refs.into(),
+        };
+        self.send(Ask::Batch(batch)).await;
+    }
+
+    /// The answer to the batch of this number, the earliest that is not answered.
+    ///
+    /// # Errors
+    /// The refusals of a batch, or `UNAVAILABLE`.
+    pub(crate) async fn answer(&mut self, number: u32) -> Result<v1::ProbeAnswer> {
+        match self.next().await? {
+            Told::Answer(answer) if answer.number == number => Ok(answer),
+            Told::Answer(_) | Told::Opened(_) | Told::Closed(_) => Err(out_of_order()),
+        }
+    }
+
+    /// Ends the session.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if the broker does not answer.
+    pub(crate) async fn close(mut self) -> Result<()> {
+        self.send(Ask::Close(v1::ProbeClose {})).await;
+        match self.next().await? {
+            Told::Closed(_) => Ok(()),
+            Told::Answer(_) | Told::Opened(_) => Err(out_of_order()),
+        }
+    }
+}
+
+impl Pairs {
+    /// Tags and refs of selectors, in their order: the same selectors give the same batch.
+    ///
+    /// # Errors
+    /// `INTERNAL` for a record key of more than 65,535 bytes.
+    pub(crate) fn make(
+        rows: Vec<SelectorRow>,
+        policy: Policy,
+        schedule: &KeySchedule,
+        manifest: &Manifest,
+        refs: &RecordRefKey,
+    ) -> Result<Self> {
+        let key = schedule.tag_key(policy);
+        let pair = |row: SelectorRow| {
+            let record_ref = refs
+                .record_ref(&manifest.community, manifest.epoch, policy, &row.record_key)
+                .map_err(Error::internal)?;
+            Ok((key.tag(&row.canonical), (record_ref, row.id)))
+        };
+        let pairs = rows.into_par_iter().map(pair).collect::<Result<Vec<_>>>()?;
+        let (tags, refs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        Ok(Self {
+            // The wire of the probe is what tags are for (protocol §7).
+            tags: tags.iter().flat_map(|tag| *tag.expose()).collect(),
+            refs,
+        })
+    }
+}
+
+/// The hits of an answer. State and first time of those known before come by the hit stream.
+///
+/// # Errors
+/// `INTERNAL` for an answer that is not one to these refs.
+pub(crate) fn found(
+    manifest: &Manifest,
+    policy: Policy,
+    pairs: &Pairs,
+    matches: &[u8],
+    now: Timestamp,
+) -> Result<Vec<Hit>> {
+    let matches = v1::ProbeMatches::decode(matches).map_err(Error::internal)?;
+    let prior = manifest.profile.policy(policy)?.prior;
+    let asked: HashSet<RecordRef> = pairs.refs.iter().map(|(r, _)| *r).collect();
+    let mut hits = Vec::new();
+    for matched in matches.refs {
+        let record_ref = id("record_ref", &matched.record_ref, RecordRef::from_slice)?;
+        if !asked.contains(&record_ref) {
+            return Err(Error::internal(
+                "the broker answered a ref that was not asked",
+            ));
+        }
+        for holder in matched.holders {
+            let false_positive = holder.false_positive_probability;
+            hits.push(Hit {
+                id: id("hit_id", &holder.hit_id, HitId::from_slice)?,
+                epoch: manifest.epoch,
+                policy,
+                record_ref,
+                holder: text("holder", &holder.holder)?,
+                state: HitState::New,
+                filter_version: holder.filter_version,
+                false_positive,
+                posterior: posterior(prior, false_positive),
+                first_seen: now,
+                last_seen: now,
+            });
+        }
+    }
+    Ok(hits)
+}
+
+fn out_of_order() -> Error {
+    Error::new(
+        ErrorCode::Unavailable,
+        "the broker answered out of order; the session is resumed",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_common::epoch::Gms;
+    use sotto_common::random::os_rng;
+    use sotto_common::secret::Selector;
+
+    use super::*;
+    use crate::testing::manifest;
+
+    fn row(id: SelectorId, canonical: &str) -> SelectorRow {
+        SelectorRow {
+            id,
+            canonical: Selector::new(canonical),
+            record_key: format!("d/{id}#0"),
+        }
+    }
+
+    #[test]
+    fn the_same_selectors_give_the_same_batch() {
+        let (_, manifest) = manifest(1);
+        let gms = Gms::generate(&mut os_rng());
+        let schedule = KeySchedule::derive(&gms, &manifest.community, manifest.epoch);
+        let refs = RecordRefKey::generate(&mut os_rng());
+        let make = || {
+            let rows = vec![row(1, "a@x.org"), row(2, "b@x.org")];
+            Pairs::make(rows, Policy::Email, &schedule, &manifest, &refs).expect("made")
+        };
+        let (one, two) = (make(), make());
+        assert_eq!((&one.tags, &one.refs), (&two.tags, &two.refs));
+        assert_eq!((one.tags.len(), one.refs.len()), (32, 2));
+        assert_ne!(one.refs[0].0, one.refs[1].0);
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_refused() {
+        let (_, manifest) = manifest(1);
+        let asked = RecordRef::new([1; 16]);
+        let pairs = Pairs {
+            tags: vec![0; 16],
+            refs: vec![(asked, 1)],
+        };
+        let hit_id = HitId::generate(Timestamp::from_seconds(1), &mut os_rng());
+        let answer = |record_ref: RecordRef| {
+            let holder = v1::HolderMatch {
+                holder: "de-bka".into(),
+                filter_version: 3,
+                false_positive_probability: 1e-9,
+                hit_id: hit_id.as_bytes().to_vec().into(),
+            };
+            let matched = v1::RefMatches {
+                record_ref: record_ref.as_bytes().to_vec().into(),
+                holders: vec![holder],
+            };
+            v1::ProbeMatches {
+                refs: vec![matched],
+            }
+            .encode_to_vec()
+        };
+        let now = Timestamp::from_seconds(5);
+        let read = |matches: &[u8]| found(&manifest, Policy::Email, &pairs, matches, now);
+        let hits = read(&answer(asked)).expect("read");
+        assert_eq!(
+            (hits.len(), hits[0].id, hits[0].first_seen),
+            (1, hit_id, now)
+        );
+        assert!(hits[0].posterior > 0.999);
+        assert!(read(&answer(RecordRef::new([2; 16]))).is_err());
+        assert!(read(&[0xff]).is_err());
+    }
+}

@@ -1,0 +1,238 @@
+//! The command line of a national unit. Most commands are clients of the node's own service, over
+//! mutually authenticated TLS; `normalise` and `policies` need neither keys nor network.
+
+mod args;
+mod client;
+mod datasets;
+mod fault;
+mod hits;
+mod init;
+mod lines;
+mod members;
+mod normalise;
+mod policies;
+mod probe;
+mod progress;
+mod publish;
+mod render;
+mod serve;
+
+use std::future::Future;
+use std::io::{BufWriter, Stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use client::Client;
+use fault::{Fault, Result};
+use render::{Cell, Output, printable, record};
+
+const HELP: &str = "\
+Client configuration (TOML; --client FILE or SOTTO_NODE_CLIENT), for all but serve, init, \
+policies and normalise:
+  endpoint = \"https://localhost:7443\"
+  peer = \"nl-fiu\"                       # whose service it must be; optional
+  [tls]
+  certificate = \"analyst.pem\"           # spiffe://<trust_domain>/analyst/<name>, …
+  key = \"analyst.key\"                   # mode 0600
+  ca = \"ca.pem\"
+  trust_domain = \"sotto.example\"
+
+Examples:
+  sotto-node init --config node.toml --node nl-fiu --community euro-cyber --data-dir /var/lib/sotto
+  sotto-node serve --config node.toml
+  sotto-node dataset import suspects --type phone --region NL numbers.txt
+  sotto-node publish
+  sotto-node probe suspects --purpose INVESTIGATION --legal-basis EU_2023_977 --case 2026-17
+  sotto-node hits ls --output json
+  sotto-node normalise --type domain < list.txt
+
+Exit codes:
+  0  done
+  1  refused or failed
+  2  wrong usage
+  3  the service does not answer";
+
+/// The node of Sotto: keeps a unit's selectors, publishes filters of them, and asks the filters
+/// of others without telling anybody what it asks
+#[derive(Parser, Debug)]
+#[command(name = "sotto-node", version, after_help = HELP, max_term_width = 100)]
+#[command(infer_subcommands = false, arg_required_else_help = true)]
+pub struct Cli {
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    output: Output,
+    /// The client configuration
+    #[arg(long, global = true, value_name = "FILE", env = client::CLIENT_VARIABLE)]
+    client: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the node's service
+    #[command(after_help = "Example:\n  sotto-node serve --config node.toml")]
+    Serve {
+        /// The node's configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Make the identity and the keys of a new node
+    ///
+    /// Makes the signing, cosigning, HPKE and record-ref keys, the TLS key and a request for its
+    /// certificate (CSR). Files with secrets have mode 0600. Keys that are there are never
+    /// replaced.
+    #[command(after_help = "Examples:\n  \
+        sotto-node init --config node.toml --node nl-fiu --community euro-cyber \\\n    \
+        --data-dir /var/lib/sotto --trust-domain sotto.example\n  \
+        sotto-node init --config node.toml")]
+    Init(init::InitArgs),
+    /// Show how the node stands: fingerprint, broker, epochs, limits
+    #[command(after_help = "Example:\n  sotto-node status")]
+    Status,
+    /// Members of the community, and pinning their fingerprints
+    #[command(subcommand, after_help = "Example:\n  sotto-node member ls")]
+    Member(members::MemberCommand),
+    /// Epochs and their keys
+    #[command(subcommand, after_help = "Example:\n  sotto-node epoch fetch")]
+    Epoch(members::EpochCommand),
+    /// The node's own selectors
+    #[command(subcommand, after_help = "Example:\n  sotto-node dataset ls")]
+    Dataset(datasets::DatasetCommand),
+    /// Publish filters of the node's selectors, for the others to match
+    #[command(after_help = "Examples:\n  sotto-node publish\n  \
+        sotto-node publish --type phone --audience de-bka,fr-pj")]
+    Publish(publish::PublishArgs),
+    /// Ask the others' filters for every selector of a dataset
+    ///
+    /// The probe goes on at the node when this command is interrupted; the same command again
+    /// joins it.
+    #[command(after_help = "Example:\n  \
+        sotto-node probe suspects --purpose INVESTIGATION --legal-basis EU_2023_977 \\\n    \
+        --case 2026-17 --target de-bka")]
+    Probe(probe::ProbeArgs),
+    /// Ask the others' filters for one selector
+    #[command(after_help = "Examples:\n  \
+        sotto-node check --type phone --region NL '06 12345678' --purpose DETECTION \\\n    \
+        --legal-basis EU_2023_977 --case 2026-17\n  \
+        echo '+31612345678' | sotto-node check --type phone - --purpose DETECTION …")]
+    Check(probe::CheckArgs),
+    /// What the others hold of this node's records
+    #[command(subcommand, after_help = "Example:\n  sotto-node hits ls --state NEW")]
+    Hits(hits::HitsCommand),
+    /// The types of selectors and their normal forms; offline
+    #[command(after_help = "Example:\n  sotto-node policies --output json")]
+    Policies,
+    /// Write each line of standard input in its normal form; offline
+    ///
+    /// One line out for each line in: the canonical form, or `!` and the rejection: empty,
+    /// too_long, malformed, bad_checksum, needs_region, unsupported; with --stop-list also
+    /// too_common. --output is of no effect.
+    #[command(after_help = "Examples:\n  \
+        sotto-node normalise --type phone --region NL < numbers.txt\n  \
+        sotto-node normalise --type domain --stop-list < domains.txt | grep -v '^!' | sort -u")]
+    Normalise(normalise::NormaliseArgs),
+}
+
+/// What the commands share.
+pub(crate) struct Context {
+    output: Output,
+    client: Option<PathBuf>,
+}
+
+impl Context {
+    fn client(&self) -> Result<Client> {
+        Client::new(self.client.as_deref())
+    }
+
+    #[expect(
+        clippy::unused_self,
+        reason = "output goes through the context, as notes do"
+    )]
+    fn stdout(&self) -> BufWriter<Stdout> {
+        BufWriter::new(std::io::stdout())
+    }
+
+    /// Something for the person, beside the result: to standard error.
+    #[expect(
+        clippy::unused_self,
+        reason = "notes go through the context, as output does"
+    )]
+    fn note(&self, text: &str) {
+        eprintln!("{}", printable(text));
+    }
+
+    /// Prints what was done.
+    fn done(&self, columns: &'static [&'static str], cells: &[Cell]) -> Result<()> {
+        Ok(record(self.output, columns, cells, &mut self.stdout())?)
+    }
+}
+
+/// Runs a command; faults are printed, and the exit code says how it went.
+pub fn run(cli: Cli) -> ExitCode {
+    let context = Context {
+        output: cli.output,
+        client: cli.client,
+    };
+    match dispatch(&context, cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => fault.report(),
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::Serve { config } => serve::run(&config),
+        Command::Init(args) => init::run(context, &args),
+        Command::Policies => policies::run(context),
+        Command::Normalise(args) => normalise::run(&args),
+        Command::Status => block_on(members::status(context)),
+        Command::Member(command) => block_on(members::member(context, command)),
+        Command::Epoch(command) => block_on(members::epoch(context, command)),
+        Command::Dataset(command) => block_on(datasets::run(context, command)),
+        Command::Publish(args) => block_on(publish::run(context, args)),
+        Command::Probe(args) => block_on(probe::probe(context, args)),
+        Command::Check(args) => block_on(probe::check(context, args)),
+        Command::Hits(command) => block_on(hits::run(context, command)),
+    }
+}
+
+/// Runs a client command.
+fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::new(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(command);
+    // A thread that still waits for standard input must not hold the end up.
+    runtime.shutdown_background();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let help = command.get_after_help().map(ToString::to_string);
+            assert!(help.is_some_and(|help| help.contains("Example")), "{path}");
+            for sub in command.get_subcommands() {
+                if sub.get_name() != "help" {
+                    check(sub, &format!("{path} {}", sub.get_name()));
+                }
+            }
+        }
+        check(&Cli::command(), "sotto-node");
+    }
+}

@@ -1,0 +1,137 @@
+//! What a node is told: its configuration file and environment.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+use sotto_common::ids::{CommunityId, NodeId};
+use sotto_common::service::config::{self, ConfigError, TlsConfig};
+use sotto_common::service::telemetry::LogConfig;
+use sotto_common::service::tls::ConnectionLimits;
+
+/// Variables of the environment that go over the file begin with this and two underscores.
+pub const ENVIRONMENT_PREFIX: &str = "SOTTO_NODE";
+
+/// The configuration of a node.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// This node; its certificate must carry it.
+    #[serde(deserialize_with = "parsed")]
+    pub node_id: NodeId,
+    /// The community it belongs to.
+    #[serde(deserialize_with = "parsed")]
+    pub community: CommunityId,
+    /// Store, keys and outbox; mode 0700.
+    pub data_dir: PathBuf,
+    /// Where keys are kept; default `keys` in the data directory.
+    #[serde(default)]
+    pub keys_dir: Option<PathBuf>,
+    /// Where analysts reach the node; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Who this node is, and whom it believes. The trust domain is here.
+    pub tls: TlsConfig,
+    /// Where the broker is.
+    pub broker: BrokerConfig,
+    /// The nodes that may sign epoch manifests, by this node's own judgement (protocol §8).
+    #[serde(deserialize_with = "config::list")]
+    pub custodians: Vec<NodeId>,
+    /// A file of canonical values that are too common, beside the built-in ones (selectors.md).
+    #[serde(default)]
+    pub stop_list: Option<PathBuf>,
+    /// Bounds on the connections of analysts.
+    #[serde(default)]
+    pub connections: ConnectionLimits,
+    /// How log lines look.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// Where the broker is, and who it must be.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// `https://host:port`; the broker's certificate must be good for the host.
+    pub endpoint: String,
+    /// The name in the broker's SPIFFE ID; without it any broker of the trust domain will do.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+impl NodeConfig {
+    /// Reads the configuration from a file and the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file cannot be read, or a setting is missing, unknown or malformed.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        config::load(ENVIRONMENT_PREFIX, file)
+    }
+
+    /// Where keys are kept.
+    pub fn keys_dir(&self) -> PathBuf {
+        self.keys_dir
+            .clone()
+            .unwrap_or_else(|| self.data_dir.join("keys"))
+    }
+
+    /// Where filters wait until they are uploaded.
+    pub fn outbox_dir(&self) -> PathBuf {
+        self.data_dir.join("outbox")
+    }
+
+    /// The file of the store.
+    pub fn store_file(&self) -> PathBuf {
+        self.data_dir.join("node.db")
+    }
+}
+
+fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        node_id = "nl-fiu"
+        community = "euro-cyber"
+        data_dir = "/var/lib/sotto"
+        listen = "127.0.0.1:0"
+        custodians = ["nl-fiu", "de-bka"]
+        [broker]
+        endpoint = "https://broker.example:8443"
+        [tls]
+        certificate = "node.pem"
+        key = "node.key"
+        ca = "ca.pem"
+        trust_domain = "sotto.example"
+    "#;
+
+    fn load(text: &str) -> Result<NodeConfig, ConfigError> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, text).expect("written");
+        config::load_from(ENVIRONMENT_PREFIX, Some(&path), [])
+    }
+
+    #[test]
+    fn a_small_file_is_enough() {
+        let config = load(FILE).expect("valid");
+        assert_eq!(config.custodians.len(), 2);
+        assert_eq!(config.keys_dir(), Path::new("/var/lib/sotto/keys"));
+    }
+
+    #[test]
+    fn ids_are_checked_and_unknown_settings_refused() {
+        assert!(load(&FILE.replace("nl-fiu", "NL")).is_err());
+        assert!(load(&FILE.replace("[broker]", "x = 1\n[broker]")).is_err());
+    }
+}

@@ -1,0 +1,137 @@
+//! `NodeAdminService`.
+
+use std::sync::Arc;
+
+use sotto_common::dsse::Fingerprint;
+use sotto_common::error::Error;
+use sotto_proto::convert::{epoch, text, to_timestamp};
+use sotto_proto::v1;
+use sotto_proto::v1::node_admin_service_server::NodeAdminService;
+use tonic::{Request, Response, Status};
+
+use super::answer;
+use crate::app::App;
+use crate::app::members::Member;
+
+/// Keys, members and epochs of this node.
+pub(crate) struct Admin(pub(crate) Arc<App>);
+
+#[tonic::async_trait]
+impl NodeAdminService for Admin {
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let app = &self.0;
+        let own = app.keystore.signing().verifying_key().fingerprint();
+        let mut status = v1::GetStatusResponse {
+            node_id: app.node.to_string(),
+            community: app.community.to_string(),
+            fingerprint: own.to_string(),
+            ..Default::default()
+        };
+        match app.standing().await {
+            Ok((limits, epochs)) => {
+                status.broker_reachable = true;
+                status.limits = limits;
+                status.epochs = epochs;
+            }
+            Err(error) => status.broker_problem = error.to_string(),
+        }
+        Ok(Response::new(status))
+    }
+
+    async fn list_members(
+        &self,
+        _: Request<v1::ListMembersRequest>,
+    ) -> Result<Response<v1::ListMembersResponse>, Status> {
+        answer(async {
+            let members = self.0.members().await?;
+            Ok(v1::ListMembersResponse {
+                members: members.iter().map(member).collect(),
+            })
+        })
+        .await
+    }
+
+    async fn pin_member(
+        &self,
+        request: Request<v1::PinMemberRequest>,
+    ) -> Result<Response<v1::PinMemberResponse>, Status> {
+        answer(async {
+            let request = request.into_inner();
+            let node = text("node_id", &request.node_id)?;
+            let fingerprint: Fingerprint = text("fingerprint", &request.fingerprint)?;
+            self.0
+                .pin_member(&node, &fingerprint, request.replace)
+                .await?;
+            Ok(v1::PinMemberResponse {})
+        })
+        .await
+    }
+
+    async fn start_epoch(
+        &self,
+        request: Request<v1::StartEpochRequest>,
+    ) -> Result<Response<v1::StartEpochResponse>, Status> {
+        answer(async {
+            let manifest = self.0.start_epoch(request.into_inner().days).await?;
+            let members = manifest.members.iter().map(|m| m.node.to_string());
+            Ok(v1::StartEpochResponse {
+                epoch: manifest.epoch.get(),
+                kid: manifest.kid().as_bytes().to_vec().into(),
+                members: members.collect(),
+            })
+        })
+        .await
+    }
+
+    async fn fetch_epoch(
+        &self,
+        request: Request<v1::FetchEpochRequest>,
+    ) -> Result<Response<v1::FetchEpochResponse>, Status> {
+        answer(async {
+            let asked = match request.into_inner().epoch {
+                0 => None,
+                number => Some(epoch(number)?),
+            };
+            let (manifest, state) = self.0.fetch_epoch(asked).await?;
+            Ok(v1::FetchEpochResponse {
+                epoch: manifest.epoch.get(),
+                state: state.into(),
+                kid: manifest.kid().as_bytes().to_vec().into(),
+            })
+        })
+        .await
+    }
+
+    async fn list_node_epochs(
+        &self,
+        _: Request<v1::ListNodeEpochsRequest>,
+    ) -> Result<Response<v1::ListNodeEpochsResponse>, Status> {
+        answer(async {
+            let epochs = self.0.node_epochs().await?;
+            let row = |(summary, fetched_at): (v1::EpochSummary, Option<_>)| v1::NodeEpoch {
+                summary: Some(summary),
+                has_key: fetched_at.is_some(),
+                fetched_at: fetched_at.map(to_timestamp),
+            };
+            Ok::<_, Error>(v1::ListNodeEpochsResponse {
+                epochs: epochs.into_iter().map(row).collect(),
+            })
+        })
+        .await
+    }
+}
+
+fn member(member: &Member) -> v1::Member {
+    let keys = member.listed.keys.as_ref();
+    v1::Member {
+        node_id: member.listed.node.to_string(),
+        fingerprint: keys
+            .map(|keys| keys.signing.fingerprint().to_string())
+            .unwrap_or_default(),
+        pin: member.pin.into(),
+        suspended: member.listed.suspended,
+    }
+}

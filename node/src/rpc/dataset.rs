@@ -1,0 +1,116 @@
+//! `DatasetService`.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use sotto_common::error::Error;
+use sotto_common::selector::Policy;
+use sotto_proto::convert::to_timestamp;
+use sotto_proto::status::{from_status, to_status};
+use sotto_proto::v1;
+use sotto_proto::v1::dataset_service_server::DatasetService;
+use sotto_proto::v1::import_dataset_request::Message;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Answers, answer, progress};
+use crate::app::publish::PublishProgress;
+use crate::app::{App, node_ids, optional_policy};
+
+/// The node's own selectors, and their publication.
+pub(crate) struct Datasets(pub(crate) Arc<App>);
+
+#[tonic::async_trait]
+impl DatasetService for Datasets {
+    async fn import_dataset(
+        &self,
+        request: Request<Streaming<v1::ImportDatasetRequest>>,
+    ) -> Result<Response<v1::ImportDatasetResponse>, Status> {
+        answer(async {
+            let mut messages = request.into_inner();
+            let Some(Message::Header(header)) = next(&mut messages).await? else {
+                return Err(Error::field("header", "comes first"));
+            };
+            let mut import = self.0.begin_import(header).await?;
+            while let Some(message) = next(&mut messages).await? {
+                let Message::Rows(rows) = message else {
+                    return Err(Error::field("rows", "come after the header"));
+                };
+                self.0.import_rows(&mut import, rows.rows).await?;
+            }
+            self.0.finish_import(import).await
+        })
+        .await
+    }
+
+    async fn list_datasets(
+        &self,
+        _: Request<v1::ListDatasetsRequest>,
+    ) -> Result<Response<v1::ListDatasetsResponse>, Status> {
+        answer(async {
+            let datasets = self.0.store.datasets().await?.into_iter();
+            let datasets = datasets.map(|dataset| v1::Dataset {
+                name: dataset.name,
+                policy: dataset.policy.name().to_owned(),
+                selectors: dataset.selectors,
+                imported_at: Some(to_timestamp(dataset.imported_at)),
+            });
+            Ok(v1::ListDatasetsResponse {
+                datasets: datasets.collect(),
+            })
+        })
+        .await
+    }
+
+    type PublishFiltersStream = Answers<v1::PublishFiltersResponse>;
+
+    async fn publish_filters(
+        &self,
+        request: Request<v1::PublishFiltersRequest>,
+    ) -> Result<Response<Self::PublishFiltersStream>, Status> {
+        answer(async {
+            let request = request.into_inner();
+            let policy = optional_policy(&request.policy)?;
+            let audience = node_ids("audience", &request.audience)?;
+            let publications = self
+                .0
+                .publish(policy, audience.into_iter().collect())
+                .await?;
+            // One after another, as they are made; each goes on if this caller hangs up.
+            let told = publications.into_iter().map(|(policy, state)| {
+                progress(state).map(move |item| {
+                    item.map(|(progress, _)| response(policy, progress))
+                        .map_err(to_status)
+                })
+            });
+            let told: Self::PublishFiltersStream = futures::stream::iter(told).flatten().boxed();
+            Ok(told)
+        })
+        .await
+    }
+}
+
+async fn next(
+    messages: &mut Streaming<v1::ImportDatasetRequest>,
+) -> Result<Option<Message>, Error> {
+    match messages.message().await {
+        Ok(None) => Ok(None),
+        Ok(Some(v1::ImportDatasetRequest {
+            message: Some(message),
+        })) => Ok(Some(message)),
+        Ok(Some(_)) => Err(Error::field("message", "a header or rows")),
+        Err(status) => Err(from_status(&status)),
+    }
+}
+
+fn response(policy: Policy, progress: PublishProgress) -> v1::PublishFiltersResponse {
+    v1::PublishFiltersResponse {
+        policy: policy.name().to_owned(),
+        selectors: progress.selectors,
+        acknowledged: progress.acknowledged,
+        total: progress.total,
+        active: progress.active,
+        version: progress.version,
+        class: progress.class.into(),
+        waiting_for: progress.waiting_for,
+    }
+}

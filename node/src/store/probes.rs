@@ -1,0 +1,461 @@
+//! Probe sessions that go on after a restart, and what their record refs stand for (protocol §7).
+
+use scoped_futures::ScopedFutureExt as _;
+use sotto_common::error::{Error, Result};
+use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
+use sotto_common::ids::{Epoch, NodeId, RecordRef, SessionId};
+use sotto_common::probe::SessionNonce;
+use sotto_common::selector::Policy;
+use sotto_common::service::sqlite::db_error;
+use sqlx::Row as _;
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::{SelectorId, Store, damaged, hits, signed, typed, unsigned};
+use crate::hit::Hit;
+
+/// What makes two probes the same one: the second joins the first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProbeKey {
+    /// The dataset's name.
+    pub dataset: String,
+    /// Why.
+    pub grounds: Grounds,
+    /// The holders to ask, in the order of their ids; empty = all.
+    pub targets: Vec<NodeId>,
+}
+
+impl ProbeKey {
+    fn targets_text(&self) -> String {
+        let targets: Vec<_> = self.targets.iter().map(NodeId::as_str).collect();
+        targets.join(",")
+    }
+}
+
+/// A probe session that is not closed.
+#[derive(Clone, Debug)]
+pub struct ProbeSession {
+    /// Its id.
+    pub id: SessionId,
+    /// What was asked.
+    pub key: ProbeKey,
+    /// The dataset's row.
+    pub dataset: i64,
+    /// The dataset's policy.
+    pub policy: Policy,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The nonce.
+    pub nonce: SessionNonce,
+    /// The last selector of the dataset when the session began.
+    pub last_selector: SelectorId,
+    /// Selectors in all.
+    pub total: u64,
+    /// Number of the next batch to plan.
+    pub next_batch: u32,
+    /// The last selector that is in a planned batch.
+    pub position: SelectorId,
+    /// Selectors answered.
+    pub probed: u64,
+    /// Matches found.
+    pub matches: u64,
+}
+
+/// A batch that is planned and not answered: selectors `first..=last` of the dataset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// Its number in the session.
+    pub number: u32,
+    /// Its first selector.
+    pub first: SelectorId,
+    /// Its last selector.
+    pub last: SelectorId,
+}
+
+impl ProbeSession {
+    fn from_columns(row: &SqliteRow) -> Result<Self> {
+        let text = |column: &str| row.try_get::<String, _>(column).map_err(db_error);
+        let number = |column: &str| row.try_get::<i64, _>(column).map_err(db_error);
+        let bytes = |column: &str| row.try_get::<Vec<u8>, _>(column).map_err(db_error);
+        let grounds = Grounds::new(
+            Purpose::parse(&text("purpose")?),
+            LegalBasis::parse(&text("legal_basis")?),
+            &text("reference")?,
+            &text("case_ref")?,
+        )?;
+        let targets = text("targets")?;
+        let targets = targets
+            .split(',')
+            .filter(|target| !target.is_empty())
+            .map(typed)
+            .collect::<Result<_>>()?;
+        let u32_of = |column| {
+            number(column).and_then(|n| u32::try_from(n).map_err(|_| damaged("small number")))
+        };
+        Ok(Self {
+            id: SessionId::from_slice(&bytes("session_id")?).map_err(Error::internal)?,
+            key: ProbeKey {
+                dataset: text("name")?,
+                grounds,
+                targets,
+            },
+            dataset: number("dataset_id")?,
+            policy: typed(&text("policy")?)?,
+            epoch: Epoch::new(u32_of("epoch")?).map_err(Error::internal)?,
+            nonce: SessionNonce::from_slice(&bytes("nonce")?).ok_or_else(|| damaged("nonce"))?,
+            last_selector: number("last_selector")?,
+            total: unsigned(number("total")?),
+            next_batch: u32_of("next_batch")?,
+            position: number("position")?,
+            probed: unsigned(number("probed")?),
+            matches: unsigned(number("matches")?),
+        })
+    }
+}
+
+impl Store {
+    /// Stores a new session.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn put_session(&self, session: &ProbeSession) -> Result<()> {
+        let targets = &session.key.targets_text();
+        let grounds = &session.key.grounds;
+        self.db
+            .run_tx("put_session", |tx| {
+                async move {
+                    sqlx::query(
+                        "INSERT INTO probe_sessions (session_id, dataset_id, epoch, nonce, purpose,
+                             legal_basis, reference, case_ref, targets, last_selector, total)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                    )
+                    .bind(&session.id.as_bytes()[..])
+                    .bind(session.dataset)
+                    .bind(session.epoch.get())
+                    // The node's own store keeps the nonce: only so can a session go on.
+                    .bind(&session.nonce.secret().expose()[..])
+                    .bind(grounds.purpose().as_str())
+                    .bind(grounds.legal_basis().as_str())
+                    .bind(grounds.reference())
+                    .bind(grounds.case_ref())
+                    .bind(targets)
+                    .bind(session.last_selector)
+                    .bind(signed(session.total))
+                    .execute(tx)
+                    .await
+                    .map_err(db_error)?;
+                    Ok(())
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Every session that is not closed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn sessions(&self) -> Result<Vec<ProbeSession>> {
+        sqlx::query(
+            "SELECT s.*, d.name, d.policy FROM probe_sessions s JOIN datasets d USING (dataset_id)
+             ORDER BY session_id",
+        )
+        .fetch_all(self.db.read())
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(ProbeSession::from_columns)
+        .collect()
+    }
+
+    /// Forgets a session and its batches.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn delete_session(&self, session: SessionId) -> Result<()> {
+        self.db
+            .run_tx("delete_session", |tx| {
+                async move {
+                    sqlx::query("DELETE FROM probe_sessions WHERE session_id = $1")
+                        .bind(&session.as_bytes()[..])
+                        .execute(tx)
+                        .await
+                        .map_err(db_error)?;
+                    Ok(())
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Batches that may have been sent and are not answered, in their order.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn batches(&self, session: SessionId) -> Result<Vec<Batch>> {
+        let rows: Vec<(u32, SelectorId, SelectorId)> = sqlx::query_as(
+            "SELECT number, first, last FROM probe_batches WHERE session_id = $1 ORDER BY number",
+        )
+        .bind(&session.as_bytes()[..])
+        .fetch_all(self.db.read())
+        .await
+        .map_err(db_error)?;
+        Ok(rows
+            .into_iter()
+            .map(|(number, first, last)| Batch {
+                number,
+                first,
+                last,
+            })
+            .collect())
+    }
+
+    /// Stores what the refs of a batch stand for, and the batch itself, before it is sent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn plan_batch(
+        &self,
+        session: SessionId,
+        epoch: Epoch,
+        batch: Batch,
+        refs: &[(RecordRef, SelectorId)],
+    ) -> Result<()> {
+        let refs = &refs_json(refs)?;
+        self.db
+            .run_tx("plan_batch", |tx| {
+                async move {
+                    insert_refs(tx, epoch, refs).await?;
+                    sqlx::query(
+                        "INSERT INTO probe_batches (session_id, number, first, last)
+                         VALUES ($1, $2, $3, $4)",
+                    )
+                    .bind(&session.as_bytes()[..])
+                    .bind(batch.number)
+                    .bind(batch.first)
+                    .bind(batch.last)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(db_error)?;
+                    set_plan(tx, session, batch.number + 1, batch.last).await
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Takes back the plan from a batch on: the broker refused it and read no later one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn unplan_batches(&self, session: SessionId, from: Batch) -> Result<()> {
+        self.db
+            .run_tx("unplan_batches", |tx| {
+                async move {
+                    sqlx::query("DELETE FROM probe_batches WHERE session_id = $1 AND number >= $2")
+                        .bind(&session.as_bytes()[..])
+                        .bind(from.number)
+                        .execute(&mut *tx)
+                        .await
+                        .map_err(db_error)?;
+                    set_plan(tx, session, from.number, from.first - 1).await
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Stores the hits of an answered batch and that it was answered, in one transaction; tells
+    /// the cursor of the last event.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn answer_batch(
+        &self,
+        session: SessionId,
+        batch: u32,
+        refs: u64,
+        found: &[Hit],
+    ) -> Result<u64> {
+        self.db
+            .run_tx("answer_batch", |tx| {
+                async move {
+                    sqlx::query("DELETE FROM probe_batches WHERE session_id = $1 AND number = $2")
+                        .bind(&session.as_bytes()[..])
+                        .bind(batch)
+                        .execute(&mut *tx)
+                        .await
+                        .map_err(db_error)?;
+                    sqlx::query(
+                        "UPDATE probe_sessions SET probed = probed + $2, matches = matches + $3
+                         WHERE session_id = $1",
+                    )
+                    .bind(&session.as_bytes()[..])
+                    .bind(signed(refs))
+                    .bind(signed(found.len() as u64))
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(db_error)?;
+                    hits::upsert_answers(tx, found).await
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Stores what the ref of a one-off question stands for.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn put_record_ref(
+        &self,
+        epoch: Epoch,
+        record_ref: RecordRef,
+        selector: SelectorId,
+    ) -> Result<()> {
+        let refs = &refs_json(&[(record_ref, selector)])?;
+        self.db
+            .run_tx("put_record_ref", |tx| {
+                insert_refs(tx, epoch, refs).scope_boxed()
+            })
+            .await
+    }
+}
+
+fn refs_json(refs: &[(RecordRef, SelectorId)]) -> Result<String> {
+    let refs: Vec<_> = refs.iter().map(|(r, id)| (r.to_string(), id)).collect();
+    serde_json::to_string(&refs).map_err(Error::internal)
+}
+
+async fn insert_refs(tx: &mut SqliteConnection, epoch: Epoch, refs: &str) -> Result<()> {
+    sqlx::query(
+        "INSERT OR IGNORE INTO record_refs (record_ref, selector_id, epoch)
+         SELECT unhex(value ->> 0), value ->> 1, $1 FROM json_each($2)",
+    )
+    .bind(epoch.get())
+    .bind(refs)
+    .execute(tx)
+    .await
+    .map_err(db_error)?;
+    Ok(())
+}
+
+async fn set_plan(
+    tx: &mut SqliteConnection,
+    session: SessionId,
+    next_batch: u32,
+    position: SelectorId,
+) -> Result<()> {
+    sqlx::query("UPDATE probe_sessions SET next_batch = $2, position = $3 WHERE session_id = $1")
+        .bind(&session.as_bytes()[..])
+        .bind(next_batch)
+        .bind(position)
+        .execute(tx)
+        .await
+        .map_err(db_error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::store;
+    use super::*;
+    use crate::testing::{hit, import_emails};
+    use sotto_common::random::os_rng;
+    use sotto_common::secret::Selector;
+    use sotto_common::time::Timestamp;
+
+    async fn session(store: &Store) -> ProbeSession {
+        import_emails(store, "d", &["a@x.org", "b@x.org", "c@x.org"]).await;
+        let dataset = store.dataset("d").await.expect("read").expect("there");
+        let grounds = Grounds::new(
+            Some(Purpose::Detection),
+            Some(LegalBasis::NationalLaw),
+            "Art. 3",
+            "case 1",
+        );
+        let session = ProbeSession {
+            id: SessionId::generate(Timestamp::from_seconds(1), &mut os_rng()),
+            key: ProbeKey {
+                dataset: "d".into(),
+                grounds: grounds.expect("valid"),
+                targets: vec!["de-bka".parse().expect("a node")],
+            },
+            dataset: dataset.id,
+            policy: dataset.policy,
+            epoch: Epoch::new(2).expect("an epoch"),
+            nonce: SessionNonce::generate(&mut os_rng()),
+            last_selector: dataset.last_selector,
+            total: dataset.selectors,
+            next_batch: 0,
+            position: 0,
+            probed: 0,
+            matches: 0,
+        };
+        store.put_session(&session).await.expect("stored");
+        session
+    }
+
+    #[tokio::test]
+    async fn a_session_is_read_as_it_was_stored() {
+        let (store, _dir) = store().await;
+        let session = session(&store).await;
+        let read = store.sessions().await.expect("read");
+        assert_eq!(read.len(), 1);
+        assert_eq!(read[0].key, session.key);
+        assert_eq!(
+            (read[0].id, read[0].epoch, &read[0].nonce, read[0].total),
+            (session.id, session.epoch, &session.nonce, 3)
+        );
+        store.delete_session(session.id).await.expect("deleted");
+        assert!(store.sessions().await.expect("read").is_empty());
+    }
+
+    #[tokio::test]
+    async fn batches_stay_until_they_are_answered_and_can_be_planned_anew() {
+        let (store, _dir) = store().await;
+        let session = session(&store).await;
+        let plan = |number, first, last| Batch {
+            number,
+            first,
+            last,
+        };
+        let refs: Vec<_> = (1..=3)
+            .map(|n| (RecordRef::new([n; 16]), i64::from(n)))
+            .collect();
+        for (batch, refs) in [(plan(0, 1, 2), &refs[..2]), (plan(1, 3, 3), &refs[2..])] {
+            let planned = store
+                .plan_batch(session.id, session.epoch, batch, refs)
+                .await;
+            planned.expect("planned");
+        }
+        let found = hit(1, session.epoch, refs[0].0);
+        let cursor = store
+            .answer_batch(session.id, 0, 2, std::slice::from_ref(&found))
+            .await;
+        assert_eq!(cursor.expect("stored"), 1);
+        let open = store.batches(session.id).await.expect("read");
+        assert_eq!(open, [plan(1, 3, 3)]);
+        let joined = store
+            .record_hit(found.id)
+            .await
+            .expect("read")
+            .expect("there");
+        let canonical = joined.canonical.as_ref().map(Selector::expose);
+        assert_eq!((joined.dataset.as_str(), canonical), ("d", Some("a@x.org")));
+
+        store
+            .unplan_batches(session.id, open[0])
+            .await
+            .expect("done");
+        assert!(store.batches(session.id).await.expect("read").is_empty());
+        let read = &store.sessions().await.expect("read")[0];
+        assert_eq!((read.next_batch, read.position), (1, 2));
+        assert_eq!((read.probed, read.matches), (2, 1));
+        // The same refs again, in another batch.
+        let again = store
+            .plan_batch(session.id, session.epoch, plan(1, 3, 3), &refs[2..])
+            .await;
+        again.expect("planned");
+    }
+}

@@ -1,0 +1,93 @@
+//! What the tests of this crate share.
+
+use sotto_common::dsse::SigningKey;
+use sotto_common::epoch::{Gms, KeySchedule};
+use sotto_common::hit::HitState;
+use sotto_common::ids::{Epoch, HitId, RecordRef};
+use sotto_common::membership::{
+    KemKey, Manifest, ManifestPolicy, MemberKeys, PolicyProfile, Profile,
+};
+use sotto_common::random::os_rng;
+use sotto_common::sealed::{HpkeKeyPair, Suite};
+use sotto_common::secret::{Selector, Tag};
+use sotto_common::selector::Policy;
+use sotto_common::time::Timestamp;
+
+use crate::hit::Hit;
+use crate::store::{StagedRow, Store};
+
+/// A manifest of `nl-fiu` for itself, and the key it signs with.
+pub(crate) fn manifest(epoch: u32) -> (SigningKey, Manifest) {
+    let key = SigningKey::generate(&mut os_rng());
+    let epoch = Epoch::new(epoch).expect("an epoch");
+    let community = "euro-cyber".parse().expect("a community");
+    let row = PolicyProfile {
+        policy: Policy::Email,
+        k: 30,
+        prior: 1e-3,
+    };
+    let gms = Gms::generate(&mut os_rng());
+    let hpke = HpkeKeyPair::generate(&mut os_rng());
+    let manifest = Manifest {
+        epoch,
+        custodian: "nl-fiu".parse().expect("a node"),
+        members: vec![MemberKeys {
+            node: "nl-fiu".parse().expect("a node"),
+            signing: key.verifying_key(),
+            cosigning: SigningKey::generate(&mut os_rng()).verifying_key(),
+            hpke: vec![KemKey {
+                kem: Suite::X25519Sha256ChaCha20Poly1305.ids().0,
+                key: hpke.public().to_bytes(),
+            }],
+        }],
+        key_commitment: KeySchedule::derive(&gms, &community, epoch).key_commitment(),
+        community,
+        policies: vec![ManifestPolicy {
+            policy: Policy::Email,
+            canary_tags: vec![Tag::new([1; 16])],
+            forms: [2; 32],
+        }],
+        profile: Profile::new(vec![row]).expect("a profile"),
+        not_before: Timestamp::from_seconds(1_000),
+        not_after: Timestamp::from_seconds(90_000),
+    };
+    (key, manifest)
+}
+
+/// A hit of `de-bka`; ids are in the order of `n`.
+pub(crate) fn hit(n: u8, epoch: Epoch, record_ref: RecordRef) -> Hit {
+    let mut id = [0; 16];
+    (id[5], id[6], id[8]) = (n, 0x70, 0x80);
+    Hit {
+        id: HitId::from_slice(&id).expect("a UUIDv7"),
+        epoch,
+        policy: Policy::Email,
+        record_ref,
+        holder: "de-bka".parse().expect("a node"),
+        state: HitState::New,
+        filter_version: 1,
+        false_positive: 1e-9,
+        posterior: 0.999,
+        first_seen: Timestamp::from_seconds(10),
+        last_seen: Timestamp::from_seconds(20),
+    }
+}
+
+/// Imports canonical e-mail addresses, a record each.
+pub(crate) async fn import_emails(store: &Store, dataset: &str, emails: &[&str]) {
+    let import = store.begin_import().await.expect("begun");
+    let rows: Vec<_> = emails
+        .iter()
+        .zip(0..)
+        .map(|(&email, position)| StagedRow {
+            position,
+            canonical: Selector::new(email),
+            record_id: format!("r{position}"),
+        })
+        .collect();
+    store.stage_rows(import, &rows).await.expect("staged");
+    store
+        .commit_import(import, dataset, Policy::Email, Timestamp::from_seconds(1))
+        .await
+        .expect("stored");
+}

@@ -1,0 +1,193 @@
+//! The real binary against a service that answers from memory, over mTLS.
+
+mod service;
+
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use serde_json::Value;
+use service::{FakeNode, Lab};
+
+/// Runs the binary with the laboratory's client configuration; an argument is never quoted.
+async fn run(lab: &Arc<Lab>, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sotto-node"));
+    command
+        .args(args)
+        .env("SOTTO_NODE_CLIENT", lab.client_file());
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    output.expect("run").expect("started")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hits_are_paged_through_and_sanitised() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let all = json(&run(&lab, &["hits", "ls", "--all", "--output", "json"]).await);
+    assert_eq!(all.as_array().map(Vec::len), Some(service::HITS));
+    assert_eq!(all[0]["value"], "+31612345678");
+    assert_eq!(all[0]["record"], service::HOSTILE);
+
+    let some = json(&run(&lab, &["hits", "ls", "--limit", "3", "--output", "json"]).await);
+    assert_eq!(some.as_array().map(Vec::len), Some(3));
+
+    let table = stdout(&run(&lab, &["hits", "ls", "--all"]).await);
+    assert!(table.contains("1 in 800 million by chance"), "{table}");
+    let tsv = stdout(&run(&lab, &["hits", "ls", "--all", "--output", "tsv"]).await);
+    assert_eq!(tsv.lines().count(), service::HITS);
+    assert!(tsv.lines().all(|line| line.split('\t').count() == 12));
+    for printed in [table, tsv] {
+        assert!(!printed.contains('\u{1b}'), "{printed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watching_goes_on_from_the_last_cursor_when_the_stream_ends() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let output = run(&lab, &["hits", "watch", "--from", "4", "--output", "json"]).await;
+    let lines: Vec<Value> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    // The fake gives two events a stream, and refuses after the second stream.
+    let cursors: Vec<_> = lines.iter().map(|event| event["cursor"].clone()).collect();
+    assert_eq!(cursors, [5, 6, 7, 8]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("CURSOR_INVALID"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_joins_what_the_file_and_what_the_node_rejects() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let file = lab.path("numbers.txt");
+    let mut content = Vec::new();
+    for number in 0..20_000 {
+        content.extend(format!("+3161{number:07}\r\n").into_bytes());
+    }
+    content.extend(b"\xff\xfe\n");
+    std::fs::write(&file, content).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let args = [
+        "dataset", "import", "suspects", "--type", "phone", file, "--output", "json",
+    ];
+    let report = json(&run(&lab, &args).await);
+    assert_eq!(report["rows"], 20_001);
+    assert_eq!(report["accepted"], 20_000);
+    assert_eq!(report["rejections"][0]["kind"], "malformed");
+    assert_eq!(report["rejections"][0]["first_lines"][0], 20_001);
+    assert_eq!(lab.node.imported(), Some(20_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_whose_file_breaks_is_broken_off_and_never_completed() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let file = lab.path("numbers.csv");
+    let mut content = b"phone\n".to_vec();
+    content.extend(b"+31612345678\n".repeat(50_000));
+    content.push(b'"');
+    content.extend(b"x".repeat(3 * 1024 * 1024));
+    std::fs::write(&file, content).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let output = run(
+        &lab,
+        &["dataset", "import", "suspects", "--type", "phone", file],
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("quote"), "{}", stderr(&output));
+    lab.node.import_ended().await;
+    assert_eq!(lab.node.imported(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_says_what_to_do_and_has_its_exit_code() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let output = run(&lab, &["epoch", "open"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains("MEMBER_NOT_PINNED") && text.contains("member pin"),
+        "{text}"
+    );
+    assert_eq!(stdout(&output), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_does_not_answer_has_its_exit_code() {
+    let lab = Lab::start(FakeNode::default()).await;
+    lab.stop().await;
+    for args in [
+        &["status"][..],
+        &["hits", "watch"],
+        &["publish"],
+        &["hits", "ls", "--output", "csv"],
+    ] {
+        let output = run(&lab, args).await;
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        let text = stderr(&output);
+        assert!(text.contains("refused"), "{text}");
+        assert!(text.contains("hint: is `sotto-node serve` running"));
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_is_followed_to_its_end_over_a_broken_stream() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let args = [
+        "probe",
+        "suspects",
+        "--purpose",
+        "INVESTIGATION",
+        "--legal-basis",
+        "EU_2023_977",
+        "--case",
+        "c-1",
+        "--output",
+        "json",
+    ];
+    let output = run(&lab, &args).await;
+    let result = json(&output);
+    assert_eq!(result["probed"], 10);
+    assert_eq!(result["matches"], 2);
+    assert!(
+        stderr(&output).contains("waiting for the broker"),
+        "{}",
+        stderr(&output)
+    );
+
+    // What the broker would refuse is refused before anything is asked.
+    let args = [
+        "probe",
+        "suspects",
+        "--purpose",
+        "INVESTIGATION",
+        "--legal-basis",
+        "NATIONAL_LAW",
+        "--case",
+        "c-1",
+    ];
+    assert_eq!(run(&lab, &args).await.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_does_not_become_active_is_a_failure() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let output = run(&lab, &["publish", "--type", "phone", "--output", "json"]).await;
+    assert_eq!(json(&output)[0]["active"], true);
+    let output = run(&lab, &["publish", "--output", "json"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(printed.as_array().map(Vec::len), Some(2));
+}

@@ -1,0 +1,372 @@
+//! A node's service that answers from memory, with an authority and a client of its own.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use sotto_common::error::{Error, ErrorCode};
+use sotto_common::ids::HitId;
+use sotto_common::random::os_rng;
+use sotto_common::service::config::{HumanDuration, SecretFile, TlsConfig};
+use sotto_common::service::files::{self, Readers};
+use sotto_common::service::pki::{LabCa, Leaf};
+use sotto_common::service::tls::{ConnectionLimits, Tls, server_builder};
+use sotto_common::time::{Clock, SystemClock, Timestamp};
+use sotto_proto::status::to_status;
+use sotto_proto::{convert, v1};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+const DOMAIN: &str = "sotto.test";
+
+/// Hits that the fake has.
+pub(crate) const HITS: usize = 25;
+
+/// A record id that would clear the terminal.
+pub(crate) const HOSTILE: &str = "case\t7\u{1b}[2J\n";
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What the fake remembers.
+#[derive(Default, Clone)]
+pub(crate) struct FakeNode {
+    imports: Arc<Mutex<Imports>>,
+    calls: Arc<AtomicU32>,
+}
+
+#[derive(Default)]
+struct Imports {
+    completed: Option<u64>,
+    ended: u32,
+}
+
+impl FakeNode {
+    /// Rows of the import that was completed, if one was.
+    pub(crate) fn imported(&self) -> Option<u64> {
+        self.imports.lock().expect("lock").completed
+    }
+
+    /// Waits until an import has ended in one way or another.
+    pub(crate) async fn import_ended(&self) {
+        while self.imports.lock().expect("lock").ended == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// The running fake.
+pub(crate) struct Lab {
+    dir: TempDir,
+    /// The service's memory.
+    pub(crate) node: FakeNode,
+    stop: CancellationToken,
+    serving: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Lab {
+    /// Serves on a port of its own and writes the client configuration.
+    pub(crate) async fn start(node: FakeNode) -> Arc<Self> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ca = LabCa::create(dir.path(), DOMAIN, SystemClock.now(), &mut os_rng()).expect("made");
+        let server = issue(&dir, &ca, "node/nl-fiu");
+        issue(&dir, &ca, "analyst/anna");
+        let tls = Tls::load(server).expect("loaded");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("bound").port();
+        let text = format!(
+            "endpoint = \"https://localhost:{port}\"\npeer = \"nl-fiu\"\n[tls]\n\
+             certificate = \"{dir}/anna.pem\"\nkey = \"{dir}/anna.key\"\nca = \"{dir}/ca.pem\"\n\
+             trust_domain = \"{DOMAIN}\"\n",
+            dir = dir.path().display()
+        );
+        std::fs::write(dir.path().join("client.toml"), text).expect("written");
+        let stop = CancellationToken::new();
+        let limits = ConnectionLimits::default();
+        let serving = server_builder(&limits)
+            .add_service(v1::analyst_service_server::AnalystServiceServer::new(
+                node.clone(),
+            ))
+            .add_service(v1::dataset_service_server::DatasetServiceServer::new(
+                node.clone(),
+            ))
+            .add_service(v1::node_admin_service_server::NodeAdminServiceServer::new(
+                node.clone(),
+            ))
+            .serve_with_incoming_shutdown(
+                tls.incoming(listener, limits),
+                stop.clone().cancelled_owned(),
+            );
+        let serving = tokio::spawn(async move { serving.await.expect("served") });
+        Arc::new(Self {
+            dir,
+            node,
+            stop,
+            serving: Mutex::new(Some(serving)),
+        })
+    }
+
+    /// A file in the laboratory's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The client configuration.
+    pub(crate) fn client_file(&self) -> PathBuf {
+        self.path("client.toml")
+    }
+
+    /// Ends the service.
+    pub(crate) async fn stop(&self) {
+        self.stop.cancel();
+        let serving = self.serving.lock().expect("lock").take();
+        serving.expect("stopped once").await.expect("ended");
+    }
+}
+
+fn issue(dir: &TempDir, ca: &LabCa, path: &str) -> TlsConfig {
+    let leaf = Leaf {
+        spiffe: format!("spiffe://{DOMAIN}/{path}").parse().expect("valid"),
+        hosts: vec!["localhost".into()],
+        from: SystemClock.now(),
+        days: 1,
+    };
+    let issued = ca.issue(&leaf, &mut os_rng()).expect("issued");
+    let name = leaf.spiffe.name();
+    let certificate = dir.path().join(format!("{name}.pem"));
+    let key = dir.path().join(format!("{name}.key"));
+    let mut rng = os_rng();
+    let (public, secret) = (issued.certificate.as_bytes(), issued.key.as_bytes());
+    files::write(&certificate, public, Readers::Everyone, &mut rng).expect("written");
+    files::write(&key, secret, Readers::Owner, &mut rng).expect("written");
+    TlsConfig {
+        certificate,
+        key: SecretFile(key),
+        ca: dir.path().join("ca.pem"),
+        crl: None,
+        trust_domain: DOMAIN.into(),
+        reload_every: HumanDuration(Duration::from_mins(1)),
+    }
+}
+
+fn hit(number: usize) -> v1::RecordHit {
+    let seconds = i64::try_from(number).expect("small");
+    let seen = Timestamp::from_seconds(1_700_000_000 + seconds);
+    v1::RecordHit {
+        hit: Some(v1::Hit {
+            hit_id: HitId::generate(seen, &mut os_rng())
+                .as_bytes()
+                .to_vec()
+                .into(),
+            policy: "phone/1".into(),
+            holder: "de-bka".into(),
+            state: v1::HitState::New.into(),
+            filter_version: 1,
+            false_positive_probability: 1.25e-9,
+            posterior: 0.999_999,
+            first_seen: Some(convert::to_timestamp(seen)),
+            last_seen: Some(convert::to_timestamp(seen)),
+            ..Default::default()
+        }),
+        dataset: "suspects".into(),
+        record_id: HOSTILE.into(),
+        canonical: "+31612345678".into(),
+    }
+}
+
+fn refused<T>(code: ErrorCode) -> Result<Response<T>, Status> {
+    Err(to_status(Error::new(code, "refused by the fake")))
+}
+
+#[async_trait]
+impl v1::analyst_service_server::AnalystService for FakeNode {
+    type ProbeDatasetStream = Messages<v1::ProbeDatasetResponse>;
+    type WatchRecordHitsStream = Messages<v1::WatchRecordHitsResponse>;
+
+    async fn probe_dataset(
+        &self,
+        _: Request<v1::ProbeDatasetRequest>,
+    ) -> Result<Response<Self::ProbeDatasetStream>, Status> {
+        let progress = |probed, done, waiting_for: &str| {
+            Ok(v1::ProbeDatasetResponse {
+                probed,
+                total: 10,
+                matches: probed / 5,
+                done,
+                waiting_for: waiting_for.into(),
+            })
+        };
+        // The first stream breaks, the second goes to the end.
+        let messages = if self.calls.fetch_add(1, Ordering::SeqCst) == 0 {
+            let broken = Err(Status::unavailable("connection closed"));
+            vec![
+                progress(0, false, ""),
+                progress(5, false, "the broker"),
+                broken,
+            ]
+        } else {
+            vec![progress(10, true, "")]
+        };
+        Ok(Response::new(Box::pin(stream::iter(messages))))
+    }
+
+    async fn check_selector(
+        &self,
+        _: Request<v1::CheckSelectorRequest>,
+    ) -> Result<Response<v1::CheckSelectorResponse>, Status> {
+        refused(ErrorCode::SelectorRejected)
+    }
+
+    async fn list_record_hits(
+        &self,
+        request: Request<v1::ListRecordHitsRequest>,
+    ) -> Result<Response<v1::ListRecordHitsResponse>, Status> {
+        let request = request.into_inner();
+        let first: usize = request.page_token.parse().unwrap_or(0);
+        // Smaller pages than asked for are allowed, and make the client page.
+        let size = usize::try_from(request.page_size).expect("small").min(10);
+        let end = (first + size).min(HITS);
+        Ok(Response::new(v1::ListRecordHitsResponse {
+            hits: (first..end).map(hit).collect(),
+            next_page_token: if end < HITS {
+                end.to_string()
+            } else {
+                String::new()
+            },
+        }))
+    }
+
+    async fn get_record_hit(
+        &self,
+        _: Request<v1::GetRecordHitRequest>,
+    ) -> Result<Response<v1::GetRecordHitResponse>, Status> {
+        refused(ErrorCode::HitUnknown)
+    }
+
+    async fn watch_record_hits(
+        &self,
+        request: Request<v1::WatchRecordHitsRequest>,
+    ) -> Result<Response<Self::WatchRecordHitsStream>, Status> {
+        if self.calls.fetch_add(1, Ordering::SeqCst) == 2 {
+            return refused(ErrorCode::CursorInvalid);
+        }
+        let cursor = request.into_inner().cursor;
+        let events = (cursor + 1..=cursor + 2).map(|cursor| {
+            Ok(v1::WatchRecordHitsResponse {
+                cursor,
+                hit: Some(hit(1)),
+            })
+        });
+        Ok(Response::new(Box::pin(stream::iter(events))))
+    }
+}
+
+#[async_trait]
+impl v1::dataset_service_server::DatasetService for FakeNode {
+    type PublishFiltersStream = Messages<v1::PublishFiltersResponse>;
+
+    async fn import_dataset(
+        &self,
+        request: Request<Streaming<v1::ImportDatasetRequest>>,
+    ) -> Result<Response<v1::ImportDatasetResponse>, Status> {
+        use v1::import_dataset_request::Message;
+
+        let mut messages = request.into_inner();
+        let mut rows = 0;
+        let outcome = loop {
+            match messages.message().await {
+                Ok(None) => break Ok(()),
+                Err(status) => break Err(status),
+                Ok(Some(message)) => {
+                    if let Some(Message::Rows(batch)) = message.message {
+                        rows += batch.rows.len() as u64;
+                    }
+                }
+            }
+        };
+        let mut imports = self.imports.lock().expect("lock");
+        imports.ended += 1;
+        outcome?;
+        imports.completed = Some(rows);
+        Ok(Response::new(v1::ImportDatasetResponse {
+            rows,
+            accepted: rows,
+            ..Default::default()
+        }))
+    }
+
+    async fn list_datasets(
+        &self,
+        _: Request<v1::ListDatasetsRequest>,
+    ) -> Result<Response<v1::ListDatasetsResponse>, Status> {
+        Ok(Response::new(v1::ListDatasetsResponse::default()))
+    }
+
+    async fn publish_filters(
+        &self,
+        request: Request<v1::PublishFiltersRequest>,
+    ) -> Result<Response<Self::PublishFiltersStream>, Status> {
+        let state = |policy: &str, active| {
+            Ok(v1::PublishFiltersResponse {
+                policy: policy.into(),
+                active,
+                ..Default::default()
+            })
+        };
+        let mut states = vec![state("phone/1", false), state("phone/1", true)];
+        if request.into_inner().policy.is_empty() {
+            states.push(state("ip/1", false));
+        }
+        Ok(Response::new(Box::pin(stream::iter(states))))
+    }
+}
+
+#[async_trait]
+impl v1::node_admin_service_server::NodeAdminService for FakeNode {
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        Ok(Response::new(v1::GetStatusResponse::default()))
+    }
+
+    async fn list_members(
+        &self,
+        _: Request<v1::ListMembersRequest>,
+    ) -> Result<Response<v1::ListMembersResponse>, Status> {
+        Ok(Response::new(v1::ListMembersResponse::default()))
+    }
+
+    async fn pin_member(
+        &self,
+        _: Request<v1::PinMemberRequest>,
+    ) -> Result<Response<v1::PinMemberResponse>, Status> {
+        refused(ErrorCode::IdentityChanged)
+    }
+
+    async fn start_epoch(
+        &self,
+        _: Request<v1::StartEpochRequest>,
+    ) -> Result<Response<v1::StartEpochResponse>, Status> {
+        refused(ErrorCode::MemberNotPinned)
+    }
+
+    async fn fetch_epoch(
+        &self,
+        _: Request<v1::FetchEpochRequest>,
+    ) -> Result<Response<v1::FetchEpochResponse>, Status> {
+        refused(ErrorCode::EpochUnknown)
+    }
+
+    async fn list_node_epochs(
+        &self,
+        _: Request<v1::ListNodeEpochsRequest>,
+    ) -> Result<Response<v1::ListNodeEpochsResponse>, Status> {
+        Ok(Response::new(v1::ListNodeEpochsResponse::default()))
+    }
+}
