@@ -4,6 +4,7 @@
 //! [`store`], the [`keystore`] and the [`broker`]. Only [`serve`] puts them together.
 
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod hit;
 pub mod keystore;
