@@ -370,10 +370,52 @@ for party in "${PARTIES[@]}"; do
     done
 done
 say 'fingerprints compared and pinned'
+<<<<<<< HEAD
 at "${NODE[$CUSTODIAN]}" data-manager epoch open
 for party in "${PARTIES[@]}"; do
     at "${NODE[$party]}" data-manager epoch fetch
 done
+=======
+
+# ask NODE ROLE ARGUMENTS…: as `at`, and prints what the command says, for scripts.
+ask() {
+    local node=$1 role=$2
+    shift 2
+    SOTTO_NODE_CLIENT=$work/$node/$role.toml "$NODE_PROGRAM" "$@" --output tsv \
+        2>>"$work/$node/commands.log"
+}
+
+# until_so TEXT COMMAND…: waits until the command ends well, for a minute at most.
+until_so() {
+    local text=$1 tries
+    shift
+    for ((tries = 0; tries < 300; tries++)); do
+        ! "$@" || return 0
+        sleep 0.2
+    done
+    fail "$text" "${NODE[@]}" broker
+}
+
+# An epoch is sealed to the members whose key statement the broker has: each node hands in its own
+# when it starts. In the list: node, fingerprint, pin.
+all_are_pinned() {
+    ask "${NODE[$CUSTODIAN]}" data-manager member ls |
+        awk -F '\t' -v nodes="${#NODE[@]}" \
+            '$2 != "" && ($3 == "PINNED" || $3 == "SELF") { n++ } END { exit n != nodes }'
+}
+
+# In the list: epoch, state.
+epoch_is_active() {
+    ask "$1" data-manager epoch ls | awk -F '\t' '$2 == "ACTIVE" { n++ } END { exit !n }'
+}
+
+until_so 'not every node has handed in its key statement' all_are_pinned
+at "${NODE[$CUSTODIAN]}" data-manager epoch open
+for party in "${PARTIES[@]}"; do
+    [[ $party == "$CUSTODIAN" ]] || at "${NODE[$party]}" data-manager epoch fetch
+done
+until_so 'the epoch does not become active' epoch_is_active "${NODE[$CUSTODIAN]}"
+>>>>>>> deploy
 say "epoch opened by ${NODE[$CUSTODIAN]}, its key confirmed by all"
 
 # --- the main job ----------------------------------------------------------------------------
@@ -417,6 +459,7 @@ each_node probe_lists
 
 # --- hits against truth ----------------------------------------------------------------------
 
+<<<<<<< HEAD
 # The hits of a party; the second column is the policy, the third the holder, the seventh the
 # canonical value of the party's own record.
 hits_of() {
@@ -424,13 +467,21 @@ hits_of() {
         2>>"$work/${NODE[$1]}/commands.log"
 }
 
+=======
+>>>>>>> deploy
 # Compares found and true overlaps of every ordered pair into $work/results: type, prober, holder,
 # hits found, expected, false, missed.
 compare() {
     local type prober holder found expected
     : >"$work/results"
     for prober in "${PARTIES[@]}"; do
+<<<<<<< HEAD
         hits_of "$prober" >"$work/hits" || fail 'cannot list hits' "${NODE[$prober]}"
+=======
+        # In the list: hit, policy, holder, state, dataset, record, canonical value, and more.
+        ask "${NODE[$prober]}" analyst hits ls --all >"$work/hits" ||
+            fail 'cannot list hits' "${NODE[$prober]}" broker
+>>>>>>> deploy
         for type in "${TYPES[@]}"; do
             held "$type" "$prober" || continue
             for holder in "${PARTIES[@]}"; do
