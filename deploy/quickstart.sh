@@ -370,12 +370,6 @@ for party in "${PARTIES[@]}"; do
     done
 done
 say 'fingerprints compared and pinned'
-<<<<<<< HEAD
-at "${NODE[$CUSTODIAN]}" data-manager epoch open
-for party in "${PARTIES[@]}"; do
-    at "${NODE[$party]}" data-manager epoch fetch
-done
-=======
 
 # ask NODE ROLE ARGUMENTS…: as `at`, and prints what the command says, for scripts.
 ask() {
@@ -415,7 +409,6 @@ for party in "${PARTIES[@]}"; do
     [[ $party == "$CUSTODIAN" ]] || at "${NODE[$party]}" data-manager epoch fetch
 done
 until_so 'the epoch does not become active' epoch_is_active "${NODE[$CUSTODIAN]}"
->>>>>>> deploy
 say "epoch opened by ${NODE[$CUSTODIAN]}, its key confirmed by all"
 
 # --- the main job ----------------------------------------------------------------------------
@@ -459,29 +452,15 @@ each_node probe_lists
 
 # --- hits against truth ----------------------------------------------------------------------
 
-<<<<<<< HEAD
-# The hits of a party; the second column is the policy, the third the holder, the seventh the
-# canonical value of the party's own record.
-hits_of() {
-    SOTTO_NODE_CLIENT=$work/${NODE[$1]}/analyst.toml "$NODE_PROGRAM" hits ls --all --output tsv \
-        2>>"$work/${NODE[$1]}/commands.log"
-}
-
-=======
->>>>>>> deploy
 # Compares found and true overlaps of every ordered pair into $work/results: type, prober, holder,
 # hits found, expected, false, missed.
 compare() {
     local type prober holder found expected
     : >"$work/results"
     for prober in "${PARTIES[@]}"; do
-<<<<<<< HEAD
-        hits_of "$prober" >"$work/hits" || fail 'cannot list hits' "${NODE[$prober]}"
-=======
         # In the list: hit, policy, holder, state, dataset, record, canonical value, and more.
         ask "${NODE[$prober]}" analyst hits ls --all >"$work/hits" ||
             fail 'cannot list hits' "${NODE[$prober]}" broker
->>>>>>> deploy
         for type in "${TYPES[@]}"; do
             held "$type" "$prober" || continue
             for holder in "${PARTIES[@]}"; do
