@@ -25,7 +25,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use canary::{canaries, canonical_canaries};
-pub use corpus::forms;
+pub use corpus::{forms, forms_over};
 pub use stop_list::{InvalidStopList, StopList};
 
 use crate::ids::InvalidId;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::{Broker, active_epoch, enrolled};
 use crate::app::hits::{Guard, Outcome};
 use crate::datastore::{BatchRecord, SessionRecord, StackKey, Tx};
-use crate::matcher::Question;
+use crate::matcher::{HolderMatches, Question};
 
 /// Most probe sessions that a node may have open in a community.
 const MAX_OPEN_SESSIONS: u64 = 256;
@@ -44,8 +44,24 @@ pub(crate) struct ProbeSession {
     prober: NodeId,
     nonce: SessionNonce,
     targets: BTreeSet<NodeId>,
+    canaries: HashSet<Tag>,
     hit_cap: u64,
     prior: f64,
+}
+
+impl ProbeSession {
+    /// protocol §4: "Canary tags are never counted as hits", though every filter holds them.
+    fn forget_canaries(&self, tags: &[Tag], matches: &mut [HolderMatches]) {
+        for (i, _) in tags
+            .iter()
+            .enumerate()
+            .filter(|(_, tag)| self.canaries.contains(tag))
+        {
+            for at_holder in &mut *matches {
+                at_holder.versions[i] = 0;
+            }
+        }
+    }
 }
 
 /// How an opened session stands.
@@ -92,6 +108,7 @@ impl Broker {
             prober: prober.clone(),
             nonce: opening.nonce,
             targets: opening.targets,
+            canaries: opening.canary_tags.into_iter().collect(),
             hit_cap: manifest.profile.hit_cap.into(),
             prior,
         };
@@ -127,7 +144,9 @@ impl Broker {
                 targets: &session.targets,
                 now,
             };
-            self.matcher.probe(&question, &tags)
+            let mut matches = self.matcher.probe(&question, &tags);
+            session.forget_canaries(&tags, &mut matches);
+            matches
         });
         drop(tags);
         let outcome = &Outcome { refs, matches };

@@ -1,5 +1,7 @@
 //! What an operator asks a running broker.
 
+use std::fmt::Display;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use clap::{Args, Subcommand};
@@ -174,7 +176,7 @@ impl Client {
                     custodians: custodian,
                 };
                 answer(service.create_community(unary(request)).await)?;
-                self.done(&format!("community {name} created"));
+                self.done(&format!("community {name} created"))?;
             }
             CommunityCommand::Propose {
                 name,
@@ -190,7 +192,7 @@ impl Client {
                 answer(service.propose_profile(unary(request)).await)?;
                 self.done(&format!(
                     "profile of {name} proposed; the next epoch takes it"
-                ));
+                ))?;
             }
             CommunityCommand::Show { name } => {
                 let request = v1::GetCommunityRequest { community: name };
@@ -204,7 +206,7 @@ impl Client {
                 self.print(
                     &["policy", "k", "prior", "hit_cap", "custodians"],
                     rows.collect(),
-                );
+                )?;
             }
         }
         Ok(())
@@ -221,7 +223,7 @@ impl Client {
                         node_id,
                     };
                     answer(service.enrol_node(unary(request)).await)?;
-                    self.done(&done);
+                    self.done(&done)?;
                 }
             }
             NodeCommand::Ls { community } => {
@@ -235,7 +237,7 @@ impl Client {
                 self.print(
                     &["node", "suspended", "enrolled", "fingerprint"],
                     rows.collect(),
-                );
+                )?;
             }
             NodeCommand::Suspend {
                 community,
@@ -249,7 +251,7 @@ impl Client {
                     reason,
                 };
                 let ended = answer(service.suspend_node(unary(request)).await)?.ended_epochs;
-                self.done(&format!("{done}; epochs ended: {ended:?}"));
+                self.done(&format!("{done}; epochs ended: {ended:?}"))?;
             }
         }
         Ok(())
@@ -278,7 +280,7 @@ impl Client {
                     max_class,
                 };
                 answer(service.set_limits(unary(request)).await)?;
-                self.done(&format!("limits of {node} set"));
+                self.done(&format!("limits of {node} set"))?;
             }
             LimitsCommand::Show { community, node } => {
                 let request = v1::GetLimitsRequest {
@@ -291,7 +293,7 @@ impl Client {
                            "used_today": row.used_today, "max_class": row.max_class})
                 });
                 let columns = ["policy", "daily_refs", "used_today", "max_class"];
-                self.print(&columns, rows.collect());
+                self.print(&columns, rows.collect())?;
             }
         }
         Ok(())
@@ -318,7 +320,7 @@ impl Client {
             "members",
             "confirmed",
         ];
-        self.print(&columns, rows.collect());
+        self.print(&columns, rows.collect())?;
         Ok(())
     }
 
@@ -336,7 +338,7 @@ impl Client {
                 self.print(
                     &["prober", "holder", "policy", "day", "hits"],
                     rows.collect(),
-                );
+                )?;
             }
             QuarantineCommand::Release {
                 community,
@@ -360,23 +362,22 @@ impl Client {
                     reason,
                 };
                 let released = answer(service.release_quarantine(unary(request)).await)?.released;
-                self.done(&format!("{released} hits released"));
+                self.done(&format!("{released} hits released"))?;
             }
         }
         Ok(())
     }
 
-    fn done(&self, text: &str) {
+    fn done(&self, text: &str) -> Result<()> {
         match self.output {
-            Output::Table => println!("{}", printable(text)),
-            Output::Json => println!("{}", json!({ "done": text })),
+            Output::Table => say(&printable(text)),
+            Output::Json => say(&json!({ "done": text })),
         }
     }
 
-    fn print(&self, columns: &[&str], rows: Vec<Value>) {
+    fn print(&self, columns: &[&str], rows: Vec<Value>) -> Result<()> {
         if self.output == Output::Json {
-            println!("{}", Value::Array(rows));
-            return;
+            return say(&Value::Array(rows));
         }
         let mut table = Table::new();
         table
@@ -388,7 +389,15 @@ impl Client {
                 other => other.to_string(),
             }));
         }
-        println!("{table}");
+        say(&table)
+    }
+}
+
+/// Prints a line; a reader that has had enough of it is no failure.
+fn say(line: &dyn Display) -> Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

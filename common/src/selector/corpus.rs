@@ -28,7 +28,10 @@ static FORMS: LazyLock<BTreeMap<Policy, [u8; 32]>> = LazyLock::new(|| {
             let rows = &corpus[policy.name()];
             // Unwrap safety: as above.
             let rows: Vec<Row> = Deserialize::deserialize(rows).expect("rows have an input");
-            (policy, digest(policy, &rows))
+            let rows = rows
+                .iter()
+                .map(|row| (row.input.as_str(), row.region.as_deref()));
+            (policy, forms_over(policy, rows))
         })
         .collect()
 });
@@ -39,11 +42,15 @@ pub fn forms(policy: Policy) -> [u8; 32] {
     FORMS[&policy]
 }
 
-/// H of the concatenated LP(outcome), outcome = the canonical string, or `!` and the rejection.
-fn digest(policy: Policy, rows: &[Row]) -> [u8; 32] {
+/// H of the concatenated LP(outcome) of rows of input and region hint, outcome = the canonical
+/// string, or `!` and the rejection.
+pub fn forms_over<'r>(
+    policy: Policy,
+    rows: impl IntoIterator<Item = (&'r str, Option<&'r str>)>,
+) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for row in rows {
-        let outcome = match canonical(policy, &row.input, row.region.as_deref()) {
+    for (input, region) in rows {
+        let outcome = match canonical(policy, input, region) {
             Ok(value) => value.expose().to_owned(),
             Err(rejection) => format!("!{rejection}"),
         };

@@ -40,12 +40,13 @@ impl StopList {
         Ok(Self { own })
     }
 
-    /// Lets a canonical value pass, or refuses it. Canaries always pass.
+    /// Lets a canonical value of a record pass, or refuses it. A canary is refused too: every
+    /// filter holds it, so it would match everybody. Canaries as such never come here.
     ///
     /// # Errors
     /// [`Rejection::TooCommon`].
     pub fn admit(&self, policy: Policy, value: &Selector) -> Result<(), Rejection> {
-        if self.stops(policy, value) && !canonical_canaries(policy).contains(value) {
+        if self.stops(policy, value) || canonical_canaries(policy).contains(value) {
             Err(Rejection::TooCommon)
         } else {
             Ok(())

@@ -49,7 +49,7 @@ pub(crate) fn normalisation(file: &Value, rows: &mut Rows<'_>) {
 
 /// `corpus.json`: the rows from which the digests are made; the person policies are not strings.
 pub(crate) fn corpus(file: &Value, rows: &mut Rows<'_>) {
-    for (policy, cases) in of_known_policies(file) {
+    for (policy, cases) in of_known_policies(file, rows) {
         for (index, case) in cases.as_array().into_iter().flatten().enumerate() {
             rows.row(format_args!("{policy} row {index}"), case, |case: Case| {
                 case.check(policy)
@@ -60,16 +60,30 @@ pub(crate) fn corpus(file: &Value, rows: &mut Rows<'_>) {
 
 /// `forms.json`: the digest of each policy.
 pub(crate) fn forms(file: &Value, rows: &mut Rows<'_>) {
-    for (policy, digest) in of_known_policies(file) {
+    // A folder with a corpus of its own has the digests of that corpus.
+    let corpus = rows.sibling("corpus.json").unwrap_or_default();
+    for (policy, digest) in of_known_policies(file, rows) {
+        let cases: Vec<Case> =
+            serde_json::from_value(corpus[policy.name()].clone()).unwrap_or_default();
+        let inputs = cases
+            .iter()
+            .map(|case| (case.input.as_str(), case.region.as_deref()));
+        let ours = if cases.is_empty() {
+            selector::forms(policy)
+        } else {
+            selector::forms_over(policy, inputs)
+        };
         rows.row(policy, digest, |theirs: Hex<32>| {
-            same("forms", Hex(selector::forms(policy)), theirs)
+            same("forms", Hex(ours), theirs)
         });
     }
 }
 
-/// `canaries.json`: raw input to canonical string, and that the policy's own canaries are these.
+/// `canaries.json`: raw input to canonical string to tag, and that the policy's own canaries are
+/// these.
 pub(crate) fn canaries(file: &Value, rows: &mut Rows<'_>) {
-    for (policy, cases) in of_known_policies(file) {
+    crate::keys::canaries(file, rows);
+    for (policy, cases) in of_known_policies(file, rows) {
         for (index, case) in cases.as_array().into_iter().flatten().enumerate() {
             rows.row(
                 format_args!("{policy} input {index}"),
@@ -85,7 +99,7 @@ pub(crate) fn canaries(file: &Value, rows: &mut Rows<'_>) {
                     .into_iter()
                     .filter_map(|case| case.canonical)
                     .collect();
-                let ours: Vec<_> = selector::canaries(policy)
+                let ours: Vec<_> = selector::canonical_canaries(policy)
                     .iter()
                     .map(|canary| canary.expose().to_owned())
                     .collect();
@@ -95,11 +109,14 @@ pub(crate) fn canaries(file: &Value, rows: &mut Rows<'_>) {
     }
 }
 
-/// The entries of a file by policy, the policies that take one input only.
-fn of_known_policies(file: &Value) -> BTreeMap<Policy, &Value> {
-    file.as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Some((name.parse().ok()?, value)))
-        .collect()
+/// The entries of a file by policy; policies that are not built yet are listed.
+fn of_known_policies<'v>(file: &'v Value, rows: &mut Rows<'_>) -> BTreeMap<Policy, &'v Value> {
+    let mut known = BTreeMap::new();
+    for (name, value) in file.as_object().into_iter().flatten() {
+        match name.parse() {
+            Ok(policy) => drop(known.insert(policy, value)),
+            Err(_) => rows.skip(name),
+        }
+    }
+    known
 }

@@ -369,7 +369,7 @@ impl MembershipTx for SqliteTx<'_> {
 
     async fn put_act(&mut self, act: &Act<'_>) -> Result<()> {
         query(
-            "INSERT INTO operator_acts (at, operator, community, what, subject, reason)
+            "INSERT INTO operator_acts (at, operator, community, act, subject, reason)
              VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(act.at.micros())
