@@ -1,7 +1,8 @@
 //! The node of Sotto: the service and the command line of one national unit.
 //!
 //! `rpc` adapts the three services of a node to `app`, its use cases; those work on the
-//! [`store`], the [`keystore`] and the [`broker`]. Only [`serve`] puts them together.
+//! [`store`], the [`keystore`] and the [`broker`]. Only [`serve`] puts them together. The commands of
+//! people are in [`cli`].
 
 pub mod broker;
 pub mod cli;
