@@ -322,6 +322,23 @@ impl Datastore {
             .await
     }
 
+    /// Runs `work`, which only reads, on one consistent state of the ledger, beside the writer.
+    ///
+    /// # Errors
+    /// What `work` returns, or `UNAVAILABLE`.
+    pub(crate) async fn read_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut (dyn Tx + 't)) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
+    {
+        let work = &work;
+        self.sqlite
+            .read_tx(name, |connection| {
+                async move { work(&mut sqlite::SqliteTx(connection)).await }.scope_boxed()
+            })
+            .await
+    }
+
     /// Closes the ledger.
     pub(crate) async fn close(&self) {
         self.sqlite.close().await;

@@ -84,7 +84,7 @@ impl Broker {
         epoch: Option<Epoch>,
     ) -> Result<EpochView> {
         self.store
-            .run_tx("get_epoch", |tx| {
+            .read_tx("get_epoch", |tx| {
                 async move {
                     enrolled(tx, community, caller).await?;
                     let record = match epoch {
@@ -116,7 +116,7 @@ impl Broker {
         member: Option<&NodeId>,
     ) -> Result<Vec<EpochView>> {
         self.store
-            .run_tx("list_epochs", |tx| {
+            .read_tx("list_epochs", |tx| {
                 async move {
                     may_read(tx, community, member).await?;
                     let mut views = Vec::new();
@@ -277,7 +277,7 @@ impl Broker {
         let now = self.now();
         let overdue = self
             .store
-            .run_tx("overdue_epochs", |tx| {
+            .read_tx("overdue_epochs", |tx| {
                 async move { tx.get_overdue_epochs(now).await }.scope_boxed()
             })
             .await?;

@@ -204,7 +204,7 @@ impl Broker {
         let after = read_token(filter, token)?;
         let mut hits = self
             .store
-            .run_tx("list_hits", |tx| {
+            .read_tx("list_hits", |tx| {
                 async move {
                     enrolled(tx, community, caller).await?;
                     tx.get_hits(community, caller, filter, after, size + 1)
@@ -233,7 +233,7 @@ impl Broker {
         id: HitId,
     ) -> Result<HitRecord> {
         self.store
-            .run_tx("get_hit", |tx| {
+            .read_tx("get_hit", |tx| {
                 async move {
                     enrolled(tx, community, caller).await?;
                     let hit = tx.get_hit(community, caller, id).await?;
@@ -259,7 +259,7 @@ impl Broker {
         limit: u32,
     ) -> Result<Vec<HitEventRecord>> {
         self.store
-            .run_tx("hit_events", |tx| {
+            .read_tx("hit_events", |tx| {
                 async move {
                     enrolled(tx, community, caller).await?;
                     let events = tx.get_hit_events(community, caller, cursor, limit).await?;
@@ -295,7 +295,7 @@ impl Broker {
         let today = self.now().day();
         let mut counts = self
             .store
-            .run_tx("holder_counts", |tx| {
+            .read_tx("holder_counts", |tx| {
                 async move {
                     enrolled(tx, community, caller).await?;
                     let from = today - HOLDER_COUNT_DAYS;
@@ -317,7 +317,7 @@ impl Broker {
     /// If the ledger cannot be read.
     pub(crate) async fn quarantine(&self, community: &CommunityId) -> Result<Vec<(GuardKey, u64)>> {
         self.store
-            .run_tx("count_quarantine", |tx| {
+            .read_tx("count_quarantine", |tx| {
                 async move { tx.count_quarantine(community).await }.scope_boxed()
             })
             .await

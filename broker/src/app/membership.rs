@@ -98,7 +98,7 @@ impl Broker {
         member: Option<&NodeId>,
     ) -> Result<(Profile, Vec<NodeId>)> {
         self.store
-            .run_tx("get_community", |tx| {
+            .read_tx("get_community", |tx| {
                 async move {
                     may_read(tx, name, member).await?;
                     Ok((
@@ -144,7 +144,7 @@ impl Broker {
         member: Option<&NodeId>,
     ) -> Result<Vec<NodeRecord>> {
         self.store
-            .run_tx("list_nodes", |tx| {
+            .read_tx("list_nodes", |tx| {
                 async move {
                     may_read(tx, community, member).await?;
                     tx.get_nodes(community).await
@@ -207,7 +207,7 @@ impl Broker {
     ) -> Result<Vec<LimitsUse>> {
         let day = self.now().day();
         self.store
-            .run_tx("get_limits", |tx| {
+            .read_tx("get_limits", |tx| {
                 async move {
                     enrolled(tx, community, node).await?;
                     let mut rows = Vec::new();

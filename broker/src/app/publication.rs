@@ -211,7 +211,7 @@ impl Broker {
         policy: Option<Policy>,
     ) -> Result<(Vec<PublicationRecord>, Vec<(Policy, u64)>)> {
         self.store
-            .run_tx("list_publications", |tx| {
+            .read_tx("list_publications", |tx| {
                 async move {
                     enrolled(tx, community, caller).await?;
                     super::known_epoch(tx, community, epoch).await?;
@@ -241,7 +241,7 @@ impl Broker {
     pub(super) async fn recover_filters(&self) -> Result<()> {
         let (active, uploading) = self
             .store
-            .run_tx("recover_filters", |tx| {
+            .read_tx("recover_filters", |tx| {
                 async move {
                     let active = tx.get_publications_in(PublicationState::Active).await?;
                     let uploading = tx.get_publications_in(PublicationState::Uploading).await?;
@@ -340,7 +340,7 @@ impl Broker {
         id: PublicationId,
     ) -> Result<PublicationRecord> {
         self.store
-            .run_tx("get_publication", |tx| {
+            .read_tx("get_publication", |tx| {
                 async move {
                     enrolled(tx, community, caller).await?;
                     let known = tx.get_publication(id).await?;
@@ -360,7 +360,7 @@ impl Broker {
         let now = self.now();
         let canaries = self
             .store
-            .run_tx("check_upload", |tx| {
+            .read_tx("check_upload", |tx| {
                 async move {
                     let (_, manifest) =
                         active_epoch(tx, &header.community, header.epoch, now).await?;

@@ -2,7 +2,8 @@
 //!
 //! All writes go through [`Sqlite::run_tx`]: `BEGIN IMMEDIATE` on the single write connection, the
 //! closure, commit; on a busy file all of it again. A closure may run several times: it must have
-//! no effect but on its transaction. Reads that need no lock use [`Sqlite::read`].
+//! no effect but on its transaction. What only reads uses [`Sqlite::read_tx`] or [`Sqlite::read`] and
+//! waits for no writer.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use crate::error::{Error, Result};
 /// How often a transaction is tried on a busy file before the caller is told to try later.
 const ATTEMPTS: u32 = 5;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a caller waits for its turn before it is told to try later.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 const READERS: u32 = 4;
 
 /// A SQLite database in WAL mode: durable at commit, one writer, a few readers.
@@ -105,6 +108,25 @@ impl Sqlite {
         let value = work(&mut tx).await?;
         tx.commit().await.map_err(db_error)?;
         Ok(value)
+    }
+
+    /// Runs `work` on one consistent state of the database, beside the writer. It cannot write.
+    ///
+    /// # Errors
+    /// What `work` returns, or `UNAVAILABLE`.
+    pub async fn read_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut SqliteConnection) -> ScopedBoxFuture<'env, 't, Result<T>>
+            + Send
+            + Sync,
+    {
+        let mut tx = self.readers.begin().await.map_err(db_error)?;
+        let value = work(&mut tx).await;
+        if let Err(error) = &value {
+            tracing::debug!(tx = name, code = %error.code, "reading refused");
+        }
+        value
     }
 
     /// A pool of read-only connections.
