@@ -48,9 +48,12 @@ impl Sqlite {
             // What is deleted is overwritten: selectors do not linger in free pages.
             .pragma("secure_delete", "ON");
         let pool = |max| {
+            // Waiting for the one writer is how writers take turns: no reason for a warning.
             SqlitePoolOptions::new()
                 .max_connections(max)
                 .min_connections(1)
+                .acquire_slow_threshold(ACQUIRE_TIMEOUT)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
         };
         let writer = pool(1)
             .connect_with(options.clone())
