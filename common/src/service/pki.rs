@@ -126,7 +126,10 @@ impl LabCa {
 
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&format!("Sotto lab CA of {trust_domain}"));
+        // Revocation lists name their authority: two of one trust domain must not share a name.
+        let number = hex::encode(random::bytes::<4>(rng));
+        params.distinguished_name =
+            common_name(&format!("Sotto lab CA {number} of {trust_domain}"));
         // The SPIFFE X.509-SVID standard §3.1: a signer's own ID is the trust domain.
         params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
         // No certificate below this one may sign.
