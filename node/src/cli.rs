@@ -17,6 +17,7 @@ mod publish;
 mod render;
 mod serve;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::{BufWriter, Stdout};
 use std::path::PathBuf;
@@ -65,7 +66,7 @@ pub struct Cli {
     output: Output,
     /// The client configuration
     #[arg(long, global = true, value_name = "FILE", env = client::CLIENT_VARIABLE)]
-    client: Option<PathBuf>,
+    client: Option<OsString>,
     #[command(subcommand)]
     command: Command,
 }
@@ -174,7 +175,8 @@ impl Context {
 pub fn run(cli: Cli) -> ExitCode {
     let context = Context {
         output: cli.output,
-        client: cli.client,
+        // An empty variable is none.
+        client: cli.client.filter(|c| !c.is_empty()).map(Into::into),
     };
     match dispatch(&context, cli.command) {
         Ok(()) => ExitCode::SUCCESS,

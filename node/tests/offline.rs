@@ -126,7 +126,8 @@ fn usage_errors_and_missing_configurations_have_their_exit_codes() {
     );
     assert_eq!(run(&[], b"").status.code(), Some(2));
     assert_eq!(run(&["--help"], b"").status.code(), Some(0));
-    let output = run(&["hits", "ls"], b"");
+    let mut unset = sotto_node(&["hits", "ls"]);
+    let output = unset.env("SOTTO_NODE_CLIENT", "").output().expect("run");
     assert_eq!(output.status.code(), Some(1));
     let stderr = text(&output.stderr);
     assert!(

@@ -93,7 +93,10 @@ impl From<ConfigError> for Fault {
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        let subject = error.subject.map(|subject| format!(" ({subject})"));
+        let subject = error
+            .subject
+            .filter(|subject| !error.text.contains(subject.as_ref()))
+            .map(|subject| format!(" ({subject})"));
         let after = error
             .retry_after
             .map(|after| format!("; try again in {} s", after.as_secs().max(1)));
@@ -193,7 +196,9 @@ const fn hint(code: ErrorCode) -> Option<&'static str> {
         C::NotAMember => "ask the operator to enrol this node",
         C::CursorInvalid => "begin anew, without --from",
         C::Internal => "the service's log has the cause",
-        C::Unavailable => "try again in a moment; the service's log has the cause",
+        C::Unavailable => {
+            "`sotto-node status` says whether the node reaches its broker; its log has the cause"
+        }
         C::InvalidField
         | C::BatchMalformed
         | C::BatchMismatch

@@ -88,7 +88,7 @@ async fn follow(
 ) -> Result<v1::ProbeDatasetResponse> {
     let mut begun = false;
     let mut rejoins = 0;
-    let mut waiting = String::new();
+    let mut told = String::new();
     loop {
         let broken = match client.analyst().probe_dataset(request.clone()).await {
             Err(status) => status,
@@ -101,7 +101,7 @@ async fn follow(
                         Ok(Some(now)) if now.done => return Ok(now),
                         Ok(Some(now)) => {
                             (begun, rejoins) = (true, 0);
-                            show(context, bar, &now, &mut waiting);
+                            show(context, bar, &now, &mut told);
                         }
                     }
                 }
@@ -115,28 +115,21 @@ async fn follow(
     }
 }
 
-fn show(
-    context: &Context,
-    bar: &ProgressBar,
-    now: &v1::ProbeDatasetResponse,
-    waiting: &mut String,
-) {
+fn show(context: &Context, bar: &ProgressBar, now: &v1::ProbeDatasetResponse, told: &mut String) {
     bar.set_length(now.total);
     bar.set_position(now.probed);
-    if *waiting != now.waiting_for {
-        waiting.clone_from(&now.waiting_for);
-        if bar.is_hidden() && !waiting.is_empty() {
-            context.note(&format!("waiting for {waiting}"));
+    let waits = !now.waiting_for.is_empty();
+    if waits && *told != now.waiting_for {
+        // It may wait for the same thing time and again: one line will do.
+        told.clone_from(&now.waiting_for);
+        if bar.is_hidden() {
+            context.note(&format!("waiting for {told}"));
         }
     }
-    bar.set_message(if waiting.is_empty() {
-        format!("{} matches", now.matches)
+    bar.set_message(if waits {
+        format!("{} matches; waiting for {}", now.matches, printable(told))
     } else {
-        format!(
-            "{} matches; waiting for {}",
-            now.matches,
-            printable(waiting)
-        )
+        format!("{} matches", now.matches)
     });
 }
 

@@ -111,6 +111,29 @@ async fn an_import_whose_file_breaks_is_broken_off_and_never_completed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_the_node_refuses_early_tells_its_refusal() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let file = lab.path("numbers.txt");
+    std::fs::write(&file, b"+31612345678\n".repeat(1_000_000)).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let args = [
+        "dataset",
+        "import",
+        service::REFUSED,
+        "--type",
+        "phone",
+        file,
+    ];
+    let output = run(&lab, &args).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains("ROLE_FORBIDDEN") && text.contains("hint: "),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_says_what_to_do_and_has_its_exit_code() {
     let lab = Lab::start(FakeNode::default()).await;
     let output = run(&lab, &["epoch", "open"]).await;

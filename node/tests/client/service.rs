@@ -28,6 +28,9 @@ const DOMAIN: &str = "sotto.test";
 /// Hits that the fake has.
 pub(crate) const HITS: usize = 25;
 
+/// A dataset that is refused before its rows are read.
+pub(crate) const REFUSED: &str = "refused";
+
 /// A record id that would clear the terminal.
 pub(crate) const HOSTILE: &str = "case\t7\u{1b}[2J\n";
 
@@ -283,6 +286,11 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
                 Ok(None) => break Ok(()),
                 Err(status) => break Err(status),
                 Ok(Some(message)) => {
+                    if let Some(Message::Header(header)) = &message.message
+                        && header.dataset == REFUSED
+                    {
+                        return refused(ErrorCode::RoleForbidden);
+                    }
                     if let Some(Message::Rows(batch)) = message.message {
                         rows += batch.rows.len() as u64;
                     }

@@ -102,9 +102,14 @@ pub(crate) async fn run(context: &Context, args: ImportArgs) -> Result<()> {
         answer = &mut call => {
             // The node refused before the end.
             answer?;
-            return Err(Fault::new("the node ended the import early"));
+            return Err(ended_early());
         }
         tally = reading => tally.map_err(|_| Fault::new("reading the file was cut off"))??,
+    };
+    let Some(unreadable) = unreadable else {
+        // It refused, and its answer is still on the way.
+        call.await?;
+        return Err(ended_early());
     };
     bar.set_message("the node stores the rows");
     drop(sender);
@@ -118,6 +123,10 @@ pub(crate) async fn run(context: &Context, args: ImportArgs) -> Result<()> {
         &cells,
         &mut context.stdout(),
     )?)
+}
+
+fn ended_early() -> Fault {
+    Fault::new("the node ended the import early; nothing was imported")
 }
 
 fn open(args: &ImportArgs) -> Result<(Box<dyn Read + Send>, ProgressBar)> {
@@ -140,12 +149,13 @@ fn message(message: Message) -> ImportDatasetRequest {
     }
 }
 
-/// Reads the whole file into the channel; gives the rows that could not be read.
+/// Reads the whole file into the channel; gives the rows that could not be read, or `None` if the
+/// node has stopped listening.
 fn read(
     args: &ImportArgs,
     input: impl Read,
     sender: &mpsc::Sender<ImportDatasetRequest>,
-) -> Result<Unreadable> {
+) -> Result<Option<Unreadable>> {
     let columns = Columns {
         value: args.column.clone(),
         id: args.id_column.clone(),
@@ -154,27 +164,28 @@ fn read(
     };
     let mut unreadable = Unreadable::default();
     let mut batch = Batch::default();
-    let send = |rows: Vec<ImportRow>| {
-        // The receiver is gone when the node has refused: its answer says why.
-        sender
-            .blocking_send(message(Message::Rows(ImportRows { rows })))
-            .map_err(|_| Fault::new("the node ended the import early"))
-    };
-    rows::read(args.format.of(&args.file), input, &columns, &mut |row| {
+    let send = |rows| sender.blocking_send(message(Message::Rows(ImportRows { rows })));
+    let mut listening = true;
+    let whole = rows::read(args.format.of(&args.file), input, &columns, &mut |row| {
         match row {
             Row::Unreadable(line, kind) => unreadable.count(line, kind),
             Row::Read(row) => {
                 if let Some(full) = batch.push(row) {
-                    send(full)?;
+                    listening = send(full).is_ok();
                 }
             }
         }
-        Ok(())
-    })?;
-    if !batch.rows.is_empty() {
-        send(batch.rows)?;
+        if listening {
+            Ok(())
+        } else {
+            Err(ended_early())
+        }
+    });
+    if listening {
+        whole?;
+        listening = batch.rows.is_empty() || send(batch.rows).is_ok();
     }
-    Ok(unreadable)
+    Ok(listening.then_some(unreadable))
 }
 
 /// Rows on their way into a message.

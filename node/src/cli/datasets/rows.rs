@@ -187,11 +187,12 @@ fn object(bytes: &[u8], columns: &Columns) -> Option<ImportRow> {
 
 /// Refuses ids that the node would refuse, while the line is still known.
 fn checked(row: ImportRow) -> Result<ImportRow> {
-    if row.record_id.chars().count() > MAX_RECORD_ID {
+    let id = &row.record_id;
+    if id.chars().count() > MAX_RECORD_ID || id.contains(char::is_control) {
         return Err(Fault::with_hint(
             format!(
-                "line {}: the record id is longer than {MAX_RECORD_ID} characters; nothing was \
-                 imported",
+                "line {}: a record id has at most {MAX_RECORD_ID} characters, and no control \
+                 characters; nothing was imported",
                 row.line
             ),
             "does --id-column name the column of the ids?",
@@ -292,12 +293,14 @@ mod tests {
     }
 
     #[test]
-    fn a_record_id_that_is_too_long_names_its_line_only() {
-        let input = format!("{{\"value\":\"SELECTOR\",\"id\":\"{}\"}}", "x".repeat(129));
+    fn a_record_id_that_the_node_would_refuse_names_its_line_only() {
         let named = columns(None, Some("id"), None);
-        let fault = rows(Format::Jsonl, input.as_bytes(), &named).expect_err("too long");
-        let text = format!("{fault:?}");
-        assert!(text.contains("line 1") && !text.contains("SELECTOR") && !text.contains("xxx"));
+        for id in ["x".repeat(129), "xxx\\n".into()] {
+            let input = format!("{{\"value\":\"SELECTOR\",\"id\":\"{id}\"}}");
+            let fault = rows(Format::Jsonl, input.as_bytes(), &named).expect_err("refused");
+            let text = format!("{fault:?}");
+            assert!(text.contains("line 1") && !text.contains("SELECTOR") && !text.contains("xxx"));
+        }
     }
 
     #[test]
