@@ -90,43 +90,21 @@ macro_rules! select_hits {
 }
 
 impl Store {
-    /// Stores a hit as the broker's stream told it, and that the stream was read so far, in one
-    /// transaction; tells the local cursor.
+    /// Stores hits as the broker's stream told them, each with its cursor, and that the stream was
+    /// read so far, in one transaction; tells the local cursor.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn put_streamed_hit(&self, hit: &Hit, inbox_cursor: u64) -> Result<u64> {
+    pub async fn put_streamed_hits(&self, events: &[(u64, Hit)]) -> Result<u64> {
         self.db
-            .run_tx("put_streamed_hit", |tx| {
+            .run_tx("put_streamed_hits", |tx| {
                 async move {
-                    let cursor = next(tx, LOCAL_CURSOR).await?;
-                    sqlx::query(
-                        "INSERT INTO hits (hit_id, cursor, epoch, policy, record_ref, holder, state,
-                             filter_version, false_positive, posterior, first_seen, last_seen)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-                         ON CONFLICT (hit_id) DO UPDATE SET cursor = excluded.cursor,
-                             state = excluded.state, filter_version = excluded.filter_version,
-                             false_positive = excluded.false_positive,
-                             posterior = excluded.posterior, first_seen = excluded.first_seen,
-                             last_seen = excluded.last_seen",
-                    )
-                    .bind(&hit.id.as_bytes()[..])
-                    .bind(cursor)
-                    .bind(hit.epoch.get())
-                    .bind(hit.policy.name())
-                    .bind(&hit.record_ref.as_bytes()[..])
-                    .bind(hit.holder.as_str())
-                    .bind(hit.state.as_str())
-                    .bind(signed(hit.filter_version))
-                    .bind(hit.false_positive)
-                    .bind(hit.posterior)
-                    .bind(hit.first_seen.micros())
-                    .bind(hit.last_seen.micros())
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(db_error)?;
-                    set_counter(tx, INBOX_CURSOR, inbox_cursor).await?;
-                    Ok(unsigned(cursor))
+                    let mut local = 0;
+                    for (cursor, hit) in events {
+                        local = upsert(tx, STREAMED, hit).await?;
+                        set_counter(tx, INBOX_CURSOR, *cursor).await?;
+                    }
+                    Ok(local)
                 }
                 .scope_boxed()
             })
@@ -239,21 +217,41 @@ impl Store {
     }
 }
 
-/// What an answer tells of hits. State and first time of a hit that is known already come by the
-/// broker's stream; tells the local cursor.
+/// What an answer tells of hits; tells the local cursor.
 pub(super) async fn upsert_answers(tx: &mut SqliteConnection, found: &[Hit]) -> Result<u64> {
-    let mut cursor = 0;
+    let mut local = 0;
     for hit in found {
-        cursor = next(tx, LOCAL_CURSOR).await?;
-        sqlx::query(
+        local = upsert(tx, ANSWERED, hit).await?;
+    }
+    Ok(local)
+}
+
+macro_rules! upsert_hit {
+    ($known:literal) => {
+        concat!(
             "INSERT INTO hits (hit_id, cursor, epoch, policy, record_ref, holder, state,
                  filter_version, false_positive, posterior, first_seen, last_seen)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              ON CONFLICT (hit_id) DO UPDATE SET cursor = excluded.cursor,
                  filter_version = excluded.filter_version,
-                 false_positive = excluded.false_positive, posterior = excluded.posterior,
-                 last_seen = max(last_seen, excluded.last_seen)",
+                 false_positive = excluded.false_positive,
+                 posterior = excluded.posterior, ",
+            $known
         )
+    };
+}
+
+/// The broker's stream tells a hit as it stands.
+const STREAMED: &str = upsert_hit!(
+    "state = excluded.state, first_seen = excluded.first_seen, last_seen = excluded.last_seen"
+);
+
+/// An answer tells less: state and first time of a hit that is known already come by the stream.
+const ANSWERED: &str = upsert_hit!("last_seen = max(last_seen, excluded.last_seen)");
+
+async fn upsert(tx: &mut SqliteConnection, statement: &'static str, hit: &Hit) -> Result<u64> {
+    let cursor = next(tx, LOCAL_CURSOR).await?;
+    sqlx::query(statement)
         .bind(&hit.id.as_bytes()[..])
         .bind(cursor)
         .bind(hit.epoch.get())
@@ -266,10 +264,9 @@ pub(super) async fn upsert_answers(tx: &mut SqliteConnection, found: &[Hit]) -> 
         .bind(hit.posterior)
         .bind(hit.first_seen.micros())
         .bind(hit.last_seen.micros())
-        .execute(&mut *tx)
+        .execute(tx)
         .await
         .map_err(db_error)?;
-    }
     Ok(unsigned(cursor))
 }
 
@@ -300,7 +297,10 @@ mod tests {
     async fn a_hit_of_an_unknown_ref_is_kept_without_a_record() {
         let (store, _dir) = store().await;
         let found = hit(1, epoch(), RecordRef::new([9; 16]));
-        store.put_streamed_hit(&found, 7).await.expect("stored");
+        store
+            .put_streamed_hits(&[(7, found.clone())])
+            .await
+            .expect("stored");
         assert_eq!(store.inbox_cursor().await.expect("read"), 7);
         let read = store
             .record_hit(found.id)
@@ -318,7 +318,10 @@ mod tests {
         let (store, _dir) = store().await;
         let mut told = hit(1, epoch(), RecordRef::new([9; 16]));
         told.state = HitState::Confirmed;
-        store.put_streamed_hit(&told, 1).await.expect("stored");
+        store
+            .put_streamed_hits(&[(1, told.clone())])
+            .await
+            .expect("stored");
         let mut answered = hit(1, epoch(), told.record_ref);
         answered.filter_version = 5;
         let cursor = store.put_answered_hits(&[answered]).await.expect("stored");
@@ -347,9 +350,9 @@ mod tests {
         let first = hit(1, epoch(), known);
         let mut second = hit(2, epoch(), RecordRef::new([2; 16]));
         second.holder = "fr-pj".parse().expect("a node");
-        for hit in [&second, &first] {
-            store.put_streamed_hit(hit, 1).await.expect("stored");
-        }
+        let events = [(1, second.clone()), (2, first.clone())];
+        store.put_streamed_hits(&events).await.expect("stored");
+        assert_eq!(store.inbox_cursor().await.expect("read"), 2);
         let ids = |found: Vec<RecordHit>| found.iter().map(|h| h.hit.id).collect::<Vec<_>>();
         let all = HitFilter::default();
         let of_d = HitFilter {
