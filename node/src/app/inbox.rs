@@ -74,10 +74,14 @@ impl App {
         let mut chunks = events.ready_chunks(MOST_EVENTS);
         while let Some(chunk) = chunks.next().await {
             let mut hits = Vec::with_capacity(chunk.len());
+            let mut read = 0;
             let mut outcome = Ok(());
             for event in chunk {
                 match event.map_err(|s| from_status(&s)).and_then(streamed) {
-                    Ok(event) => hits.push(event),
+                    Ok((cursor, hit)) => {
+                        read = cursor;
+                        hits.push(hit);
+                    }
                     Err(error) => {
                         outcome = Err(error);
                         break;
@@ -85,7 +89,7 @@ impl App {
                 }
             }
             if !hits.is_empty() {
-                let cursor = self.store.put_streamed_hits(&hits).await?;
+                let cursor = self.store.put_streamed_hits(&hits, read).await?;
                 self.hits_changed(cursor);
                 backoff.reset();
             }
