@@ -14,7 +14,7 @@ pub(crate) mod session;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sotto_common::error::{Error, Result};
+use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, NodeId};
 use sotto_common::selector::Policy;
 use sotto_common::time::Clock;
@@ -93,6 +93,20 @@ impl App {
         let answer = ask!(self.broker.membership(), get_limits, request);
         Ok(answer.await?.limits)
     }
+}
+
+/// Whether an error says something of this node, not of what it sent: it may be mended, and what
+/// was sent goes on then.
+pub(crate) const fn is_of_the_caller(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::Internal
+            | ErrorCode::IdentityMissing
+            | ErrorCode::CertificateRevoked
+            | ErrorCode::NotAMember
+            | ErrorCode::RoleForbidden
+            | ErrorCode::LimitReached
+    )
 }
 
 /// Runs work that keeps a processor busy where it holds up nobody.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::CryptoRng;
-use sotto_common::error::{ErrorCode, Result};
+use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::Role;
 use sotto_common::random::os_rng;
 use sotto_common::service::config::ConfigError;
@@ -103,6 +103,16 @@ impl Broker {
     }
 }
 
+/// Whether the same call may succeed later: the broker is out of reach, or the connection ended
+/// under the call, which HTTP/2 calls an internal error and nobody gives a cause for.
+pub fn is_passing(error: &Error) -> bool {
+    match error.code {
+        ErrorCode::Unavailable => true,
+        ErrorCode::Internal => error.source.is_none(),
+        _ => false,
+    }
+}
+
 /// Makes a call with its deadline, and again a few times while the broker is out of reach. All
 /// calls to the broker are idempotent.
 ///
@@ -116,7 +126,7 @@ where
     let mut attempt = 1;
     loop {
         match call_once(message.clone(), CALL_TIMEOUT, &mut send).await {
-            Err(error) if error.code == ErrorCode::Unavailable && attempt < ATTEMPTS => {
+            Err(error) if is_passing(&error) && attempt < ATTEMPTS => {
                 attempt += 1;
                 tokio::time::sleep(backoff.pause(&mut os_rng())).await;
             }
@@ -159,7 +169,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use sotto_common::error::Error;
     use sotto_proto::status::to_status;
 
     use super::*;
@@ -178,6 +187,18 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.pause(&mut os_rng()) <= FIRST_PAUSE);
+    }
+
+    #[test]
+    fn a_connection_that_ends_passes_and_a_fault_of_this_node_does_not() {
+        let cut = Status::from_error(Box::new(std::io::Error::other("cut")));
+        // So tonic tells a server that goes away in an orderly manner.
+        let goaway = Status::internal("h2 protocol error: NO_ERROR");
+        for status in [cut, goaway] {
+            assert!(is_passing(&from_status(&status)));
+        }
+        assert!(!is_passing(&Error::internal("own")));
+        assert!(!is_passing(&Error::new(ErrorCode::EpochUnknown, "none")));
     }
 
     #[tokio::test(start_paused = true)]

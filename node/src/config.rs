@@ -31,6 +31,9 @@ pub struct NodeConfig {
     pub keys_dir: Option<PathBuf>,
     /// Where analysts reach the node; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// File that the bound address is written to once the node takes calls.
+    #[serde(default)]
+    pub address_file: Option<PathBuf>,
     /// Who this node is, and whom it believes. The trust domain is here.
     pub tls: TlsConfig,
     /// Where the broker is.

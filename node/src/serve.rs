@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sotto_common::random::os_rng;
 use sotto_common::selector::StopList;
 use sotto_common::service::config::ConfigError;
+use sotto_common::service::files::{self, Readers};
 use sotto_common::service::shutdown::drain;
 use sotto_common::service::tls::{ConnectionLimits, MAX_MESSAGE, Tls, server_builder};
 use sotto_common::time::Clock;
@@ -101,6 +103,15 @@ pub async fn start(
     let address = listener.local_addr()?;
     app.start(&tasks, &shutdown).await?;
     let routes = routes(&app, &tls).await?;
+    if let Some(file) = &config.address_file {
+        let text = format!("{address}\n");
+        files::write(file, text.as_bytes(), Readers::Everyone, &mut os_rng()).map_err(
+            |source| ConfigError::Unwritable {
+                path: file.clone(),
+                source,
+            },
+        )?;
+    }
     tracing::info!(%address, node = %app.node, community = %app.community, "node is up");
     let end = tokio::spawn(run(Parts {
         app,

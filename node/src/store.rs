@@ -48,13 +48,14 @@ impl Store {
     }
 }
 
-/// The next value of a counter: from 1, never the same twice.
-async fn next(tx: &mut SqliteConnection, counter: &str) -> Result<i64> {
+/// Moves a counter, which begins at 0, forward; tells its new value.
+async fn advance(tx: &mut SqliteConnection, counter: &str, by: u64) -> Result<i64> {
     sqlx::query_scalar(
-        "INSERT INTO counters (name, value) VALUES ($1, 1)
-         ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+        "INSERT INTO counters (name, value) VALUES ($1, $2)
+         ON CONFLICT (name) DO UPDATE SET value = value + excluded.value RETURNING value",
     )
     .bind(counter)
+    .bind(signed(by))
     .fetch_one(tx)
     .await
     .map_err(db_error)

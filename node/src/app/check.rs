@@ -11,7 +11,7 @@ use sotto_common::selector::Policy;
 use super::App;
 use super::epochs::EpochKeys;
 use super::session::{Opening, Pairs, found};
-use crate::broker::Backoff;
+use crate::broker::{Backoff, is_passing};
 use crate::store::RecordHit;
 
 /// How often the question is put while the broker is out of reach.
@@ -47,6 +47,7 @@ impl App {
             &epoch.schedule,
             &epoch.manifest,
             self.keystore.record_ref(),
+            |_| true,
         )?;
         for &(record_ref, selector) in &pairs.refs {
             self.store
@@ -63,7 +64,7 @@ impl App {
         let mut backoff = Backoff::default();
         for _ in 1..ATTEMPTS {
             match self.ask_once(&epoch, &opening, &pairs).await {
-                Err(error) if error.code == ErrorCode::Unavailable => {
+                Err(error) if is_passing(&error) => {
                     tokio::time::sleep(backoff.pause(&mut os_rng())).await;
                 }
                 outcome => return outcome.map(|hits| (canonical, hits)),

@@ -16,7 +16,7 @@ use sotto_proto::convert::{read_unverified, sign, verify};
 use sotto_proto::v1;
 
 use super::App;
-use crate::broker::ask;
+use crate::broker::{ask, is_passing};
 use crate::store::StoredEpoch;
 
 /// How long an epoch lasts if nobody says.
@@ -54,7 +54,7 @@ impl App {
         let epoch = draft.manifest.epoch;
         match self.open_epoch(&draft).await {
             Ok(()) => {}
-            Err(error) if is_passing(error.code) => return Err(error),
+            Err(error) if is_passing(&error) => return Err(error),
             Err(error) => {
                 // The broker has refused it for good: the next attempt makes another.
                 self.store.delete_draft(epoch).await?;
@@ -456,11 +456,6 @@ fn known(stored: &[StoredEpoch], envelope: &v1::DsseEnvelope) -> bool {
     stored
         .iter()
         .any(|epoch| epoch.envelope.payload == envelope.payload)
-}
-
-/// Whether the same call may succeed later.
-pub(crate) const fn is_passing(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::Unavailable | ErrorCode::Internal)
 }
 
 fn invalid(text: &'static str) -> Error {

@@ -18,6 +18,8 @@ use crate::store::RecordHit;
 
 /// Hits that are read from the store at a time.
 const PAGE: u32 = 256;
+/// Events of the broker's stream that are stored at a time.
+const MOST_EVENTS: usize = 512;
 
 /// Follows the broker's stream for as long as the node runs.
 pub(crate) fn keep_watching(app: Arc<App>) -> BoxFuture<'static, ()> {
@@ -27,6 +29,7 @@ pub(crate) fn keep_watching(app: Arc<App>) -> BoxFuture<'static, ()> {
         loop {
             let Err(error) = app.watch_hits(&mut backoff).await else {
                 // An orderly end: the hour of the connection, or the broker restarts.
+                told = None;
                 tokio::time::sleep(backoff.pause(&mut os_rng())).await;
                 continue;
             };
@@ -47,6 +50,11 @@ pub(crate) fn keep_watching(app: Arc<App>) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
+fn streamed(event: v1::WatchHitsResponse) -> Result<(u64, Hit)> {
+    let hit = event.hit.ok_or_else(|| Error::field("hit", "missing"))?;
+    Ok((event.cursor, hit.try_into()?))
+}
+
 impl App {
     /// Follows the stream until it ends.
     async fn watch_hits(&self, backoff: &mut Backoff) -> Result<()> {
@@ -54,20 +62,38 @@ impl App {
             community: self.community.to_string(),
             cursor: self.store.inbox_cursor().await?,
         };
-        let mut events = self
+        let events = self
             .broker
             .hits()
             .watch_hits(request)
             .await
             .map_err(|status| from_status(&status))?
             .into_inner();
-        // Without a limit of time: keep-alive finds a peer that is gone.
-        while let Some(event) = events.message().await.map_err(|s| from_status(&s))? {
-            let hit = event.hit.ok_or_else(|| Error::field("hit", "missing"))?;
-            let hit = Hit::try_from(hit)?;
-            let cursor = self.store.put_streamed_hit(&hit, event.cursor).await?;
-            self.hits_changed(cursor);
-            backoff.reset();
+        // Without a limit of time: keep-alive finds a peer that is gone. What has come is stored
+        // at once, in one transaction.
+        let mut chunks = events.ready_chunks(MOST_EVENTS);
+        while let Some(chunk) = chunks.next().await {
+            let mut hits = Vec::with_capacity(chunk.len());
+            let mut read = 0;
+            let mut outcome = Ok(());
+            for event in chunk {
+                match event.map_err(|s| from_status(&s)).and_then(streamed) {
+                    Ok((cursor, hit)) => {
+                        read = cursor;
+                        hits.push(hit);
+                    }
+                    Err(error) => {
+                        outcome = Err(error);
+                        break;
+                    }
+                }
+            }
+            if !hits.is_empty() {
+                let cursor = self.store.put_streamed_hits(&hits, read).await?;
+                self.hits_changed(cursor);
+                backoff.reset();
+            }
+            outcome?;
         }
         Ok(())
     }

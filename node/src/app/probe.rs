@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use super::epochs::EpochKeys;
 use super::jobs::{JobState, Reporter};
 use super::session::{AHEAD, Opening, Pairs, ProbeStream, found};
-use super::{App, off_the_runtime};
-use crate::broker::Backoff;
-use crate::store::{Batch, ProbeKey, ProbeSession};
+use super::{App, is_of_the_caller, off_the_runtime};
+use crate::broker::{Backoff, is_passing};
+use crate::store::{Batch, ProbeKey, ProbeSession, SelectorRow};
 
 /// The quota is asked about again after this time at the latest: the operator may have raised it.
 const LONGEST_QUOTA_WAIT: Duration = Duration::from_mins(5);
@@ -90,9 +90,9 @@ impl App {
                 return Ok(());
             };
             let pause = match error.code {
-                ErrorCode::Unavailable => {
+                code if is_passing(&error) => {
                     tracing::info!(%error, "probe interrupted");
-                    reporter.update(|p| "the broker".clone_into(&mut p.waiting_for));
+                    reporter.update(|p| p.waiting_for = format!("the broker ({code})"));
                     backoff.pause(&mut os_rng())
                 }
                 ErrorCode::QuotaExhausted => {
@@ -102,7 +102,7 @@ impl App {
                     hint.clamp(Duration::from_secs(1), LONGEST_QUOTA_WAIT)
                 }
                 // The session may still go on when the fault is mended.
-                ErrorCode::Internal => return Err(error),
+                code if is_of_the_caller(code) => return Err(error),
                 _ => {
                     if let Some(session) = self.session_of(key).await? {
                         self.store.delete_session(session.id).await?;
@@ -228,6 +228,12 @@ impl App {
             let pairs = self
                 .pairs(session, flight.epoch, batch.first, batch.last, BATCH_ROWS)
                 .await?;
+            if pairs.refs.is_empty() {
+                return Err(Error::new(
+                    ErrorCode::SessionMismatch,
+                    "the stop-list has changed under a probe; put the question again",
+                ));
+            }
             return Ok(Some((batch, pairs)));
         }
         // With nothing left a whole batch is sent all the same: its refusal says when to come
@@ -237,15 +243,23 @@ impl App {
             left => left.min(flight.max_pairs),
         };
         let size = u32::try_from(size).unwrap_or(BATCH_ROWS);
-        let (after, last) = (session.position + 1, session.last_selector);
-        let pairs = self.pairs(session, flight.epoch, after, last, size).await?;
-        let (Some((_, first)), Some((_, last))) = (pairs.refs.first(), pairs.refs.last()) else {
-            return Ok(None);
+        let (first, last, pairs) = loop {
+            let (after, end) = (session.position + 1, session.last_selector);
+            let pairs = self.pairs(session, flight.epoch, after, end, size).await?;
+            match pairs.span {
+                None => return Ok(None),
+                // All of them on the stop-list: there is nothing to ask.
+                Some((_, last)) if pairs.refs.is_empty() => {
+                    session.position = last;
+                    session.probed += pairs.rows;
+                }
+                Some((first, last)) => break (first, last, pairs),
+            }
         };
         let batch = Batch {
             number: session.next_batch,
-            first: *first,
-            last: *last,
+            first,
+            last,
         };
         self.store
             .plan_batch(session.id, session.epoch, batch, &pairs.refs)
@@ -271,7 +285,12 @@ impl App {
             .await?;
         let (policy, refs) = (session.policy, self.keystore.record_ref().clone());
         let (schedule, manifest) = (Arc::clone(&epoch.schedule), Arc::clone(&epoch.manifest));
-        off_the_runtime(move || Pairs::make(rows, policy, &schedule, &manifest, &refs)).await
+        let policies = Arc::clone(&self.policies);
+        off_the_runtime(move || {
+            let admits = |row: &SelectorRow| policies.still_admits(policy, &row.canonical);
+            Pairs::make(rows, policy, &schedule, &manifest, &refs, admits)
+        })
+        .await
     }
 
     /// Waits for the answer to a batch; its hits are durable when this returns.
@@ -300,12 +319,11 @@ impl App {
             &answer.matches,
             now,
         )?;
-        let refs = pairs.refs.len() as u64;
         let cursor = self
             .store
-            .answer_batch(session.id, batch.number, refs, &hits)
+            .answer_batch(session.id, batch.number, pairs.rows, &hits)
             .await?;
-        session.probed += refs;
+        session.probed += pairs.rows;
         session.matches += hits.len() as u64;
         self.hits_changed(cursor);
         Ok(())

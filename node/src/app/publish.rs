@@ -22,10 +22,10 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::watch;
 
-use super::epochs::{EpochKeys, is_passing};
+use super::epochs::EpochKeys;
 use super::jobs::{JobState, Reporter};
-use super::{App, off_the_runtime};
-use crate::broker::{Backoff, LONG_CALL_TIMEOUT, ask, call_once};
+use super::{App, is_of_the_caller, off_the_runtime};
+use crate::broker::{Backoff, LONG_CALL_TIMEOUT, ask, call_once, is_passing};
 use crate::store::{OutboxItem, SelectorId};
 
 /// How long the broker may take to acknowledge a chunk.
@@ -142,9 +142,9 @@ impl App {
                 Err(error) => error,
             };
             match error.code {
-                ErrorCode::Unavailable | ErrorCode::OffsetMismatch => {
+                code if is_passing(&error) || code == ErrorCode::OffsetMismatch => {
                     tracing::info!(%error, policy = %key.policy, "publication interrupted");
-                    reporter.update(|p| "the broker".clone_into(&mut p.waiting_for));
+                    reporter.update(|p| p.waiting_for = format!("the broker ({code})"));
                     tokio::time::sleep(backoff.pause(&mut os_rng())).await;
                 }
                 code if is_stale(code) && rebuilds < REBUILDS => {
@@ -153,7 +153,8 @@ impl App {
                     rebuilds += 1;
                 }
                 code => {
-                    if !is_passing(code) {
+                    // A fault of this node, or of its standing, is no fault of the filter.
+                    if !is_of_the_caller(code) {
                         self.discard(key.policy).await?;
                     }
                     return Err(error);

@@ -55,6 +55,10 @@ pub(crate) struct Pairs {
     tags: Vec<u8>,
     /// The refs, and the selectors behind them, in the order of the batch.
     pub(crate) refs: Vec<(RecordRef, SelectorId)>,
+    /// The selectors that the batch was made from, those on the stop-list included.
+    pub(crate) rows: u64,
+    /// The first and the last of them.
+    pub(crate) span: Option<(SelectorId, SelectorId)>,
 }
 
 /// An open stream.
@@ -177,7 +181,8 @@ impl ProbeStream {
 }
 
 impl Pairs {
-    /// Tags and refs of selectors, in their order: the same selectors give the same batch.
+    /// Tags and refs of selectors, in their order: the same selectors give the same batch. Those
+    /// that the stop-list no longer admits are left out (selectors.md, step 2).
     ///
     /// # Errors
     /// `INTERNAL` for a record key of more than 65,535 bytes.
@@ -187,7 +192,10 @@ impl Pairs {
         schedule: &KeySchedule,
         manifest: &Manifest,
         refs: &RecordRefKey,
+        admits: impl Fn(&SelectorRow) -> bool + Sync,
     ) -> Result<Self> {
+        let count = rows.len() as u64;
+        let span = rows.first().zip(rows.last()).map(|(a, b)| (a.id, b.id));
         let key = schedule.tag_key(policy);
         let pair = |row: SelectorRow| {
             let record_ref = refs
@@ -195,12 +203,18 @@ impl Pairs {
                 .map_err(Error::internal)?;
             Ok((key.tag(&row.canonical), (record_ref, row.id)))
         };
-        let pairs = rows.into_par_iter().map(pair).collect::<Result<Vec<_>>>()?;
+        let pairs = rows
+            .into_par_iter()
+            .filter(|row| admits(row))
+            .map(pair)
+            .collect::<Result<Vec<_>>>()?;
         let (tags, refs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         Ok(Self {
             // The wire of the probe is what tags are for (protocol §7).
             tags: tags.iter().flat_map(|tag| *tag.expose()).collect(),
             refs,
+            rows: count,
+            span,
         })
     }
 }
@@ -272,18 +286,20 @@ mod tests {
     }
 
     #[test]
-    fn the_same_selectors_give_the_same_batch() {
+    fn the_same_selectors_give_the_same_batch_without_what_is_too_common() {
         let (_, manifest) = manifest(1);
         let gms = Gms::generate(&mut os_rng());
         let schedule = KeySchedule::derive(&gms, &manifest.community, manifest.epoch);
         let refs = RecordRefKey::generate(&mut os_rng());
         let make = || {
-            let rows = vec![row(1, "a@x.org"), row(2, "b@x.org")];
-            Pairs::make(rows, Policy::Email, &schedule, &manifest, &refs).expect("made")
+            let rows = vec![row(1, "a@x.org"), row(2, "b@x.org"), row(3, "c@x.org")];
+            let admits = |row: &SelectorRow| row.id != 3;
+            Pairs::make(rows, Policy::Email, &schedule, &manifest, &refs, admits).expect("made")
         };
         let (one, two) = (make(), make());
         assert_eq!((&one.tags, &one.refs), (&two.tags, &two.refs));
         assert_eq!((one.tags.len(), one.refs.len()), (32, 2));
+        assert_eq!((one.rows, one.span), (3, Some((1, 3))));
         assert_ne!(one.refs[0].0, one.refs[1].0);
     }
 
@@ -294,6 +310,7 @@ mod tests {
         let pairs = Pairs {
             tags: vec![0; 16],
             refs: vec![(asked, 1)],
+            ..Pairs::default()
         };
         let hit_id = HitId::generate(Timestamp::from_seconds(1), &mut os_rng());
         let answer = |record_ref: RecordRef| {

@@ -8,7 +8,7 @@ use sotto_common::service::sqlite::db_error;
 use sotto_common::time::Timestamp;
 use sqlx::SqliteConnection;
 
-use super::{Store, next, signed, time, typed, unsigned};
+use super::{Store, advance, signed, time, typed, unsigned};
 
 /// Where a selector stands in the store; in the order of import.
 pub type SelectorId = i64;
@@ -121,7 +121,7 @@ impl Store {
     pub async fn begin_import(&self) -> Result<ImportId> {
         self.db
             .run_tx("begin_import", |tx| {
-                async move { next(tx, "import").await.map(ImportId) }.scope_boxed()
+                async move { advance(tx, "import", 1).await.map(ImportId) }.scope_boxed()
             })
             .await
     }

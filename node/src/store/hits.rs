@@ -10,7 +10,7 @@ use sotto_common::service::sqlite::db_error;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::{Store, damaged, next, signed, time, typed, unsigned};
+use super::{Store, advance, damaged, signed, time, typed, unsigned};
 use crate::hit::Hit;
 
 /// A hit with the node's own record behind it.
@@ -90,43 +90,18 @@ macro_rules! select_hits {
 }
 
 impl Store {
-    /// Stores a hit as the broker's stream told it, and that the stream was read so far, in one
-    /// transaction; tells the local cursor.
+    /// Stores hits as the broker's stream told them, and that the stream was read up to a cursor,
+    /// in one transaction; tells the local cursor.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn put_streamed_hit(&self, hit: &Hit, inbox_cursor: u64) -> Result<u64> {
+    pub async fn put_streamed_hits(&self, hits: &[Hit], inbox_cursor: u64) -> Result<u64> {
         self.db
-            .run_tx("put_streamed_hit", |tx| {
+            .run_tx("put_streamed_hits", |tx| {
                 async move {
-                    let cursor = next(tx, LOCAL_CURSOR).await?;
-                    sqlx::query(
-                        "INSERT INTO hits (hit_id, cursor, epoch, policy, record_ref, holder, state,
-                             filter_version, false_positive, posterior, first_seen, last_seen)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-                         ON CONFLICT (hit_id) DO UPDATE SET cursor = excluded.cursor,
-                             state = excluded.state, filter_version = excluded.filter_version,
-                             false_positive = excluded.false_positive,
-                             posterior = excluded.posterior, first_seen = excluded.first_seen,
-                             last_seen = excluded.last_seen",
-                    )
-                    .bind(&hit.id.as_bytes()[..])
-                    .bind(cursor)
-                    .bind(hit.epoch.get())
-                    .bind(hit.policy.name())
-                    .bind(&hit.record_ref.as_bytes()[..])
-                    .bind(hit.holder.as_str())
-                    .bind(hit.state.as_str())
-                    .bind(signed(hit.filter_version))
-                    .bind(hit.false_positive)
-                    .bind(hit.posterior)
-                    .bind(hit.first_seen.micros())
-                    .bind(hit.last_seen.micros())
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(db_error)?;
+                    let local = upsert(tx, STREAMED, hits).await?;
                     set_counter(tx, INBOX_CURSOR, inbox_cursor).await?;
-                    Ok(unsigned(cursor))
+                    Ok(local)
                 }
                 .scope_boxed()
             })
@@ -239,38 +214,64 @@ impl Store {
     }
 }
 
-/// What an answer tells of hits. State and first time of a hit that is known already come by the
-/// broker's stream; tells the local cursor.
+/// What an answer tells of hits; tells the local cursor.
 pub(super) async fn upsert_answers(tx: &mut SqliteConnection, found: &[Hit]) -> Result<u64> {
-    let mut cursor = 0;
-    for hit in found {
-        cursor = next(tx, LOCAL_CURSOR).await?;
-        sqlx::query(
+    upsert(tx, ANSWERED, found).await
+}
+
+macro_rules! upsert_hits {
+    ($known:literal) => {
+        concat!(
             "INSERT INTO hits (hit_id, cursor, epoch, policy, record_ref, holder, state,
                  filter_version, false_positive, posterior, first_seen, last_seen)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             SELECT unhex(value ->> 0), $2 + key, value ->> 1, value ->> 2, unhex(value ->> 3),
+                 value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
+                 value ->> 10
+             FROM json_each($1) WHERE true
              ON CONFLICT (hit_id) DO UPDATE SET cursor = excluded.cursor,
                  filter_version = excluded.filter_version,
-                 false_positive = excluded.false_positive, posterior = excluded.posterior,
-                 last_seen = max(last_seen, excluded.last_seen)",
+                 false_positive = excluded.false_positive,
+                 posterior = excluded.posterior, ",
+            $known
         )
-        .bind(&hit.id.as_bytes()[..])
-        .bind(cursor)
-        .bind(hit.epoch.get())
-        .bind(hit.policy.name())
-        .bind(&hit.record_ref.as_bytes()[..])
-        .bind(hit.holder.as_str())
-        .bind(hit.state.as_str())
-        .bind(signed(hit.filter_version))
-        .bind(hit.false_positive)
-        .bind(hit.posterior)
-        .bind(hit.first_seen.micros())
-        .bind(hit.last_seen.micros())
-        .execute(&mut *tx)
+    };
+}
+
+/// The broker's stream tells a hit as it stands.
+const STREAMED: &str = upsert_hits!(
+    "state = excluded.state, first_seen = excluded.first_seen, last_seen = excluded.last_seen"
+);
+
+/// An answer tells less: state and first time of a hit that is known already come by the stream.
+const ANSWERED: &str = upsert_hits!("last_seen = max(last_seen, excluded.last_seen)");
+
+/// One statement for all: an answer may bring thousands.
+async fn upsert(tx: &mut SqliteConnection, statement: &'static str, hits: &[Hit]) -> Result<u64> {
+    let row = |hit: &Hit| {
+        serde_json::json!([
+            hex::encode(hit.id.as_bytes()),
+            hit.epoch.get(),
+            hit.policy.name(),
+            hit.record_ref.to_string(),
+            hit.holder.as_str(),
+            hit.state.as_str(),
+            signed(hit.filter_version),
+            hit.false_positive,
+            hit.posterior,
+            hit.first_seen.micros(),
+            hit.last_seen.micros(),
+        ])
+    };
+    let rows = serde_json::to_string(&hits.iter().map(row).collect::<Vec<_>>());
+    let count = hits.len() as u64;
+    let last = advance(tx, LOCAL_CURSOR, count).await?;
+    sqlx::query(statement)
+        .bind(rows.map_err(Error::internal)?)
+        .bind(last - signed(count) + 1)
+        .execute(tx)
         .await
         .map_err(db_error)?;
-    }
-    Ok(unsigned(cursor))
+    Ok(unsigned(last))
 }
 
 async fn set_counter(tx: &mut SqliteConnection, name: &str, value: u64) -> Result<()> {
@@ -288,6 +289,8 @@ async fn set_counter(tx: &mut SqliteConnection, name: &str, value: u64) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::super::testing::store;
     use super::*;
     use crate::testing::{hit, import_emails};
@@ -300,7 +303,10 @@ mod tests {
     async fn a_hit_of_an_unknown_ref_is_kept_without_a_record() {
         let (store, _dir) = store().await;
         let found = hit(1, epoch(), RecordRef::new([9; 16]));
-        store.put_streamed_hit(&found, 7).await.expect("stored");
+        store
+            .put_streamed_hits(from_ref(&found), 7)
+            .await
+            .expect("stored");
         assert_eq!(store.inbox_cursor().await.expect("read"), 7);
         let read = store
             .record_hit(found.id)
@@ -318,7 +324,10 @@ mod tests {
         let (store, _dir) = store().await;
         let mut told = hit(1, epoch(), RecordRef::new([9; 16]));
         told.state = HitState::Confirmed;
-        store.put_streamed_hit(&told, 1).await.expect("stored");
+        store
+            .put_streamed_hits(from_ref(&told), 1)
+            .await
+            .expect("stored");
         let mut answered = hit(1, epoch(), told.record_ref);
         answered.filter_version = 5;
         let cursor = store.put_answered_hits(&[answered]).await.expect("stored");
@@ -347,9 +356,9 @@ mod tests {
         let first = hit(1, epoch(), known);
         let mut second = hit(2, epoch(), RecordRef::new([2; 16]));
         second.holder = "fr-pj".parse().expect("a node");
-        for hit in [&second, &first] {
-            store.put_streamed_hit(hit, 1).await.expect("stored");
-        }
+        let told = [second.clone(), first.clone()];
+        store.put_streamed_hits(&told, 2).await.expect("stored");
+        assert_eq!(store.inbox_cursor().await.expect("read"), 2);
         let ids = |found: Vec<RecordHit>| found.iter().map(|h| h.hit.id).collect::<Vec<_>>();
         let all = HitFilter::default();
         let of_d = HitFilter {
