@@ -1,11 +1,12 @@
 //! What an operator asks a running broker.
 
 use std::fmt::Display;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{ContentArrangement, Table};
 use serde_json::{Value, json};
 use sotto_common::dsse::VerifyingKey;
 use sotto_common::error::{Error, ErrorCode};
@@ -380,9 +381,12 @@ impl Client {
             return say(&Value::Array(rows));
         }
         let mut table = Table::new();
-        table
-            .load_style(comfy_table::presets::UTF8_FULL_CONDENSED)
-            .set_header(columns);
+        table.load_style(UTF8_FULL_CONDENSED).set_header(columns);
+        if std::io::stdout().is_terminal() {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        } else {
+            table.force_no_tty();
+        }
         for row in rows {
             table.add_row(columns.iter().map(|column| match &row[column] {
                 Value::String(text) => printable(text),

@@ -8,7 +8,7 @@ use super::Context;
 use super::args;
 use super::client::unary;
 use super::fault::Result;
-use super::render::{Cell, List, record};
+use super::render::{Cell, List, Output, record};
 
 /// Commands about members.
 #[derive(Subcommand, Debug)]
@@ -67,6 +67,8 @@ const STATUS: &[&str] = &[
     "limits",
 ];
 
+const LIMITS: &[&str] = &["policy", "daily_refs", "used_today", "max_class"];
+
 /// Shows how the node stands.
 pub(crate) async fn status(context: &Context) -> Result<()> {
     let request = unary(v1::GetStatusRequest {});
@@ -77,7 +79,6 @@ pub(crate) async fn status(context: &Context) -> Result<()> {
         .await?
         .into_inner();
     let epochs: Vec<_> = status.epochs.iter().map(u32::to_string).collect();
-    let limits: Vec<_> = status.limits.iter().map(limit_words).collect();
     let limit_values: Vec<_> = status.limits.iter().map(limit_value).collect();
     let cells = [
         Cell::new(status.node_id),
@@ -89,21 +90,30 @@ pub(crate) async fn status(context: &Context) -> Result<()> {
         ),
         Cell::new(status.broker_problem),
         Cell::in_words(status.epochs, or_none(&epochs.join(", "))),
-        Cell::in_words(limit_values, or_none(&limits.join("; "))),
+        Cell::new(limit_values),
     ];
-    Ok(record(
+    let mut out = context.stdout();
+    if context.output != Output::Table {
+        return Ok(record(context.output, STATUS, &cells, &mut out)?);
+    }
+    // People get the limits as rows of their own: fourteen in one cell are too wide.
+    let about_the_node = STATUS.len() - 1;
+    record(
         context.output,
-        STATUS,
-        &cells,
-        &mut context.stdout(),
-    )?)
-}
-
-fn limit_words(limit: &v1::PolicyLimits) -> String {
-    format!(
-        "{}: {} of {} refs used today, filters up to class {}",
-        limit.policy, limit.used_today, limit.daily_refs, limit.max_class
-    )
+        &STATUS[..about_the_node],
+        &cells[..about_the_node],
+        &mut out,
+    )?;
+    let mut list = List::new(context.output, LIMITS, out)?;
+    for limit in &status.limits {
+        list.row(&[
+            Cell::new(limit.policy.clone()),
+            Cell::new(limit.daily_refs),
+            Cell::new(limit.used_today),
+            Cell::new(limit.max_class),
+        ])?;
+    }
+    Ok(list.finish()?)
 }
 
 fn limit_value(limit: &v1::PolicyLimits) -> serde_json::Value {
