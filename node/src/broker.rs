@@ -103,6 +103,17 @@ impl Broker {
     }
 }
 
+#[cfg(test)]
+impl Broker {
+    /// A broker that cannot be reached.
+    pub(crate) fn nowhere() -> Self {
+        let nowhere = tonic::transport::Endpoint::from_static("http://127.0.0.1:1");
+        Self {
+            channel: nowhere.connect_lazy(),
+        }
+    }
+}
+
 /// Whether the same call may succeed later: the broker is out of reach, or the connection ended
 /// under the call, which HTTP/2 calls an internal error and nobody gives a cause for.
 pub fn is_passing(error: &Error) -> bool {

@@ -1,5 +1,7 @@
 //! What the tests of this crate share.
 
+use std::sync::Arc;
+
 use sotto_common::dsse::SigningKey;
 use sotto_common::epoch::{Gms, KeySchedule};
 use sotto_common::hit::HitState;
@@ -10,10 +12,19 @@ use sotto_common::membership::{
 use sotto_common::random::os_rng;
 use sotto_common::sealed::{HpkeKeyPair, Suite};
 use sotto_common::secret::{Selector, Tag};
-use sotto_common::selector::Policy;
-use sotto_common::time::Timestamp;
+use sotto_common::selector::{Policy, StopList};
+use sotto_common::time::{MockClock, Timestamp};
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::app::App;
+use crate::app::jobs::Jobs;
+use crate::app::policies::Policies;
+use crate::broker::Broker;
 use crate::hit::Hit;
+use crate::keystore::Keystore;
 use crate::store::{StagedRow, Store};
 
 /// A manifest of `nl-fiu` for itself, and the key it signs with.
@@ -90,4 +101,30 @@ pub(crate) async fn import_emails(store: &Store, dataset: &str, emails: &[&str])
         .commit_import(import, dataset, Policy::Email, Timestamp::from_seconds(1))
         .await
         .expect("stored");
+}
+
+/// The use cases of `nl-fiu` with new keys, whose broker is nowhere. It trusts `nl-fiu` and
+/// `de-bka` as custodians.
+pub(crate) async fn app() -> (App, TempDir) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let node = |text: &str| text.parse().expect("a node");
+    let app = App {
+        node: node("nl-fiu"),
+        community: "euro-cyber".parse().expect("a community"),
+        custodians: vec![node("nl-fiu"), node("de-bka")],
+        outbox_dir: dir.path().join("outbox"),
+        store: Store::open(&dir.path().join("node.db"))
+            .await
+            .expect("opened"),
+        keystore: Keystore::create(&dir.path().join("keys"), &mut os_rng()).expect("made"),
+        broker: Broker::nowhere(),
+        policies: Arc::new(Policies::new(StopList::default())),
+        clock: Arc::new(MockClock::at(Timestamp::from_seconds(2_000))),
+        hit_cursor: watch::Sender::new(0),
+        publications: Jobs::new(tasks.clone(), stop.clone()),
+        publishing: Semaphore::new(1),
+        probes: Jobs::new(tasks, stop),
+    };
+    (app, dir)
 }

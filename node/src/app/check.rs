@@ -67,7 +67,11 @@ impl App {
                 Err(error) if is_passing(&error) => {
                     tokio::time::sleep(backoff.pause(&mut os_rng())).await;
                 }
-                outcome => return outcome.map(|hits| (canonical, hits)),
+                Err(error) => {
+                    self.abandon_session(&epoch, &opening).await;
+                    return Err(error);
+                }
+                Ok(hits) => return Ok((canonical, hits)),
             }
         }
         let hits = self.ask_once(&epoch, &opening, &pairs).await?;

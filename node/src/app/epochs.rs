@@ -461,3 +461,195 @@ fn known(stored: &[StoredEpoch], envelope: &v1::DsseEnvelope) -> bool {
 fn invalid(text: &'static str) -> Error {
     Error::new(ErrorCode::ManifestInvalid, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use sotto_common::dsse::SigningKey;
+    use sotto_common::ids::NodeId;
+    use sotto_common::membership::PolicyProfile;
+    use sotto_common::selector::Policy;
+
+    use super::*;
+    use crate::keystore::Keystore;
+    use crate::testing;
+
+    /// A community of `nl-fiu`, whose use cases these are, and the custodian `de-bka`, pinned.
+    struct Sample {
+        app: App,
+        dir: tempfile::TempDir,
+        custodian: Keystore,
+        gms: Gms,
+    }
+
+    fn node(text: &str) -> NodeId {
+        text.parse().expect("a node")
+    }
+
+    impl Sample {
+        async fn new() -> Self {
+            let (app, dir) = testing::app().await;
+            let keys = dir.path().join("de-bka");
+            let custodian = Keystore::create(&keys, &mut os_rng()).expect("made");
+            let fingerprint = custodian.signing().verifying_key().fingerprint();
+            app.pin_member(&node("de-bka"), &fingerprint, false)
+                .await
+                .expect("pinned");
+            Self {
+                app,
+                dir,
+                custodian,
+                gms: Gms::generate(&mut os_rng()),
+            }
+        }
+
+        fn manifest(&self, epoch: u32) -> Manifest {
+            let epoch = Epoch::new(epoch).expect("an epoch");
+            let schedule = KeySchedule::derive(&self.gms, &self.app.community, epoch);
+            let row = PolicyProfile {
+                policy: Policy::Email,
+                k: 30,
+                prior: 1e-3,
+            };
+            let profile = Profile::new(vec![row]).expect("a profile");
+            Manifest {
+                community: self.app.community.clone(),
+                epoch,
+                custodian: node("de-bka"),
+                members: vec![
+                    self.custodian.public(&node("de-bka")),
+                    self.app.keystore.public(&node("nl-fiu")),
+                ],
+                key_commitment: schedule.key_commitment(),
+                policies: self.app.manifest_policies(&profile, &schedule),
+                profile,
+                not_before: Timestamp::from_seconds(1_000),
+                not_after: Timestamp::from_seconds(9_000),
+            }
+        }
+
+        async fn check(&self, manifest: Manifest, key: &SigningKey) -> Result<Manifest> {
+            self.app.check_manifest(None, &sign(manifest, key)).await
+        }
+
+        async fn refusal(&self, manifest: Manifest) -> ErrorCode {
+            let key = self.custodian.signing();
+            self.check(manifest, key).await.expect_err("refused").code
+        }
+    }
+
+    #[tokio::test]
+    async fn a_manifest_of_a_pinned_custodian_and_pinned_members_is_taken() {
+        let sample = Sample::new().await;
+        let manifest = sample.manifest(1);
+        let taken = sample
+            .check(manifest.clone(), sample.custodian.signing())
+            .await;
+        assert_eq!(taken.expect("taken"), manifest);
+        let other = SigningKey::generate(&mut os_rng());
+        let forged = sample.check(manifest, &other).await.expect_err("refused");
+        assert_eq!(forged.code, ErrorCode::SignatureInvalid);
+    }
+
+    #[tokio::test]
+    async fn a_manifest_that_breaks_a_rule_of_section_8_is_refused() {
+        let sample = Sample::new().await;
+        let with = |change: &dyn Fn(&mut Manifest)| {
+            let mut manifest = sample.manifest(1);
+            change(&mut manifest);
+            manifest
+        };
+        let stranger = Keystore::create(&sample.dir.path().join("x"), &mut os_rng());
+        let stranger = stranger.expect("made");
+        let invalid = ErrorCode::ManifestInvalid;
+        for (manifest, expected) in [
+            (
+                with(&|m| m.members.push(stranger.public(&node("fr-pj")))),
+                ErrorCode::MemberNotPinned,
+            ),
+            (
+                with(&|m| m.members[0] = stranger.public(&node("de-bka"))),
+                ErrorCode::MemberNotPinned,
+            ),
+            (
+                with(&|m| m.members[1] = stranger.public(&node("nl-fiu"))),
+                invalid,
+            ),
+            (
+                with(&|m| {
+                    m.custodian = node("fr-pj");
+                    m.members.push(stranger.public(&node("fr-pj")));
+                }),
+                invalid,
+            ),
+            (with(&|m| drop(m.members.pop())), ErrorCode::NotAMember),
+            (
+                with(&|m| m.community = "other".parse().expect("one")),
+                invalid,
+            ),
+            (
+                with(&|m| m.not_after = Timestamp::from_seconds(1_999)),
+                invalid,
+            ),
+        ] {
+            assert_eq!(sample.refusal(manifest).await, expected);
+        }
+        assert!(sample.app.store.epochs().await.expect("read").is_empty());
+    }
+
+    #[tokio::test]
+    async fn epochs_do_not_go_backwards_and_have_one_manifest() {
+        let sample = Sample::new().await;
+        let second = sample.manifest(2);
+        let envelope = sign(second.clone(), sample.custodian.signing());
+        let (epoch, now) = (second.epoch, Timestamp::from_seconds(2_000));
+        let stored = sample.app.store.put_epoch(epoch, &envelope, false, now);
+        stored.await.expect("stored");
+        let again = sample.app.check_manifest(Some(epoch), &envelope).await;
+        assert_eq!(again.expect("the same"), second);
+        let mut other = second;
+        other.not_after = Timestamp::from_seconds(8_000);
+        for manifest in [other, sample.manifest(1)] {
+            assert_eq!(sample.refusal(manifest).await, ErrorCode::ManifestInvalid);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_envelope_opens_beside_its_manifest_only() {
+        let sample = Sample::new().await;
+        let (app, manifest) = (&sample.app, sample.manifest(1));
+        let envelope = sign(manifest.clone(), sample.custodian.signing());
+        let own = app.keystore.public(&app.node);
+        let (epoch, aad) = (manifest.epoch, body_digest(&envelope));
+        let sealed = app.seal_to(&own, epoch, &aad, &sample.gms).expect("sealed");
+        let sealed = Sealed::try_from(&sealed).expect("read");
+        let opened = app.open_envelope(&envelope, &manifest, &sealed);
+        assert_eq!(opened.expect("opened"), sample.gms);
+        let other = sign(sample.manifest(2), sample.custodian.signing());
+        let refused = app.open_envelope(&other, &manifest, &sealed);
+        assert_eq!(refused.expect_err("refused").code, ErrorCode::KeyMismatch);
+    }
+
+    #[tokio::test]
+    async fn drifted_forms_and_foreign_canaries_are_refused() {
+        let sample = Sample::new().await;
+        let manifest = sample.manifest(1);
+        let own = manifest.policies.clone();
+        assert!(check_rows(&manifest, &own).is_ok());
+        let mut drifted = manifest.clone();
+        drifted.policies[0].forms[0] ^= 1;
+        let error = check_rows(&drifted, &own).expect_err("refused");
+        assert_eq!(error.code, ErrorCode::FormsMismatch);
+        let mut foreign = manifest;
+        foreign.policies[0].canary_tags.reverse();
+        let error = check_rows(&foreign, &own).expect_err("refused");
+        assert_eq!(error.code, ErrorCode::CanaryMissing);
+    }
+
+    #[tokio::test]
+    async fn only_a_custodian_on_its_own_list_makes_an_epoch() {
+        let (mut app, _dir) = testing::app().await;
+        app.custodians.retain(|custodian| *custodian != app.node);
+        let error = app.start_epoch(1).await.expect_err("refused");
+        assert_eq!(error.code, ErrorCode::RoleForbidden);
+    }
+}

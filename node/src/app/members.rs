@@ -207,3 +207,61 @@ pub(crate) fn keep_stating(app: Arc<App>) -> BoxFuture<'static, ()> {
     }
     .boxed()
 }
+
+#[cfg(test)]
+mod tests {
+    use sotto_common::dsse::SigningKey;
+
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn a_member_is_absent_then_pinned_and_a_mismatch_shows() {
+        let (app, _dir) = testing::app().await;
+        let node: NodeId = "de-bka".parse().expect("a node");
+        let mut keys = app.keystore.public(&node);
+        let state = async |keys: &MemberKeys| {
+            let pins = app.store.pins().await.expect("read");
+            app.pin_state(&pins, &keys.node, Some(keys))
+        };
+        assert_eq!(state(&keys).await, v1::PinState::Absent);
+        let fingerprint = keys.signing.fingerprint();
+        app.pin_member(&node, &fingerprint, false)
+            .await
+            .expect("pinned");
+        assert_eq!(state(&keys).await, v1::PinState::Pinned);
+        keys.signing = SigningKey::generate(&mut os_rng()).verifying_key();
+        assert_eq!(state(&keys).await, v1::PinState::Mismatch);
+        let error = app.check_pins(&[keys.clone()]).await.expect_err("refused");
+        assert_eq!(error.code, ErrorCode::MemberNotPinned);
+        assert!(error.text.contains("de-bka"));
+
+        let other = keys.signing.fingerprint();
+        let error = app.pin_member(&node, &other, false).await;
+        assert_eq!(error.expect_err("refused").code, ErrorCode::IdentityChanged);
+        app.pin_member(&node, &other, true).await.expect("replaced");
+        assert_eq!(state(&keys).await, v1::PinState::Pinned);
+
+        keys.node = app.node.clone();
+        assert_eq!(state(&keys).await, v1::PinState::Mismatch);
+        let own = app.keystore.public(&app.node);
+        assert_eq!(state(&own).await, v1::PinState::Self_);
+        assert!(app.pin_member(&app.node, &other, true).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_key_statement_is_signed_by_the_key_that_it_states() {
+        let (app, _dir) = testing::app().await;
+        let listed = |node: &str| {
+            app.listed(&v1::EnrolledNode {
+                node_id: node.into(),
+                key_statement: Some(app.key_statement()),
+                ..Default::default()
+            })
+        };
+        let own = listed("nl-fiu").expect("read");
+        assert_eq!(own.keys, Some(app.keystore.public(&app.node)));
+        // The broker cannot pass it off as another node's.
+        assert!(listed("de-bka").is_err());
+    }
+}

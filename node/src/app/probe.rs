@@ -106,6 +106,9 @@ impl App {
                 _ => {
                     if let Some(session) = self.session_of(key).await? {
                         self.store.delete_session(session.id).await?;
+                        if let Ok(epoch) = self.stored_keys(session.epoch).await {
+                            self.abandon_session(&epoch, &opening(&session)).await;
+                        }
                         // Closed already, and the restart came before that was noted here.
                         let answered = session.probed >= session.total;
                         if error.code == ErrorCode::SessionUnknown && answered {
@@ -199,14 +202,7 @@ impl App {
         session: &ProbeSession,
         epoch: &'a EpochKeys,
     ) -> Result<Flight<'a>> {
-        let opening = Opening {
-            id: session.id,
-            nonce: &session.nonce,
-            policy: session.policy,
-            grounds: &session.key.grounds,
-            targets: &session.key.targets,
-        };
-        let (stream, opened) = self.open_session(epoch, &opening).await?;
+        let (stream, opened) = self.open_session(epoch, &opening(session)).await?;
         Ok(Flight {
             epoch,
             stream,
@@ -327,6 +323,16 @@ impl App {
         session.matches += hits.len() as u64;
         self.hits_changed(cursor);
         Ok(())
+    }
+}
+
+fn opening(session: &ProbeSession) -> Opening<'_> {
+    Opening {
+        id: session.id,
+        nonce: &session.nonce,
+        policy: session.policy,
+        grounds: &session.key.grounds,
+        targets: &session.key.targets,
     }
 }
 

@@ -294,6 +294,8 @@ impl App {
             .unwrap_or(Class::MAX))
     }
 
+    /// The last accepted version, from which the next follows. Uploads of the policy that are open
+    /// at the broker are no longer in the outbox when this is asked: they are ended.
     async fn last_version(&self, epoch: &EpochKeys, policy: Policy) -> Result<u64> {
         let request = v1::ListPublicationsRequest {
             community: self.community.to_string(),
@@ -301,10 +303,27 @@ impl App {
             policy: policy.name().to_owned(),
         };
         let answer = ask!(self.broker.publications(), list_publications, request).await?;
+        for left in &answer.publications {
+            if left.state() == v1::PublicationState::Uploading {
+                self.withdraw(left.publication_id.to_vec()).await;
+            }
+        }
         let mut versions = answer.last_versions.iter();
         Ok(versions
             .find(|last| last.policy == policy.name())
             .map_or(0, |last| last.version))
+    }
+
+    /// Ends an upload that nobody goes on with: the broker bounds how many may be open.
+    async fn withdraw(&self, publication: Vec<u8>) {
+        let request = v1::WithdrawPublicationRequest {
+            community: self.community.to_string(),
+            publication_id: publication.into(),
+        };
+        let outcome = ask!(self.broker.publications(), withdraw_publication, request).await;
+        if let Err(error) = outcome {
+            tracing::info!(%error, "an upload was left open at the broker");
+        }
     }
 
     /// Announces, uploads from where the broker is, and activates.

@@ -98,6 +98,18 @@ impl App {
         }
     }
 
+    /// Closes a session that nobody goes on with: the broker bounds how many may be open. It may
+    /// not be open at all.
+    pub(crate) async fn abandon_session(&self, epoch: &EpochKeys, opening: &Opening<'_>) {
+        let closed = match self.open_session(epoch, opening).await {
+            Ok((stream, _)) => stream.close().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = closed {
+            tracing::debug!(%error, "a probe session was not closed");
+        }
+    }
+
     fn opening(&self, epoch: &EpochKeys, opening: &Opening<'_>) -> Result<v1::ProbeOpening> {
         let row = epoch.manifest.policy(opening.policy)?;
         let grounds = opening.grounds;
