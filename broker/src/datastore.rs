@@ -183,6 +183,12 @@ pub(crate) trait ProbeTx: Send {
         community: &CommunityId,
         prober: &NodeId,
     ) -> Result<u64>;
+    /// The open session that the prober has not used for longest.
+    async fn get_longest_unused_session(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+    ) -> Result<Option<SessionId>>;
     /// Adds to the session's counts and notes its use.
     async fn update_session_counts(
         &mut self,

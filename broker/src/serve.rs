@@ -12,6 +12,7 @@ use sotto_common::service::shutdown;
 use sotto_common::service::tls::{MAX_MESSAGE, Tls, server_builder};
 use sotto_common::time::Clock;
 use sotto_proto::FILE_DESCRIPTOR_SET;
+use sotto_proto::status::mend_response;
 use sotto_proto::v1::hit_service_server::HitServiceServer;
 use sotto_proto::v1::membership_service_server::MembershipServiceServer;
 use sotto_proto::v1::probe_service_server::ProbeServiceServer;
@@ -20,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::InterceptorLayer;
+use tower::util::MapResponseLayer;
 
 use crate::app::Broker;
 use crate::config::Config;
@@ -123,6 +125,7 @@ impl BoundBroker {
 
         let checked = api.clone();
         let serving = server_builder(&config.connections)
+            .layer(MapResponseLayer::new(mend_response))
             .layer(InterceptorLayer::new(move |request| checked.check(request)))
             .add_service(health_service)
             .add_service(reflection)

@@ -7,7 +7,8 @@ use hpke::aead::ChaCha20Poly1305;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
-use rand::CryptoRng;
+use rand::rngs::StdRng;
+use rand::{CryptoRng, SeedableRng as _};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -103,13 +104,19 @@ impl HpkePublicKey {
     /// From the bytes of a key of `suite`: 32 for X25519.
     ///
     /// # Errors
-    /// [`SealError::InvalidKey`] for another length.
+    /// [`SealError::InvalidKey`] for another length, and for a point of small order, to which
+    /// nobody can seal (RFC 9180 §7.1.4).
     pub fn from_slice(suite: Suite, bytes: &[u8]) -> Result<Self, SealError> {
-        match suite {
+        let key = match suite {
             Suite::X25519Sha256ChaCha20Poly1305 => Deserializable::from_bytes(bytes)
                 .map(Self)
-                .map_err(|_| SealError::InvalidKey),
-        }
+                .map_err(|_| SealError::InvalidKey)?,
+        };
+        // Tried once at the door: found only when sealing, one such key would stop an epoch for
+        // all. Nothing is sent, so any randomness does.
+        let nothing = SealInfo(Context::unlabelled());
+        key.seal(&nothing, &[], &[], &mut StdRng::from_seed([0; 32]))?;
+        Ok(key)
     }
 
     /// The suite in which the key is used.

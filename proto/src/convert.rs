@@ -178,8 +178,17 @@ pub fn to_timestamp(at: Timestamp) -> prost_types::Timestamp {
     }
 }
 
+/// A hundred years.
+const MAX_DURATION_SECONDS: i64 = 100 * 366 * 86_400;
+
 fn duration(field: &'static str, d: Option<prost_types::Duration>) -> Result<Option<Duration>> {
     d.map(|d| {
+        // Looked at before the conversion: negating the least i64 would overflow in it.
+        if !(0..=MAX_DURATION_SECONDS).contains(&d.seconds)
+            || !(0..1_000_000_000).contains(&d.nanos)
+        {
+            return Err(Error::field(field, "a duration from 0 to 100 years"));
+        }
         Duration::try_from(d).map_err(|_| Error::field(field, "not a duration from 0 upwards"))
     })
     .transpose()

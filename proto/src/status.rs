@@ -117,6 +117,34 @@ pub fn from_status(status: &Status) -> Error {
     error
 }
 
+/// What a caller is told of a message that tonic could not read.
+fn unreadable() -> Error {
+    Error::field("message", "it cannot be decoded, or is over 4 MiB")
+}
+
+/// Reads the error of an inbound stream: a message that cannot be read is the caller's fault.
+pub fn from_inbound(status: &Status) -> Error {
+    match status.code() {
+        Code::Internal | Code::OutOfRange | Code::InvalidArgument | Code::ResourceExhausted => {
+            unreadable()
+        }
+        _ => from_status(status),
+    }
+}
+
+/// Mends the answers that tonic gives by itself to unary messages it cannot read: it says
+/// INTERNAL, which is for faults of the service, and without details.
+pub fn mend_response<B>(mut response: http::Response<B>) -> http::Response<B> {
+    let unread = Status::from_header_map(response.headers()).is_some_and(|status| {
+        matches!(status.code(), Code::Internal | Code::OutOfRange) && status.details().is_empty()
+    });
+    if unread {
+        // Such an answer is all headers. A header that cannot be written leaves tonic's own.
+        let _ = to_status(unreadable()).add_header(response.headers_mut());
+    }
+    response
+}
+
 /// What a status means that a proxy, the transport or another implementation made.
 const fn code_without_details(code: Code) -> ErrorCode {
     match code {
@@ -164,6 +192,17 @@ mod tests {
     fn the_cause_of_a_fault_never_reaches_the_peer() {
         let status = to_status(Error::internal("disk sda1"));
         assert!(!format!("{status:?}").contains("sda1"));
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_is_the_callers_fault() {
+        let by_tonic = Status::internal("failed to decode Protobuf message").into_http::<()>();
+        let mended = mend_response(by_tonic);
+        let status = Status::from_header_map(mended.headers()).expect("a status");
+        assert_eq!(from_status(&status).code, ErrorCode::InvalidField);
+        let ours = mend_response(to_status(Error::internal("disk")).into_http::<()>());
+        let status = Status::from_header_map(ours.headers()).expect("a status");
+        assert_eq!(from_status(&status).code, ErrorCode::Internal);
     }
 
     #[test]

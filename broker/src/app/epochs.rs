@@ -7,7 +7,7 @@ use scoped_futures::ScopedFutureExt as _;
 use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, Epoch, NodeId};
-use sotto_common::membership::{EpochState, KeyConfirmation, Manifest};
+use sotto_common::membership::{EpochState, KeyConfirmation, MAX_EPOCH, Manifest};
 use sotto_common::sealed::Sealed;
 use sotto_proto::convert;
 use sotto_proto::v1;
@@ -15,6 +15,9 @@ use sotto_proto::v1;
 use super::membership::{may_read, statement_of};
 use super::{Broker, enrolled, envelope, known_epoch, manifest_of};
 use crate::datastore::{Act, EpochRecord, MemberRecord, Tx};
+
+/// How many numbers a new epoch may leave out: one slip must not use up all numbers for ever.
+const MAX_EPOCH_STEP: u32 = 1000;
 
 /// An epoch with its members, for one reader.
 pub(crate) struct EpochView {
@@ -42,6 +45,9 @@ impl Broker {
         if manifest.not_after <= self.now() {
             return Err(invalid("the epoch is over already"));
         }
+        if manifest.not_before > self.now().plus(MAX_EPOCH) {
+            return Err(invalid("an epoch begins at most 31 days from now"));
+        }
         let members = &sealed_to_each(&manifest, envelopes)?;
         let record = &EpochRecord {
             epoch: manifest.epoch,
@@ -58,12 +64,16 @@ impl Broker {
                 async move {
                     check_custodian(tx, manifest, signed).await?;
                     let latest = tx.get_epochs(community).await?.into_iter().next();
+                    let latest_number = latest.as_ref().map_or(0, |latest| latest.epoch.get());
                     if let Some(latest) = latest.filter(|latest| latest.epoch >= manifest.epoch) {
                         // The answer to the first call may have been lost.
                         if latest.manifest == record.manifest {
                             return Ok(());
                         }
                         return Err(invalid("epochs are numbered upwards"));
+                    }
+                    if manifest.epoch.get() > latest_number.saturating_add(MAX_EPOCH_STEP) {
+                        return Err(invalid("the number leaves out more than 1000 epochs"));
                     }
                     check_members(tx, manifest).await?;
                     tx.put_epoch(community, record, members).await

@@ -201,7 +201,7 @@ impl Broker {
         token: &str,
         size: u32,
     ) -> Result<HitPage> {
-        let after = read_token(filter, token)?;
+        let after = read_token(caller, filter, token)?;
         let mut hits = self
             .store
             .read_tx("list_hits", |tx| {
@@ -218,7 +218,7 @@ impl Broker {
         let next = hits
             .last()
             .filter(|_| more)
-            .map(|last| write_token(filter, last.id));
+            .map(|last| write_token(caller, filter, last.id));
         Ok(HitPage { hits, next })
     }
 
@@ -381,22 +381,22 @@ impl Broker {
     }
 }
 
-/// A token is the digest of the filters it belongs to and the last id of its page, in hex.
-fn write_token(filter: &HitFilter, last: HitId) -> String {
+/// A token is the digest of the caller and the filters that it belongs to and the last id of its page, in hex.
+fn write_token(caller: &NodeId, filter: &HitFilter, last: HitId) -> String {
     format!(
         "{}{}",
-        hex::encode(filter_digest(filter)),
+        hex::encode(list_digest(caller, filter)),
         hex::encode(last.as_bytes())
     )
 }
 
-fn read_token(filter: &HitFilter, token: &str) -> Result<Option<HitId>> {
+fn read_token(caller: &NodeId, filter: &HitFilter, token: &str) -> Result<Option<HitId>> {
     if token.is_empty() {
         return Ok(None);
     }
     let bytes = hex::decode(token)
         .ok()
-        .filter(|bytes| bytes.starts_with(&filter_digest(filter)));
+        .filter(|bytes| bytes.starts_with(&list_digest(caller, filter)));
     let id = bytes.and_then(|bytes| HitId::from_slice(&bytes[8..]).ok());
     id.map(Some).ok_or_else(|| {
         let text = "the token is not of a page of this list: begin again without one";
@@ -404,8 +404,8 @@ fn read_token(filter: &HitFilter, token: &str) -> Result<Option<HitId>> {
     })
 }
 
-fn filter_digest(filter: &HitFilter) -> [u8; 8] {
-    let digest = Sha256::digest(format!("{filter:?}"));
+fn list_digest(caller: &NodeId, filter: &HitFilter) -> [u8; 8] {
+    let digest = Sha256::digest(format!("{caller} {filter:?}"));
     let mut short = [0; 8];
     short.copy_from_slice(&digest[..8]);
     short

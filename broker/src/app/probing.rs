@@ -19,7 +19,8 @@ use crate::app::hits::{Guard, Outcome};
 use crate::datastore::{BatchRecord, SessionRecord, StackKey, Tx};
 use crate::matcher::{HolderMatches, Question};
 
-/// Most probe sessions that a node may have open in a community.
+/// Most probe sessions that a node has open in a community; another one closes the one that was
+/// not used for longest.
 const MAX_OPEN_SESSIONS: u64 = 256;
 
 /// A session that is not used for this long is closed: it can wait a week for its quota.
@@ -297,13 +298,13 @@ async fn open_session_row(tx: &mut (dyn Tx + '_), session: &ProbeSession) -> Res
 }
 
 async fn put_session(tx: &mut (dyn Tx + '_), record: &SessionRecord) -> Result<()> {
-    if tx
-        .count_open_sessions(&record.key.community, &record.prober)
-        .await?
-        >= MAX_OPEN_SESSIONS
+    let (community, prober) = (&record.key.community, &record.prober);
+    if tx.count_open_sessions(community, prober).await? >= MAX_OPEN_SESSIONS
+        && let Some(longest_unused) = tx.get_longest_unused_session(community, prober).await?
     {
-        let text = "too many open probe sessions: close some";
-        return Err(Error::new(ErrorCode::LimitReached, text));
+        // A prober that has lost the ids of its sessions must not lock itself out.
+        tx.update_session_closed(longest_unused, record.opened_at)
+            .await?;
     }
     tx.put_session(record).await
 }

@@ -3,7 +3,7 @@
 use prost::Message as _;
 use sotto_common::error::{Error, Result};
 use sotto_common::ids::{Epoch, NodeId};
-use sotto_common::membership::Profile;
+use sotto_common::membership::{MAX_MEMBERS, Profile};
 use sotto_proto::convert::{epoch, text, to_timestamp};
 use sotto_proto::status::to_status;
 use sotto_proto::v1;
@@ -306,6 +306,9 @@ fn profile(wire: Option<v1::Profile>) -> Result<Profile> {
 }
 
 fn nodes(field: &'static str, names: &[String]) -> Result<Vec<NodeId>> {
+    if names.len() > MAX_MEMBERS {
+        return Err(Error::field(field, "at most 1000 nodes"));
+    }
     names.iter().map(|name| text(field, name)).collect()
 }
 

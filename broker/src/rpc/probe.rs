@@ -11,7 +11,7 @@ use sotto_common::membership::MAX_MEMBERS;
 use sotto_common::probe::{MAX_BATCH, SessionNonce};
 use sotto_common::secret::Tag;
 use sotto_proto::convert::{array, epoch, id, tags, text};
-use sotto_proto::status::from_status;
+use sotto_proto::status::from_inbound;
 use sotto_proto::v1;
 use sotto_proto::v1::probe_request::Message as Asked;
 use sotto_proto::v1::probe_response::Message as Answered;
@@ -64,7 +64,7 @@ impl Session {
             .asked
             .message()
             .await
-            .map_err(|status| from_status(&status))?;
+            .map_err(|status| from_inbound(&status))?;
         let empty = || Error::field("message", "an opening, a batch or a close");
         request
             .map(|request| request.message.ok_or_else(empty))

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use sotto_common::error::Result;
+use sotto_common::error::{Error, Result};
 use sotto_common::ids::{CommunityId, NodeId, PublicationId};
 use sotto_proto::convert::{epoch, id, text, to_timestamp};
-use sotto_proto::status::{from_status, to_status};
+use sotto_proto::status::{from_inbound, to_status};
 use sotto_proto::v1;
 use sotto_proto::v1::publication_service_server::PublicationService;
 use tonic::{Request, Response, Status, Streaming};
@@ -131,7 +131,7 @@ struct Upload {
 impl AsyncAnswers<v1::UploadPublicationResponse> for Upload {
     async fn run(mut self, answers: Sender<v1::UploadPublicationResponse>) -> Result<()> {
         let mut target: Option<(CommunityId, PublicationId)> = None;
-        while let Some(chunk) = self.chunks.message().await.map_err(|s| from_status(&s))? {
+        while let Some(chunk) = self.chunks.message().await.map_err(|s| from_inbound(&s))? {
             let (community, id) = match &target {
                 Some(target) => target,
                 None => target.insert((
@@ -139,6 +139,9 @@ impl AsyncAnswers<v1::UploadPublicationResponse> for Upload {
                     publication_id(&chunk.publication_id)?,
                 )),
             };
+            if !chunk.publication_id.is_empty() && chunk.publication_id != id.as_bytes()[..] {
+                return Err(Error::field("publication_id", "one publication a stream"));
+            }
             let acknowledged = self
                 .broker
                 .append(&self.caller, community, *id, chunk.offset, chunk.data)

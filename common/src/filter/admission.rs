@@ -77,7 +77,7 @@ pub enum AdmissionError {
         expected: u64,
     },
     /// Rule 1.
-    #[error("rule 1: the digest is not that of the bits: upload them again")]
+    #[error("rule 1: the digest is not that of the bits: build and announce the filter again")]
     Digest,
     /// Rule 1.
     #[error("rule 1: this salt was used before: build the filter again")]

@@ -8,7 +8,7 @@ use sotto_common::membership::{
     EpochState, KemKey, KeyConfirmation, KeyStatement, Manifest, ManifestPolicy, MemberKeys,
     NotifyHolder, PolicyProfile, Profile, Retention,
 };
-use sotto_common::sealed::{Sealed, Suite};
+use sotto_common::sealed::{self, Sealed, Suite};
 
 use super::grounds::enum_both_ways;
 use super::{
@@ -127,9 +127,17 @@ impl TryFrom<v1::HpkePublicKey> for KemKey {
     type Error = Error;
     fn try_from(wire: v1::HpkePublicKey) -> Result<Self> {
         let kem = u16::try_from(wire.kem).map_err(|_| Error::field("kem", "a 16-bit id"))?;
-        let expected = if kem == X25519_KEM { 32..=32 } else { 1..=4096 };
-        if !expected.contains(&wire.public_key.len()) {
-            return Err(Error::field("public_key", "not of the length of its KEM"));
+        let usable = if kem == X25519_KEM {
+            let suite = Suite::X25519Sha256ChaCha20Poly1305;
+            sealed::HpkePublicKey::from_slice(suite, &wire.public_key).is_ok()
+        } else {
+            (1..=4096).contains(&wire.public_key.len())
+        };
+        if !usable {
+            return Err(Error::field(
+                "public_key",
+                "not a key of its KEM, or of small order",
+            ));
         }
         Ok(Self {
             kem,

@@ -1,5 +1,6 @@
 //! The server's end: accepts, shakes hands within bounds, and knows who came.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,13 +12,14 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{MAX_CONNECTION_AGE, Tls};
 use crate::service::config::HumanDuration;
@@ -35,7 +37,7 @@ const ACCEPTED: usize = 16;
 pub struct ConnectionLimits {
     /// Connections at a time, those that still shake hands included; more are closed at once.
     pub open: usize,
-    /// Handshakes at a time; more wait in the listener's queue.
+    /// Handshakes at a time; beyond that the one that has taken longest is cut off.
     pub handshakes: usize,
     /// How long a handshake may take.
     pub handshake_timeout: HumanDuration,
@@ -47,7 +49,7 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             open: 1024,
-            handshakes: 64,
+            handshakes: 256,
             handshake_timeout: HumanDuration(Duration::from_secs(10)),
             max_age: HumanDuration(MAX_CONNECTION_AGE),
         }
@@ -83,39 +85,40 @@ async fn accept_all(
     accepted: mpsc::Sender<io::Result<Connection>>,
 ) {
     let rooms = Arc::new(Semaphore::new(limits.open));
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let mut handshakes: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let next = async {
-            // Waited for first: peers beyond the bound stay in the listener's queue.
-            let turn = Arc::clone(&handshakes).acquire_owned().await;
-            (turn, accept_one(&listener).await)
-        };
-        let (Ok(turn), (tcp, address)) = (tokio::select! {
+        let (tcp, address) = tokio::select! {
             () = accepted.closed() => return,
-            next = next => next,
-        }) else {
-            // The semaphore is never closed.
-            return;
+            next = accept_one(&listener) => next,
         };
+        handshakes.retain(|handshake| !handshake.is_finished());
+        // Whoever opens connections and says nothing must not lock the others out: the one that
+        // has taken longest makes room.
+        if handshakes.len() >= limits.handshakes
+            && let Some(slowest) = handshakes.pop_front()
+        {
+            debug!("a slow TLS handshake made room for a new one");
+            slowest.abort();
+        }
         let Ok(room) = Arc::clone(&rooms).try_acquire_owned() else {
             warn!(%address, open = limits.open, "connection refused: too many are open");
             continue;
         };
         let (tls, accepted) = (Arc::clone(&tls), accepted.clone());
-        tokio::spawn(async move {
+        let handshake = tokio::spawn(async move {
             let shaken = timeout(
                 limits.handshake_timeout.0,
                 Connection::accept(&tls, tcp, address, room, limits.age()),
             )
             .await;
-            drop(turn);
             match shaken {
                 // If nobody takes connections any more, this one is closed by being dropped.
                 Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
                 Ok(Err(error)) => info!(%address, %error, "TLS handshake failed"),
-                Err(_) => info!(%address, "TLS handshake took too long"),
+                Err(_) => debug!(%address, "TLS handshake took too long"),
             }
         });
+        handshakes.push_back(handshake.abort_handle());
     }
 }
 

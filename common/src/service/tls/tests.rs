@@ -438,6 +438,22 @@ async fn a_slow_handshake_is_dropped_and_holds_up_nobody_for_longer() {
 }
 
 #[tokio::test]
+async fn peers_that_connect_and_say_nothing_lock_nobody_out() {
+    let lab = Lab::new();
+    let limits = ConnectionLimits {
+        handshakes: 4,
+        handshake_timeout: HumanDuration(Duration::from_mins(10)),
+        ..ConnectionLimits::default()
+    };
+    let server = serve(&lab.tls(BROKER), limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(server.address).await.expect("connected"));
+    }
+    assert!(call_from(&lab.tls(NODE), &server).await.is_ok());
+}
+
+#[tokio::test]
 async fn connections_are_bounded_in_number() {
     let lab = Lab::new();
     let limits = ConnectionLimits {
