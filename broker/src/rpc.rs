@@ -13,7 +13,7 @@ use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{NodeId, Role};
 use sotto_common::selector::Policy;
 use sotto_common::service::identity::{self, PeerIdentity, Revocation};
-use sotto_proto::convert::text;
+use sotto_proto::convert::policy;
 use sotto_proto::status::to_status;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -87,6 +87,17 @@ impl<T> Sender<T> {
     }
 }
 
+/// Runs a use case to its end, whether or not its caller still waits.
+///
+/// A call is dropped wherever it stands when its caller hangs up. Between the commit of a
+/// withdrawal and the unmapping of its filter, or of hits and the waking of their watchers, that
+/// must not happen.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.map_err(Error::internal)?
+}
+
 fn stopping() -> Error {
     Error::new(
         ErrorCode::Unavailable,
@@ -150,6 +161,6 @@ fn optional_policy(name: &str) -> Result<Option<Policy>> {
     if name.is_empty() {
         Ok(None)
     } else {
-        text("policy", name).map(Some)
+        policy(name).map(Some)
     }
 }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use sotto_common::error::{Error, Result};
 use sotto_common::ids::{CommunityId, HitId, NodeId};
 use sotto_common::time::Timestamp;
-use sotto_proto::convert::{epoch, id, text, timestamp, to_timestamp};
+use sotto_proto::convert::{epoch, id, policy, text, timestamp, to_timestamp};
 use sotto_proto::status::to_status;
 use sotto_proto::v1;
 use sotto_proto::v1::hit_service_server::HitService;
 use tonic::{Request, Response, Status};
 
 use super::membership::answer;
-use super::{Answers, Api, AsyncAnswers, Sender, node, operator, optional_policy, peer};
+use super::{
+    Answers, Api, AsyncAnswers, Sender, node, operator, optional_policy, peer, to_the_end,
+};
 use crate::app::Broker;
 use crate::datastore::{GuardKey, HitFilter, HitRecord};
 
@@ -145,13 +147,15 @@ impl HitService for Api {
             let group = GuardKey {
                 prober: text("prober", &message.prober)?,
                 holder: text("holder", &message.holder)?,
-                policy: text("policy", &message.policy)?,
+                policy: policy(&message.policy)?,
                 day: timestamp("day", message.day)?.day(),
             };
-            let released = self
-                .broker
-                .release(&operator, &community, &group, &message.reason)
-                .await?;
+            let broker = Arc::clone(&self.broker);
+            let work = async move {
+                let reason = &message.reason;
+                broker.release(&operator, &community, &group, reason).await
+            };
+            let released = to_the_end(work).await?;
             Ok(v1::ReleaseQuarantineResponse { released })
         })
     }

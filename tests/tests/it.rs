@@ -1,0 +1,14 @@
+//! The integration tests: one binary, a module a subject.
+
+mod it {
+    mod crash;
+    mod full_disk;
+    mod hanging_up;
+    mod leak;
+    mod ledger;
+    mod main_flow;
+    mod membership;
+    mod probing;
+    mod publishing;
+    mod transport;
+}
