@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use scoped_futures::ScopedBoxFuture;
+use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
@@ -81,7 +82,7 @@ impl Sqlite {
     {
         let mut attempt = 1;
         loop {
-            match self.try_tx(&work).await {
+            match transact(&self.writer, "BEGIN IMMEDIATE", &work).await {
                 Err(error) if attempt < ATTEMPTS && is_busy(&error) => {
                     tracing::debug!(tx = name, attempt, "busy, again");
                     tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
@@ -96,23 +97,6 @@ impl Sqlite {
         }
     }
 
-    async fn try_tx<'env, T, F>(&self, work: &F) -> Result<T>
-    where
-        T: Send + 'env,
-        F: for<'t> Fn(&'t mut SqliteConnection) -> ScopedBoxFuture<'env, 't, Result<T>>
-            + Send
-            + Sync,
-    {
-        let mut tx = self
-            .writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(db_error)?;
-        let value = work(&mut tx).await?;
-        tx.commit().await.map_err(db_error)?;
-        Ok(value)
-    }
-
     /// Runs `work` on one consistent state of the database, beside the writer. It cannot write.
     ///
     /// # Errors
@@ -124,8 +108,7 @@ impl Sqlite {
             + Send
             + Sync,
     {
-        let mut tx = self.readers.begin().await.map_err(db_error)?;
-        let value = work(&mut tx).await;
+        let value = transact(&self.readers, "BEGIN", &work).await;
         if let Err(error) = &value {
             tracing::debug!(tx = name, code = %error.code, "reading refused");
         }
@@ -142,6 +125,33 @@ impl Sqlite {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// One transaction on one connection of a pool.
+///
+/// Where the disk fails or is full, SQLite ends the transaction by itself and sqlx does not notice:
+/// the connection would refuse every transaction after it, for as long as the program runs. One
+/// whose transaction did not begin or end as it should is therefore closed; the pool opens another.
+async fn transact<'env, T, F>(pool: &SqlitePool, begin: &'static str, work: &F) -> Result<T>
+where
+    T: Send + 'env,
+    F: for<'t> Fn(&'t mut SqliteConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
+{
+    let mut connection = pool.acquire().await.map_err(db_error)?;
+    let (outcome, orderly) = match connection.begin_with(begin).await {
+        Err(error) => (Err(db_error(error)), false),
+        Ok(mut tx) => match work(&mut tx).await {
+            Err(error) => (Err(error), tx.rollback().await.is_ok()),
+            Ok(value) => match tx.commit().await {
+                Err(error) => (Err(db_error(error)), false),
+                Ok(()) => (Ok(value), true),
+            },
+        },
+    };
+    if !orderly {
+        connection.close_on_drop();
+    }
+    outcome
 }
 
 /// Creates the file with mode 0600 before SQLite does it with the umask's; its WAL follows it.
