@@ -285,7 +285,7 @@ impl MembershipTx for SqliteTx<'_> {
             "SELECT community, epoch FROM epochs AS e WHERE state <> $1 AND (not_after <= $2
                  OR EXISTS (SELECT 1 FROM epochs AS later
                             WHERE later.community = e.community AND later.epoch > e.epoch
-                              AND later.activated_at <= $3))",
+                              AND max(later.activated_at, later.not_before) <= $3))",
         )
         .bind(EpochState::Ended.as_str())
         .bind(now.micros())
