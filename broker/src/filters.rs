@@ -1,7 +1,9 @@
 //! Filter files (protocol §6): uploads that grow, and filters that are sealed.
 //!
 //! `uploads/<publication id>` grows chunk by chunk; what is in it is durable and acknowledged.
-//! `filters/<digest>` is complete, of mode 0400, and never written again: such files are mapped.
+//! `filters/<digest>.<publication id>` is complete, of mode 0400, and never written again: such files
+//! are mapped. The id is there because nothing keeps a node from announcing the same bits twice:
+//! the end of one publication must not delete another's file.
 //! Which of them count is said by the ledger alone; [`FilterFiles::sweep`] removes the rest.
 
 use std::collections::HashSet;
@@ -45,9 +47,9 @@ impl FilterFiles {
         self.uploads.join(id.to_string())
     }
 
-    /// Where the sealed filter of this digest is, or would be.
-    pub(crate) fn path(&self, digest: &[u8; 32]) -> PathBuf {
-        self.filters.join(hex::encode(digest))
+    /// Where the sealed filter of this publication is, or would be.
+    pub(crate) fn path(&self, id: PublicationId, digest: &[u8; 32]) -> PathBuf {
+        self.filters.join(sealed_name(id, digest))
     }
 
     /// Bytes of an upload that are durable.
@@ -116,7 +118,7 @@ impl FilterFiles {
         remove(&self.upload(id));
     }
 
-    /// Turns a checked upload into a sealed filter: read-only, durable, named by its digest.
+    /// Turns a checked upload into a sealed filter: read-only and durable.
     ///
     /// # Errors
     /// `UNAVAILABLE` if the disk refuses; the upload is still there then.
@@ -125,7 +127,7 @@ impl FilterFiles {
         let seal = || {
             File::open(&upload)?.sync_all()?;
             fs::set_permissions(&upload, Permissions::from_mode(0o400))?;
-            fs::rename(&upload, self.path(digest))?;
+            fs::rename(&upload, self.path(id, digest))?;
             File::open(&self.filters)?.sync_all()
         };
         seal().map_err(Error::unavailable)
@@ -136,7 +138,7 @@ impl FilterFiles {
     /// # Errors
     /// `UNAVAILABLE` if the disk refuses.
     pub(crate) fn unseal(&self, id: PublicationId, digest: &[u8; 32]) -> Result<()> {
-        let (sealed, upload) = (self.path(digest), self.upload(id));
+        let (sealed, upload) = (self.path(id, digest), self.upload(id));
         let unseal = || {
             fs::set_permissions(&sealed, Permissions::from_mode(0o600))?;
             fs::rename(&sealed, &upload)
@@ -145,13 +147,13 @@ impl FilterFiles {
     }
 
     /// Deletes a sealed filter. Maps of it stay readable until they are dropped.
-    pub(crate) fn delete(&self, digest: &[u8; 32]) {
-        remove(&self.path(digest));
+    pub(crate) fn delete(&self, id: PublicationId, digest: &[u8; 32]) {
+        remove(&self.path(id, digest));
     }
 
     /// Whether a sealed filter is there.
-    pub(crate) fn exists(&self, digest: &[u8; 32]) -> bool {
-        self.path(digest).exists()
+    pub(crate) fn exists(&self, id: PublicationId, digest: &[u8; 32]) -> bool {
+        self.path(id, digest).exists()
     }
 
     /// Deletes every file that the ledger does not name. To be called before anything is served.
@@ -161,12 +163,12 @@ impl FilterFiles {
     pub(crate) fn sweep(
         &self,
         uploads: &HashSet<PublicationId>,
-        digests: &HashSet<[u8; 32]>,
+        filters: &HashSet<(PublicationId, [u8; 32])>,
     ) -> io::Result<u64> {
         let uploads: HashSet<_> = uploads.iter().map(ToString::to_string).collect();
-        let digests: HashSet<_> = digests.iter().map(hex::encode).collect();
+        let filters: HashSet<_> = filters.iter().map(|(id, d)| sealed_name(*id, d)).collect();
         let mut swept = 0;
-        for (folder, keep) in [(&self.uploads, uploads), (&self.filters, digests)] {
+        for (folder, keep) in [(&self.uploads, uploads), (&self.filters, filters)] {
             for entry in fs::read_dir(folder)? {
                 let entry = entry?;
                 if !entry
@@ -181,6 +183,10 @@ impl FilterFiles {
         }
         Ok(swept)
     }
+}
+
+fn sealed_name(id: PublicationId, digest: &[u8; 32]) -> String {
+    format!("{}.{id}", hex::encode(digest))
 }
 
 fn offset_mismatch(acknowledged: u64) -> Error {
@@ -233,16 +239,16 @@ mod tests {
             files.append(id, 0, b"abcd", 4).expect("stored");
         }
         files.seal(kept, &[7; 32]).expect("sealed");
-        let mode = fs::metadata(files.path(&[7; 32]))
+        let mode = fs::metadata(files.path(kept, &[7; 32]))
             .expect("there")
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o400);
         let swept = files
-            .sweep(&HashSet::new(), &HashSet::from([[7; 32]]))
+            .sweep(&HashSet::new(), &HashSet::from([(kept, [7; 32])]))
             .expect("swept");
         assert_eq!(swept, 1);
-        assert!(files.exists(&[7; 32]));
+        assert!(files.exists(kept, &[7; 32]));
         assert_eq!(files.acknowledged(dropped).expect("length"), 0);
     }
 }

@@ -248,6 +248,7 @@ impl Broker {
             return Err(Error::field("reason", "say why"));
         }
         let at = self.now();
+        let exclusive = self.matching.write().await;
         let epochs = self
             .store
             .run_tx("suspend_node", |tx| {
@@ -268,6 +269,11 @@ impl Broker {
                     for record in tx.get_epochs(community).await? {
                         let lists = manifest_of(&record)?.member(node).is_ok();
                         if lists && record.state != EpochState::Ended {
+                            // In the same step: a stop here must leave no epoch behind in which
+                            // the suspended node can still be matched.
+                            let ended = EpochState::Ended;
+                            tx.update_epoch_state(community, record.epoch, ended, at)
+                                .await?;
                             listing.push(record.epoch);
                         }
                     }
@@ -276,8 +282,9 @@ impl Broker {
                 .scope_boxed()
             })
             .await?;
+        drop(exclusive);
         for &epoch in &epochs {
-            self.end(community, epoch).await?;
+            self.delete_filters_of(community, epoch).await?;
         }
         Ok(epochs)
     }

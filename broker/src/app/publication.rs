@@ -1,6 +1,6 @@
 //! Publications: announce, upload, activate, withdraw, expire (protocol §5.3, §5.4, §6).
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -11,7 +11,7 @@ use sotto_common::filter::Class;
 use sotto_common::filter::admission::{self, Facts, Offer};
 use sotto_common::filter::layers::MAX_SUPPLEMENTS;
 use sotto_common::ids::{CommunityId, Epoch, NodeId, PublicationId};
-use sotto_common::membership::Manifest;
+use sotto_common::membership::{EpochState, Manifest};
 use sotto_common::publication::{FilterHeader, LayerRole, MAX_CHUNK, PublicationState};
 use sotto_common::selector::Policy;
 use sotto_proto::convert;
@@ -250,17 +250,18 @@ impl Broker {
                 .scope_boxed()
             })
             .await?;
-        let digests: HashSet<_> = active.iter().map(|record| record.digest).collect();
         for record in &uploading {
             // Sealed, but the stop came before its activation: its bits are an upload again.
-            if self.files.exists(&record.digest) && !digests.contains(&record.digest) {
+            if self.files.exists(record.id, &record.digest) {
                 self.files.unseal(record.id, &record.digest)?;
             }
         }
         let uploads = uploading.iter().map(|record| record.id).collect();
+        let filters = active.iter().map(|record| (record.id, record.digest));
+        let filters: HashSet<_> = filters.collect();
         let swept = self
             .files
-            .sweep(&uploads, &digests)
+            .sweep(&uploads, &filters)
             .map_err(Error::internal)?;
         let mapped = active.len();
         for record in active {
@@ -284,7 +285,34 @@ impl Broker {
             })
             .await?;
         }
+        for (community, epoch) in self.ended_epochs_with_filters().await? {
+            self.delete_filters_of(&community, epoch).await?;
+        }
         Ok(())
+    }
+
+    /// Epochs that have ended and still have filters: the broker stopped between the two.
+    async fn ended_epochs_with_filters(&self) -> Result<BTreeSet<(CommunityId, Epoch)>> {
+        self.store
+            .run_tx("ended_epochs_with_filters", |tx| {
+                async move {
+                    let mut epochs = BTreeSet::new();
+                    for state in [PublicationState::Active, PublicationState::Uploading] {
+                        let records = tx.get_publications_in(state).await?;
+                        epochs.extend(records.into_iter().map(|r| (r.key.community, r.key.epoch)));
+                    }
+                    let mut ended = BTreeSet::new();
+                    for (community, epoch) in epochs {
+                        let record = super::known_epoch(tx, &community, epoch).await?;
+                        if record.state == EpochState::Ended {
+                            ended.insert((community, epoch));
+                        }
+                    }
+                    Ok(ended)
+                }
+                .scope_boxed()
+            })
+            .await
     }
 
     /// Ends all publications of an epoch; its filters are deleted (protocol §8).
@@ -439,7 +467,7 @@ impl Broker {
     /// Maps an active filter into the matcher; `verify` reads it whole and compares its digest.
     async fn map(&self, record: &PublicationRecord, verify: bool) -> Result<()> {
         let header = header_of(record)?;
-        let (path, digest) = (self.files.path(&record.digest), record.digest);
+        let (path, digest) = (self.files.path(record.id, &record.digest), record.digest);
         let length = header.params.byte_len();
         let bits = blocking(move || {
             let bits = MappedFilter::open(&path, length).map_err(Error::internal)?;
@@ -475,7 +503,7 @@ impl Broker {
         blocking(move || {
             for record in gone {
                 files.delete_upload(record.id);
-                files.delete(&record.digest);
+                files.delete(record.id, &record.digest);
                 tracing::info!(publication = %record.id, holder = %record.holder, "filter deleted");
             }
             Ok(())
