@@ -13,7 +13,7 @@ use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{NodeId, Role};
 use sotto_common::selector::Policy;
 use sotto_common::service::identity::{self, PeerIdentity, Revocation};
-use sotto_proto::convert::text;
+use sotto_proto::convert::policy;
 use sotto_proto::status::to_status;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -150,6 +150,6 @@ fn optional_policy(name: &str) -> Result<Option<Policy>> {
     if name.is_empty() {
         Ok(None)
     } else {
-        text("policy", name).map(Some)
+        policy(name).map(Some)
     }
 }

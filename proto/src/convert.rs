@@ -15,6 +15,7 @@ use sotto_common::dsse::{
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{Epoch, InvalidId};
 use sotto_common::secret::Tag;
+use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
 
 use crate::v1;
@@ -111,6 +112,16 @@ impl From<Envelope> for v1::DsseEnvelope {
 pub fn text<T: FromStr<Err = InvalidId>>(field: &'static str, text: &str) -> Result<T> {
     text.parse()
         .map_err(|error: InvalidId| Error::field(field, error.to_string()))
+}
+
+/// Parses the name of a policy, version included.
+///
+/// # Errors
+/// `POLICY_UNKNOWN`: what is not known is refused, never guessed (protocol §13).
+pub fn policy(name: &str) -> Result<Policy> {
+    name.parse().map_err(|error: InvalidId| {
+        Error::new(ErrorCode::PolicyUnknown, error.to_string()).about("policy")
+    })
 }
 
 /// Parses an epoch number.

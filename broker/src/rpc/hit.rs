@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sotto_common::error::{Error, Result};
 use sotto_common::ids::{CommunityId, HitId, NodeId};
 use sotto_common::time::Timestamp;
-use sotto_proto::convert::{epoch, id, text, timestamp, to_timestamp};
+use sotto_proto::convert::{epoch, id, policy, text, timestamp, to_timestamp};
 use sotto_proto::status::to_status;
 use sotto_proto::v1;
 use sotto_proto::v1::hit_service_server::HitService;
@@ -145,7 +145,7 @@ impl HitService for Api {
             let group = GuardKey {
                 prober: text("prober", &message.prober)?,
                 holder: text("holder", &message.holder)?,
-                policy: text("policy", &message.policy)?,
+                policy: policy(&message.policy)?,
                 day: timestamp("day", message.day)?.day(),
             };
             let released = self

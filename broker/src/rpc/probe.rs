@@ -10,7 +10,7 @@ use sotto_common::ids::{NodeId, RecordRef, SessionId};
 use sotto_common::membership::MAX_MEMBERS;
 use sotto_common::probe::{MAX_BATCH, SessionNonce};
 use sotto_common::secret::Tag;
-use sotto_proto::convert::{array, epoch, id, tags, text};
+use sotto_proto::convert::{array, epoch, id, policy, tags, text};
 use sotto_proto::status::from_inbound;
 use sotto_proto::v1;
 use sotto_proto::v1::probe_request::Message as Asked;
@@ -172,7 +172,7 @@ fn opening_of(wire: &v1::ProbeOpening) -> Result<Opening> {
         key: StackKey {
             community: text("community", &wire.community)?,
             epoch: epoch(wire.epoch)?,
-            policy: text("policy", &wire.policy)?,
+            policy: policy(&wire.policy)?,
         },
         forms: array("forms", &wire.forms)?,
         kid: Kid::new(array("kid", &wire.kid)?),

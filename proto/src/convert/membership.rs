@@ -12,7 +12,7 @@ use sotto_common::sealed::{self, Sealed, Suite};
 
 use super::grounds::enum_both_ways;
 use super::{
-    FORMAT, Statement, array, check_format, duration, epoch, id, tags, text, timestamp,
+    FORMAT, Statement, array, check_format, duration, epoch, id, policy, tags, text, timestamp,
     to_duration, to_timestamp,
 };
 use crate::v1;
@@ -203,7 +203,7 @@ impl TryFrom<v1::ManifestPolicy> for ManifestPolicy {
     type Error = Error;
     fn try_from(wire: v1::ManifestPolicy) -> Result<Self> {
         Ok(Self {
-            policy: text("policy", &wire.policy)?,
+            policy: policy(&wire.policy)?,
             canary_tags: tags("canary_tags", &wire.canary_tags)?,
             forms: array("forms", &wire.forms)?,
         })
@@ -229,7 +229,7 @@ impl TryFrom<v1::PolicyProfile> for PolicyProfile {
     type Error = Error;
     fn try_from(wire: v1::PolicyProfile) -> Result<Self> {
         Ok(Self {
-            policy: text("policy", &wire.policy)?,
+            policy: policy(&wire.policy)?,
             k: u8::try_from(wire.k).map_err(|_| Error::field("k", "20 to 40"))?,
             prior: wire.prior,
         })

@@ -11,7 +11,9 @@ use sotto_common::membership::MAX_MEMBERS;
 use sotto_common::publication::{FilterHeader, LayerRole, PublicationState};
 
 use super::grounds::enum_both_ways;
-use super::{FORMAT, Statement, array, check_format, epoch, id, text, timestamp, to_timestamp};
+use super::{
+    FORMAT, Statement, array, check_format, epoch, id, policy, text, timestamp, to_timestamp,
+};
 use crate::v1;
 
 enum_both_ways!(PublicationState {
@@ -60,7 +62,7 @@ impl TryFrom<v1::FilterHeader> for FilterHeader {
             )?,
             community: text("community", &wire.community)?,
             epoch: epoch(wire.epoch)?,
-            policy: text("policy", &wire.policy)?,
+            policy: policy(&wire.policy)?,
             forms: array("forms", &wire.forms)?,
             kid: Kid::new(array("kid", &wire.kid)?),
             params,
