@@ -5,6 +5,8 @@
 
 mod model;
 mod sqlite;
+#[cfg(test)]
+mod suite;
 
 use std::path::Path;
 

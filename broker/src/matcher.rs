@@ -174,3 +174,113 @@ impl Matcher {
         self.active.store(Arc::new(next));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use sotto_common::filter::{Class, contains};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_789_500_000);
+
+    fn key() -> StackKey {
+        StackKey {
+            community: "euro-cyber".parse().expect("a community"),
+            epoch: sotto_common::ids::Epoch::new(1).expect("from 1"),
+            policy: sotto_common::selector::Policy::Phone,
+        }
+    }
+
+    fn node(name: &str) -> NodeId {
+        name.parse().expect("a node")
+    }
+
+    fn publication() -> PublicationId {
+        PublicationId::generate(NOW, &mut sotto_common::random::os_rng())
+    }
+
+    /// A layer of these bits, mapped from a file as in production.
+    fn layer(version: u64, params: FilterParams, salt: &Salt, bits: &[u8]) -> Arc<Layer> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), bits).expect("written");
+        let mapped = MappedFilter::open(file.path(), params.byte_len()).expect("mapped");
+        let facts = LayerFacts {
+            publication: publication(),
+            version,
+            audience: BTreeSet::new(),
+            params,
+            salt: salt.clone(),
+            fpr: 1e-9,
+            expires_at: NOW.plus(Duration::from_secs(1)),
+        };
+        Arc::new(Layer::new(facts, mapped))
+    }
+
+    fn probe(matcher: &Matcher, prober: &str, now: Timestamp, tags: &[Tag]) -> Vec<HolderMatches> {
+        let question = Question {
+            key: &key(),
+            prober: &node(prober),
+            targets: &BTreeSet::new(),
+            now,
+        };
+        matcher.probe(&question, tags)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Random bits of many densities, so that head and body decide about tags in turn; k small
+        /// enough that tags match at all. The broker's two stages agree with the plain matcher.
+        #[test]
+        fn tests_every_tag_as_the_plain_matcher_does(
+            seed: [u8; 32],
+            salts: [[u8; 16]; 2],
+            class in 0u8..6,
+            k in 6u8..=40,
+            density in 1u32..=16,
+        ) {
+            use rand::{RngExt as _, SeedableRng as _};
+            let mut rng = rand::rngs::StdRng::from_seed(seed);
+            let params = FilterParams::new(Class::new(class).expect("a class"), k).expect("params");
+            let length = usize::try_from(params.byte_len()).expect("small");
+            let mut draw = |_| (0..length)
+                .map(|_| (0..8).fold(0, |byte: u8, _| {
+                    (byte << 1) | u8::from(rng.random_range(0..16) < density)
+                }))
+                .collect::<Vec<u8>>();
+            let bits: [Vec<u8>; 2] = std::array::from_fn(&mut draw);
+            let salts = salts.map(Salt::new);
+            let tags: Vec<_> = (0..500).map(|_| Tag::new(rng.random())).collect();
+
+            let matcher = Matcher::default();
+            let layers = [0, 1].map(|i| layer(i as u64 + 1, params, &salts[i], &bits[i]));
+            matcher.set_stack(&key(), &node("de-bka"), layers.to_vec());
+            let found = probe(&matcher, "nl-fiu", NOW, &tags);
+            for (i, tag) in tags.iter().enumerate() {
+                let highest = [1, 0].into_iter()
+                    .find(|&l| contains(&bits[l], params, &salts[l], tag))
+                    .map_or(0, |l| l as u64 + 1);
+                prop_assert_eq!(found[0].versions[i], highest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stack_is_tested_as_long_as_it_stands_and_never_for_its_own_holder() {
+        let params = FilterParams::new(Class::new(0).expect("a class"), 30).expect("params");
+        let length = usize::try_from(params.byte_len()).expect("small");
+        let ones = layer(3, params, &Salt::new([1; 16]), &vec![0xff; length]);
+        let matcher = Matcher::default();
+        matcher.set_stack(&key(), &node("de-bka"), vec![ones]);
+        let tags = [Tag::new([7; 16])];
+        assert_eq!(probe(&matcher, "nl-fiu", NOW, &tags)[0].versions, [3]);
+        assert!(probe(&matcher, "de-bka", NOW, &tags).is_empty());
+        let expired = NOW.plus(Duration::from_secs(1));
+        assert!(probe(&matcher, "nl-fiu", expired, &tags).is_empty());
+        matcher.set_stack(&key(), &node("de-bka"), vec![]);
+        assert!(probe(&matcher, "nl-fiu", NOW, &tags).is_empty());
+    }
+}

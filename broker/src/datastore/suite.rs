@@ -1,0 +1,166 @@
+//! One behaviour suite for every engine (style rule 5): a storage method without a case here does
+//! not exist, and `every_storage_method_has_a_case` sees to it.
+//!
+//! Cases are written over [`Datastore`] and know no engine; `suite!` stamps them on one.
+
+use std::time::Duration;
+
+use sotto_common::epoch::Kid;
+use sotto_common::error::{Error, ErrorCode};
+use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
+use sotto_common::hit::HitState;
+use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId};
+use sotto_common::membership::EpochState;
+use sotto_common::publication::PublicationState;
+use sotto_common::random::os_rng;
+use sotto_common::selector::Policy;
+use sotto_common::time::Timestamp;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_seconds(1_789_500_000);
+
+macro_rules! suite {
+    ($engine:ident, $open:path) => {
+        suite!($engine, $open:
+            a_transaction_is_all_or_nothing,
+            communities_keep_their_profile_and_custodians,
+            nodes_keep_their_statement_until_they_are_enrolled_anew,
+            limits_have_defaults_and_are_kept_per_policy,
+            epochs_keep_their_members_confirmations_and_state,
+            epochs_are_overdue_at_their_end_or_a_day_beside_the_next,
+            acts_of_operators_are_recorded,
+            publications_are_listed_latest_first_and_counted_by_state,
+            an_ended_publication_loses_its_header,
+            versions_and_salts_are_remembered,
+            sessions_count_their_batches_and_forget_when_closed,
+            quota_use_is_kept_by_day,
+            hits_are_found_by_ref_and_id_and_change,
+            hits_are_listed_by_filter_and_page,
+            quarantined_hits_are_counted_and_never_listed,
+            hit_counts_are_those_of_the_holder,
+            cursors_grow_by_one_for_each_prober,
+        );
+    };
+    ($engine:ident, $open:path: $($case:ident,)*) => {
+        mod $engine {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let (store, _kept) = $open().await;
+                    super::$case(&store).await;
+                    store.close().await;
+                }
+            )*
+        }
+    };
+}
+
+suite!(sqlite_engine, super::open_sqlite);
+
+async fn open_sqlite() -> (Datastore, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = Datastore::open(&dir.path().join("ledger.db")).await;
+    (store.expect("opened"), dir)
+}
+
+/// Runs one transaction that must commit, and gives its value.
+macro_rules! tx {
+    ($store:expr, $tx:ident => $work:expr) => {
+        $store
+            .run_tx("case", |$tx| async move { $work }.scope_boxed())
+            .await
+            .expect("committed")
+    };
+}
+
+mod hits;
+mod membership;
+mod probes;
+mod publications;
+
+use hits::*;
+use membership::*;
+use probes::*;
+use publications::*;
+
+#[test]
+fn every_storage_method_has_a_case() {
+    let traits = include_str!("../datastore.rs");
+    let cases = [
+        include_str!("suite/membership.rs"),
+        include_str!("suite/publications.rs"),
+        include_str!("suite/probes.rs"),
+        include_str!("suite/hits.rs"),
+        include_str!("suite.rs"),
+    ]
+    .concat();
+    let missing: Vec<_> = traits
+        .lines()
+        .filter_map(|line| line.strip_prefix("    async fn "))
+        .filter_map(|line| line.split_once('(').map(|(name, _)| name))
+        .filter(|name| !cases.contains(&format!(".{name}(")))
+        .collect();
+    assert!(missing.is_empty(), "no case uses {missing:?}");
+}
+
+fn community() -> CommunityId {
+    "euro-cyber".parse().expect("a community")
+}
+
+fn node(name: &str) -> NodeId {
+    name.parse().expect("a node")
+}
+
+fn number(epoch: u32) -> Epoch {
+    Epoch::new(epoch).expect("from 1")
+}
+
+fn key() -> StackKey {
+    StackKey {
+        community: community(),
+        epoch: number(1),
+        policy: Policy::Phone,
+    }
+}
+
+fn epoch_record(epoch: u32) -> EpochRecord {
+    EpochRecord {
+        epoch: number(epoch),
+        state: EpochState::Open,
+        manifest: vec![1, 2],
+        custodian: node("nl-fiu"),
+        kid: Kid::new([7; 8]),
+        not_before: NOW,
+        not_after: NOW.plus(Duration::from_hours(720)),
+    }
+}
+
+async fn put_community(store: &Datastore) {
+    let made = tx!(store, tx => tx.put_community(&community(), b"profile", NOW).await);
+    assert!(made);
+}
+
+/// A community with epoch 1.
+async fn put_epoch(store: &Datastore, epoch: &EpochRecord) {
+    let members = &["de-bka", "nl-fiu"].map(|name| MemberRecord {
+        node: node(name),
+        envelope: vec![3],
+        confirmed: false,
+    });
+    tx!(store, tx => tx.put_epoch(&community(), epoch, members).await);
+}
+
+async fn a_transaction_is_all_or_nothing(store: &Datastore) {
+    let failed = store
+        .run_tx("case", |tx| {
+            async move {
+                tx.put_community(&community(), b"profile", NOW).await?;
+                Err::<(), _>(Error::new(ErrorCode::LimitReached, "no"))
+            }
+            .scope_boxed()
+        })
+        .await;
+    assert_eq!(failed.expect_err("refused").code, ErrorCode::LimitReached);
+    assert_eq!(tx!(store, tx => tx.get_profile(&community()).await), None);
+}

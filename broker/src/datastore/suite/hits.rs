@@ -1,0 +1,210 @@
+//! Hits, their events and counts.
+
+use super::*;
+
+fn hit(record_ref: u8, holder: &str, state: HitState, first_seen: Timestamp) -> HitRecord {
+    HitRecord {
+        id: HitId::generate(first_seen, &mut os_rng()),
+        key: key(),
+        prober: node("nl-fiu"),
+        record_ref: RecordRef::new([record_ref; 16]),
+        holder: node(holder),
+        state,
+        filter_version: 4,
+        fpr: 1e-9,
+        posterior: 0.999,
+        first_seen,
+        last_seen: first_seen,
+    }
+}
+
+async fn put_hits(store: &Datastore, hits: &[HitRecord]) {
+    for hit in hits {
+        tx!(store, tx => tx.put_hit(hit).await);
+    }
+}
+
+/// Two holders, two refs, three times.
+fn some_hits() -> [HitRecord; 3] {
+    let later = NOW.plus(Duration::from_secs(9));
+    [
+        hit(1, "de-bka", HitState::New, NOW),
+        hit(1, "fr-pj", HitState::Confirmed, later),
+        hit(
+            2,
+            "de-bka",
+            HitState::New,
+            later.plus(Duration::from_secs(1)),
+        ),
+    ]
+}
+
+pub(super) async fn hits_are_found_by_ref_and_id_and_change(store: &Datastore) {
+    let hits = some_hits();
+    put_hits(store, &hits).await;
+    let (community, nl, key) = (&community(), &node("nl-fiu"), &key());
+    let on = async |refs: &[u8]| {
+        let refs: Vec<_> = refs.iter().map(|r| RecordRef::new([*r; 16])).collect();
+        let refs = &refs;
+        tx!(store, tx => tx.get_hits_on(key, nl, refs).await).len()
+    };
+    assert_eq!(on(&[]).await, 0);
+    assert_eq!(on(&[1]).await, 2);
+    assert_eq!(on(&[3, 2]).await, 1);
+
+    let id = hits[0].id;
+    let get = async |prober: &NodeId| tx!(store, tx => tx.get_hit(community, prober, id).await);
+    assert_eq!(get(nl).await.as_ref(), Some(&hits[0]));
+    assert_eq!(get(&node("de-bka")).await, None);
+    let changed = &HitRecord {
+        state: HitState::Retracted,
+        filter_version: 5,
+        fpr: 2e-9,
+        posterior: 0.5,
+        last_seen: NOW.plus(Duration::from_secs(9)),
+        ..hits[0].clone()
+    };
+    tx!(store, tx => tx.update_hit(changed).await);
+    assert_eq!(get(nl).await.as_ref(), Some(changed));
+}
+
+pub(super) async fn hits_are_listed_by_filter_and_page(store: &Datastore) {
+    let hits = some_hits();
+    put_hits(store, &hits).await;
+    let (community, nl) = (&community(), &node("nl-fiu"));
+    let list = async |filter: HitFilter, after, limit| {
+        let filter = &filter;
+        let listed = tx!(store, tx => tx.get_hits(community, nl, filter, after, limit).await);
+        listed.into_iter().map(|hit| hit.id).collect::<Vec<_>>()
+    };
+    let ids = hits.each_ref().map(|hit| hit.id);
+    let all = HitFilter::default();
+    assert_eq!(list(all.clone(), None, 9).await, ids);
+    assert_eq!(list(all.clone(), Some(ids[0]), 1).await, [ids[1]]);
+    let filters = [
+        (
+            HitFilter {
+                holder: Some(node("de-bka")),
+                ..all.clone()
+            },
+            vec![ids[0], ids[2]],
+        ),
+        (
+            HitFilter {
+                state: Some(HitState::Confirmed),
+                ..all.clone()
+            },
+            vec![ids[1]],
+        ),
+        (
+            HitFilter {
+                since: Some(hits[1].first_seen),
+                ..all.clone()
+            },
+            ids[1..].to_vec(),
+        ),
+        (
+            HitFilter {
+                epoch: Some(number(2)),
+                ..all.clone()
+            },
+            vec![],
+        ),
+        (
+            HitFilter {
+                policy: Some(Policy::Email),
+                ..all
+            },
+            vec![],
+        ),
+    ];
+    for (filter, expected) in filters {
+        assert_eq!(list(filter.clone(), None, 9).await, expected, "{filter:?}");
+    }
+}
+
+fn guard(prober: &str, day: i64) -> GuardKey {
+    GuardKey {
+        prober: node(prober),
+        holder: node("de-bka"),
+        policy: Policy::Phone,
+        day,
+    }
+}
+
+pub(super) async fn quarantined_hits_are_counted_and_never_listed(store: &Datastore) {
+    let hits = [
+        hit(1, "de-bka", HitState::New, NOW),
+        hit(2, "de-bka", HitState::Quarantined, NOW),
+        hit(
+            3,
+            "de-bka",
+            HitState::Quarantined,
+            NOW.plus(Duration::from_millis(2)),
+        ),
+    ];
+    put_hits(store, &hits).await;
+    let (community, nl, group) = (&community(), &node("nl-fiu"), &guard("nl-fiu", NOW.day()));
+    let groups = tx!(store, tx => tx.count_quarantine(community).await);
+    assert_eq!(groups, [(group.clone(), 2)]);
+    let held = tx!(store, tx => tx.get_quarantined(community, group, 1).await);
+    assert_eq!(held, hits[1..2]);
+    let other_day = &guard("nl-fiu", NOW.day() + 1);
+    assert_eq!(
+        tx!(store, tx => tx.get_quarantined(community, other_day, 9).await),
+        []
+    );
+    let all = &HitFilter::default();
+    let listed = tx!(store, tx => tx.get_hits(community, nl, all, None, 9).await);
+    assert_eq!(listed, hits[..1]);
+}
+
+pub(super) async fn hit_counts_are_those_of_the_holder(store: &Datastore) {
+    let (community, de) = (&community(), &node("de-bka"));
+    for (prober, day, hits) in [("nl-fiu", 7, 1), ("nl-fiu", 7, 3), ("fr-pj", 8, 2)] {
+        let key = &guard(prober, day);
+        tx!(store, tx => tx.put_hit_count(community, key, hits).await);
+        assert_eq!(
+            tx!(store, tx => tx.get_hit_count(community, key).await),
+            hits
+        );
+    }
+    let unknown = &guard("fr-pj", 7);
+    assert_eq!(
+        tx!(store, tx => tx.get_hit_count(community, unknown).await),
+        0
+    );
+    let counts = async |holder: &NodeId, from, before| tx!(store, tx => tx.get_holder_counts(community, holder, from, before).await);
+    let (first, second) = ((guard("nl-fiu", 7), 3), (guard("fr-pj", 8), 2));
+    assert_eq!(counts(de, 0, 9).await, [first.clone(), second.clone()]);
+    assert_eq!(counts(de, 0, 8).await, [first]);
+    assert_eq!(counts(de, 8, 9).await, [second]);
+    assert_eq!(counts(&node("fr-pj"), 0, 9).await, []);
+}
+
+pub(super) async fn cursors_grow_by_one_for_each_prober(store: &Datastore) {
+    let own = hit(1, "de-bka", HitState::New, NOW);
+    let others = HitRecord {
+        prober: node("fr-pj"),
+        ..hit(1, "de-bka", HitState::New, NOW)
+    };
+    put_hits(store, &[own.clone(), others.clone()]).await;
+    let (community, nl, fr) = (&community(), &node("nl-fiu"), &node("fr-pj"));
+    assert_eq!(tx!(store, tx => tx.get_last_cursor(community, nl).await), 0);
+    for (prober, hit, cursor) in [(nl, own.id, 1), (fr, others.id, 1), (nl, own.id, 2)] {
+        let given = tx!(store, tx => tx.put_hit_event(community, prober, hit).await);
+        assert_eq!(given, cursor);
+    }
+    assert_eq!(tx!(store, tx => tx.get_last_cursor(community, nl).await), 2);
+    let after = async |cursor, limit| {
+        let events = tx!(store, tx => tx.get_hit_events(community, nl, cursor, limit).await);
+        events
+            .into_iter()
+            .map(|e| (e.cursor, e.hit))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(after(0, 9).await, [(1, own.clone()), (2, own.clone())]);
+    assert_eq!(after(1, 9).await, [(2, own.clone())]);
+    assert_eq!(after(0, 1).await, [(1, own)]);
+    assert_eq!(after(2, 9).await, []);
+}

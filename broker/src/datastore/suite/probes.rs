@@ -1,0 +1,95 @@
+//! Sessions, recorded answers, quota.
+
+use super::*;
+
+fn session() -> SessionRecord {
+    let (purpose, basis) = (Purpose::Detection, LegalBasis::NationalLaw);
+    SessionRecord {
+        id: SessionId::generate(NOW, &mut os_rng()),
+        key: key(),
+        prober: node("nl-fiu"),
+        commitment: Some([1; 32]),
+        opening: [2; 32],
+        grounds: Grounds::new(Some(purpose), Some(basis), "Art. 3", "case-7").expect("grounds"),
+        batches: 0,
+        refs: 0,
+        opened_at: NOW,
+        closed: false,
+    }
+}
+
+pub(super) async fn sessions_count_their_batches_and_forget_when_closed(store: &Datastore) {
+    let (community, nl, session) = (&community(), &node("nl-fiu"), &session());
+    let get = async || tx!(store, tx => tx.get_session(session.id).await);
+    assert!(get().await.is_none());
+    tx!(store, tx => tx.put_session(session).await);
+    assert_eq!(get().await.expect("there").grounds, session.grounds);
+    assert_eq!(
+        tx!(store, tx => tx.count_open_sessions(community, nl).await),
+        1
+    );
+    assert_eq!(tx!(store, tx => tx.get_last_batch(session.id).await), None);
+
+    let later = NOW.plus(Duration::from_hours(1));
+    for number in [4, 2] {
+        let batch = &BatchRecord {
+            session: session.id,
+            number,
+            tags_digest: [3; 32],
+            matches: vec![8, 9],
+        };
+        tx!(store, tx => tx.put_batch(batch).await);
+        tx!(store, tx => tx.update_session_counts(session.id, 10, later).await);
+    }
+    let batch = tx!(store, tx => tx.get_batch(session.id, 4).await).expect("there");
+    assert_eq!(
+        (batch.number, batch.tags_digest, batch.matches),
+        (4, [3; 32], vec![8, 9])
+    );
+    assert_eq!(
+        tx!(store, tx => tx.get_last_batch(session.id).await),
+        Some(4)
+    );
+    let record = get().await.expect("there");
+    assert_eq!((record.batches, record.refs), (2, 20));
+    assert_eq!(
+        (record.commitment, record.opening),
+        (Some([1; 32]), [2; 32])
+    );
+
+    assert_eq!(tx!(store, tx => tx.get_idle_sessions(later).await), []);
+    let after = later.plus(Duration::from_secs(1));
+    assert_eq!(
+        tx!(store, tx => tx.get_idle_sessions(after).await),
+        [session.id]
+    );
+    tx!(store, tx => tx.update_session_closed(session.id, after).await);
+    let record = get().await.expect("there");
+    assert!(record.closed && record.commitment.is_none());
+    assert!(tx!(store, tx => tx.get_batch(session.id, 4).await).is_none());
+    assert_eq!(
+        tx!(store, tx => tx.count_open_sessions(community, nl).await),
+        0
+    );
+    assert_eq!(tx!(store, tx => tx.get_idle_sessions(after).await), []);
+}
+
+pub(super) async fn quota_use_is_kept_by_day(store: &Datastore) {
+    let (community, nl) = (&community(), &node("nl-fiu"));
+    let used =
+        async |policy, day| tx!(store, tx => tx.get_quota_use(community, nl, policy, day).await);
+    assert_eq!(used(Policy::Phone, 7).await, 0);
+    for (day, refs) in [(7, 5), (7, 9), (8, 1)] {
+        tx!(store, tx => tx.put_quota_use(community, nl, Policy::Phone, day, refs).await);
+    }
+    assert_eq!(
+        (used(Policy::Phone, 7).await, used(Policy::Phone, 8).await),
+        (9, 1)
+    );
+    assert_eq!(used(Policy::Email, 7).await, 0);
+    tx!(store, tx => tx.delete_quota_use(8).await);
+    assert_eq!(
+        (used(Policy::Phone, 7).await, used(Policy::Phone, 8).await),
+        (0, 1)
+    );
+}
