@@ -1,0 +1,166 @@
+//! The broker as a process of its own, to be killed.
+//!
+//! Its binary lies beside the test executable: `target/<profile>/sotto-broker`. Cargo builds a
+//! package's binaries for its own tests only, so it is asked for here, once, by `cargo build`;
+//! where everything is up to date that takes no time, and no test ever runs an old broker.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use sotto_common::ids::Role;
+use sotto_common::time::SystemClock;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command as AsyncCommand};
+use tokio::sync::oneshot;
+
+use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
+
+/// What the broker logs once it answers.
+const ANSWERS: &str = "broker answers";
+
+/// A broker process with its laboratory; killed when dropped.
+pub struct BrokerProcess {
+    dir: TempDir,
+    lab: Lab,
+    address: SocketAddr,
+    child: Option<Child>,
+    log: Arc<Mutex<Vec<u8>>>,
+    filter: &'static str,
+}
+
+impl BrokerProcess {
+    /// Starts a broker that logs by this filter.
+    pub async fn start(filter: &'static str) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let lab = Lab::create(&dir.path().join("pki"), TRUST_DOMAIN);
+        let tls = lab.install(Role::Broker, "main");
+        let mut process = Self {
+            lab,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            child: None,
+            log: Arc::default(),
+            filter,
+            dir,
+        };
+        let config = format!(
+            "data_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
+             ca = '{}'\ncrl = '{}'\ntrust_domain = '{TRUST_DOMAIN}'\n",
+            process.data_dir().display(),
+            process.path("address").display(),
+            tls.certificate.display(),
+            tls.key.0.display(),
+            tls.ca.display(),
+            tls.crl.expect("a list").display(),
+        );
+        std::fs::write(process.path("broker.toml"), config).expect("written");
+        process.restart().await;
+        process
+    }
+
+    /// Starts the broker again on the same data and address.
+    pub async fn restart(&mut self) {
+        self.restart_under("exec \"$@\"").await;
+    }
+
+    /// As [`Self::restart`], by a shell's script that ends in `exec "$@"`: e.g. after `ulimit`.
+    pub async fn restart_under(&mut self, script: &str) {
+        let mut child = AsyncCommand::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(binary())
+            .args(["serve", "--config"])
+            .arg(self.path("broker.toml"))
+            .env("SOTTO_LOG", self.filter)
+            .env("SOTTO_BROKER__LISTEN", self.address.to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("a broker process");
+        let (ready, answers) = oneshot::channel();
+        let mut ready = Some(ready);
+        let log = Arc::clone(&self.log);
+        let stderr = child.stderr.take().expect("piped");
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stderr).split(b'\n');
+            while let Ok(Some(line)) = lines.next_segment().await {
+                if line.windows(ANSWERS.len()).any(|w| w == ANSWERS.as_bytes()) {
+                    let _ = ready.take().map(|ready| ready.send(()));
+                }
+                let mut log = log.lock().expect("not poisoned");
+                log.extend(line);
+                log.push(b'\n');
+            }
+        });
+        self.child = Some(child);
+        let started = answers.await.is_ok();
+        assert!(started, "the broker did not start: {}", self.log_text());
+        let address = std::fs::read_to_string(self.path("address")).expect("an address");
+        self.address = address.trim().parse().expect("an address");
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub async fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().await.expect("killed");
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        let child = self.child.as_ref().expect("it runs");
+        child.id().expect("not waited for yet")
+    }
+
+    /// All that the broker has logged.
+    pub fn log(&self) -> Vec<u8> {
+        self.log.lock().expect("not poisoned").clone()
+    }
+
+    fn log_text(&self) -> String {
+        String::from_utf8_lossy(&self.log()).into_owned()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Where the broker keeps its ledger and filters.
+    pub fn data_dir(&self) -> PathBuf {
+        self.path("broker")
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// A node under the system's clock; nobody has enrolled it yet.
+    pub fn node(&self, name: &str) -> TestNode {
+        TestNode::new(&self.lab, name, &self.url(), Arc::new(SystemClock))
+    }
+
+    /// The operator.
+    pub fn operator(&self) -> Operator {
+        Operator::new(&self.lab, &self.url())
+    }
+}
+
+/// The broker's binary, built if need be.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // target/<profile>/deps/it-<hash>
+        let test = std::env::current_exe().expect("a path");
+        let profile = test.ancestors().nth(2).expect("target/<profile>");
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        build.args(["build", "--quiet", "-p", "sotto-broker", "--target-dir"]);
+        build.arg(profile.parent().expect("target"));
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        let done = build.status().expect("cargo runs").success();
+        assert!(done, "sotto-broker does not build");
+        profile.join("sotto-broker")
+    })
+}

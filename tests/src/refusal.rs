@@ -1,0 +1,34 @@
+//! What a refusal must say.
+
+use std::fmt::Debug;
+
+use sotto_common::error::ErrorCode;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+/// The `reason` of the status's `google.rpc.ErrorInfo`; empty if it has none of Sotto's.
+pub fn reason(status: &Status) -> String {
+    let details = status.get_error_details();
+    let info = details.error_info().filter(|info| info.domain == "sotto");
+    info.map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// The `subject` in the metadata of the status's `google.rpc.ErrorInfo`.
+pub fn subject(status: &Status) -> Option<String> {
+    let details = status.get_error_details();
+    details
+        .error_info()
+        .and_then(|info| info.metadata.get("subject").cloned())
+}
+
+/// Fails unless a call was refused with exactly this gRPC code and this reason; returns the status.
+#[track_caller]
+pub fn assert_refused<T: Debug>(result: Result<T, Status>, code: Code, why: ErrorCode) -> Status {
+    let status = result.expect_err("this must be refused");
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (code, why.as_str()),
+        "{status:?}"
+    );
+    status
+}

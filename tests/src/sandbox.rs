@@ -1,0 +1,201 @@
+//! A broker in this process, with everything that it needs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sotto_broker::config::Config;
+use sotto_broker::serve::BoundBroker;
+use sotto_common::error::Result;
+use sotto_common::filter::DEFAULT_K;
+use sotto_common::ids::Role;
+use sotto_common::membership::{PolicyProfile, Profile};
+use sotto_common::selector::Policy;
+use sotto_common::service::config::TlsConfig;
+use sotto_common::service::telemetry::LogConfig;
+use sotto_common::service::tls::ConnectionLimits;
+use sotto_common::time::{Clock as _, MockClock, SystemClock, Timestamp};
+use sotto_proto::v1;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::Footprint;
+use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
+
+/// The prior of every policy in tests.
+pub const PRIOR: f64 = 0.001;
+
+/// A broker on a free port, under a clock that stands until a test moves it.
+pub struct Sandbox {
+    dir: TempDir,
+    lab: Lab,
+    /// The broker's clock, and every node's.
+    pub clock: MockClock,
+    tls: TlsConfig,
+    address: SocketAddr,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Sandbox {
+    /// A broker that knows nobody yet.
+    pub async fn empty() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let lab = Lab::create(&dir.path().join("pki"), TRUST_DOMAIN);
+        let mut sandbox = Self {
+            tls: lab.install(Role::Broker, "main"),
+            dir,
+            lab,
+            clock: MockClock::at(SystemClock.now()),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            running: None,
+        };
+        sandbox.start().await;
+        sandbox
+    }
+
+    /// A community of these nodes, the first its custodian, with epoch 1 active.
+    pub async fn with_nodes<const N: usize>(names: [&str; N]) -> (Self, [TestNode; N]) {
+        Self::with_profile(profile(), names).await
+    }
+
+    /// As [`Self::with_nodes`], under another profile.
+    pub async fn with_profile<const N: usize>(
+        profile: Profile,
+        names: [&str; N],
+    ) -> (Self, [TestNode; N]) {
+        let sandbox = Self::empty().await;
+        let nodes = names.map(|name| sandbox.node(name));
+        found(&sandbox.operator(), &profile, &nodes.each_ref()).await;
+        (sandbox, nodes)
+    }
+
+    /// A node with a certificate; nobody has enrolled it yet.
+    pub fn node(&self, name: &str) -> TestNode {
+        let clock = Arc::new(self.clock.clone());
+        TestNode::new(&self.lab, name, &self.url(), clock)
+    }
+
+    /// The operator.
+    pub fn operator(&self) -> Operator {
+        Operator::new(&self.lab, &self.url())
+    }
+
+    /// The authority.
+    pub const fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// What the clock shows.
+    pub fn clock_now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A path below the sandbox's own folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Where the broker listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the broker listens, as clients write it.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Where the broker keeps its ledger and filters.
+    pub fn data_dir(&self) -> PathBuf {
+        self.path("broker")
+    }
+
+    /// What the broker has stored so far.
+    pub async fn footprint(&self) -> Footprint {
+        Footprint::of(&self.data_dir()).await
+    }
+
+    /// Starts the broker, at the address that it had before if it had one.
+    pub async fn start(&mut self) {
+        let config = Config {
+            listen: self.address,
+            address_file: None,
+            data_dir: self.data_dir(),
+            tls: self.tls.clone(),
+            connections: ConnectionLimits::default(),
+            log: LogConfig::default(),
+        };
+        let stop = CancellationToken::new();
+        let bound = BoundBroker::bind(config, Arc::new(self.clock.clone()), stop.clone());
+        let bound = bound.await.expect("the broker starts");
+        self.address = bound.address();
+        let task = tokio::spawn(bound.run());
+        self.running = Some(Running { stop, task });
+    }
+
+    /// Stops the broker in good order.
+    pub async fn stop(&mut self) {
+        let running = self.running.take().expect("it runs");
+        running.stop.cancel();
+        let ended = running.task.await.expect("no panic");
+        ended.expect("an orderly end");
+    }
+
+    /// Waits until something holds that the broker brings about by itself, e.g. by its expiry.
+    pub async fn eventually(&self, mut holds: impl AsyncFnMut() -> bool) {
+        let waited = async {
+            while !holds().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(20), waited).await;
+        in_time.expect("it never came to hold");
+    }
+
+    /// Stops the broker in good order and starts it again on the same data.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start().await;
+    }
+}
+
+/// Creates the community, enrols the nodes, and activates epoch 1, the first node its custodian.
+pub async fn found(operator: &Operator, profile: &Profile, nodes: &[&TestNode]) {
+    let custodian = nodes[0];
+    let custodians = &[custodian.id().as_str()];
+    let created = operator.create_community(profile.clone(), custodians).await;
+    created.expect("created");
+    for node in nodes {
+        operator.enrol(node.id().as_str()).await.expect("enrolled");
+        node.submit_keys().await.expect("taken");
+    }
+    open_epoch(1, profile, nodes).await;
+}
+
+/// Opens an epoch and confirms it by every node; the first is its custodian.
+pub async fn open_epoch(number: u32, profile: &Profile, nodes: &[&TestNode]) {
+    let opened = nodes[0].open_epoch(number, profile, nodes).await;
+    opened.expect("opened");
+    let mut state = v1::EpochState::Unspecified;
+    for node in nodes {
+        state = node.join_epoch(number).await.expect("confirmed");
+    }
+    assert_eq!(state, v1::EpochState::Active);
+}
+
+/// Phones and e-mail addresses with the defaults of the protocol.
+pub fn profile() -> Profile {
+    let row = |policy| PolicyProfile {
+        policy,
+        k: DEFAULT_K,
+        prior: PRIOR,
+    };
+    Profile::new(vec![row(Policy::Phone), row(Policy::Email)]).expect("a profile")
+}

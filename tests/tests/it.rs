@@ -1,0 +1,13 @@
+//! The integration tests: one binary, a module a subject.
+
+mod it {
+    mod crash;
+    mod full_disk;
+    mod leak;
+    mod ledger;
+    mod main_flow;
+    mod membership;
+    mod probing;
+    mod publishing;
+    mod transport;
+}
