@@ -87,6 +87,17 @@ impl<T> Sender<T> {
     }
 }
 
+/// Runs a use case to its end, whether or not its caller still waits.
+///
+/// A call is dropped wherever it stands when its caller hangs up. Between the commit of a
+/// withdrawal and the unmapping of its filter, or of hits and the waking of their watchers, that
+/// must not happen.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.map_err(Error::internal)?
+}
+
 fn stopping() -> Error {
     Error::new(
         ErrorCode::Unavailable,

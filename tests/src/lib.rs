@@ -19,6 +19,7 @@ pub mod process;
 pub mod publication;
 pub mod refusal;
 pub mod sandbox;
+pub mod seed;
 pub mod selectors;
 pub mod stranger;
 

@@ -3,6 +3,7 @@
 mod it {
     mod crash;
     mod full_disk;
+    mod hanging_up;
     mod leak;
     mod ledger;
     mod main_flow;

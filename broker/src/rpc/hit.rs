@@ -12,7 +12,9 @@ use sotto_proto::v1::hit_service_server::HitService;
 use tonic::{Request, Response, Status};
 
 use super::membership::answer;
-use super::{Answers, Api, AsyncAnswers, Sender, node, operator, optional_policy, peer};
+use super::{
+    Answers, Api, AsyncAnswers, Sender, node, operator, optional_policy, peer, to_the_end,
+};
 use crate::app::Broker;
 use crate::datastore::{GuardKey, HitFilter, HitRecord};
 
@@ -148,10 +150,12 @@ impl HitService for Api {
                 policy: policy(&message.policy)?,
                 day: timestamp("day", message.day)?.day(),
             };
-            let released = self
-                .broker
-                .release(&operator, &community, &group, &message.reason)
-                .await?;
+            let broker = Arc::clone(&self.broker);
+            let work = async move {
+                let reason = &message.reason;
+                broker.release(&operator, &community, &group, reason).await
+            };
+            let released = to_the_end(work).await?;
             Ok(v1::ReleaseQuarantineResponse { released })
         })
     }

@@ -1,5 +1,7 @@
 //! `MembershipService`.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use sotto_common::error::{Error, Result};
 use sotto_common::ids::{Epoch, NodeId};
@@ -10,7 +12,7 @@ use sotto_proto::v1;
 use sotto_proto::v1::membership_service_server::MembershipService;
 use tonic::{Request, Response, Status};
 
-use super::{Api, node, node_or_operator, operator, optional_policy};
+use super::{Api, node, node_or_operator, operator, optional_policy, to_the_end};
 use crate::app::{EpochView, LimitsChange};
 use crate::datastore::NodeRecord;
 
@@ -100,10 +102,12 @@ impl MembershipService for Api {
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let node = text("node_id", &message.node_id)?;
-            let ended = self
-                .broker
-                .suspend(&operator, &community, &node, &message.reason)
-                .await?;
+            let broker = Arc::clone(&self.broker);
+            let suspended = async move {
+                let reason = &message.reason;
+                broker.suspend(&operator, &community, &node, reason).await
+            };
+            let ended = to_the_end(suspended).await?;
             let ended_epochs = ended.into_iter().map(Epoch::get).collect();
             Ok(v1::SuspendNodeResponse { ended_epochs })
         })
@@ -288,9 +292,9 @@ impl MembershipService for Api {
             let caller = node(&request)?;
             let message = request.into_inner();
             let community = text("community", &message.community)?;
-            self.broker
-                .end_epoch(&caller, &community, epoch(message.epoch)?)
-                .await?;
+            let number = epoch(message.epoch)?;
+            let broker = Arc::clone(&self.broker);
+            to_the_end(async move { broker.end_epoch(&caller, &community, number).await }).await?;
             Ok(v1::EndEpochResponse {})
         })
     }

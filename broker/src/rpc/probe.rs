@@ -19,7 +19,7 @@ use sotto_proto::v1::probe_service_server::ProbeService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::membership::answer;
-use super::{Answers, Api, AsyncAnswers, Sender, node, peer};
+use super::{Answers, Api, AsyncAnswers, Sender, node, peer, to_the_end};
 use crate::app::{Broker, Opening, ProbeSession};
 use crate::datastore::StackKey;
 use sotto_proto::status::to_status;
@@ -83,7 +83,7 @@ impl AsyncAnswers<v1::ProbeResponse> for Session {
             .broker
             .open_session(&self.prober, opening_of(&opening)?)
             .await?;
-        let session = opened.session;
+        let session = Arc::new(opened.session);
         let opened = v1::ProbeOpened {
             max_pairs: MAX_PAIRS,
             refs_left_today: opened.refs_left_today,
@@ -115,12 +115,14 @@ const fn response(message: Answered) -> v1::ProbeResponse {
 }
 
 async fn batch_answer(
-    broker: &Broker,
-    session: &ProbeSession,
+    broker: &Arc<Broker>,
+    session: &Arc<ProbeSession>,
     batch: v1::ProbeBatch,
 ) -> Result<Answered> {
     let pairs = pairs_of(&batch)?;
-    let matches = broker.probe_batch(session, batch.number, pairs).await?;
+    let (broker, session) = (Arc::clone(broker), Arc::clone(session));
+    let tested = async move { broker.probe_batch(&session, batch.number, pairs).await };
+    let matches = to_the_end(tested).await?;
     Ok(Answered::Answer(v1::ProbeAnswer {
         number: batch.number,
         matches: matches.into(),

@@ -11,7 +11,7 @@ use sotto_proto::v1::publication_service_server::PublicationService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::membership::{answer, given};
-use super::{Answers, Api, AsyncAnswers, Sender, node, optional_policy, peer};
+use super::{Answers, Api, AsyncAnswers, Sender, node, optional_policy, peer, to_the_end};
 use crate::app::Broker;
 use crate::datastore::PublicationRecord;
 
@@ -68,10 +68,9 @@ impl PublicationService for Api {
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let publication = publication_id(&message.publication_id)?;
-            let record = self
-                .broker
-                .activate(&caller, &community, publication)
-                .await?;
+            let broker = Arc::clone(&self.broker);
+            let activated = async move { broker.activate(&caller, &community, publication).await };
+            let record = to_the_end(activated).await?;
             Ok(v1::ActivatePublicationResponse {
                 publication: Some(publication_of(&record)),
             })
@@ -87,9 +86,9 @@ impl PublicationService for Api {
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let publication = publication_id(&message.publication_id)?;
-            self.broker
-                .withdraw(&caller, &community, publication)
-                .await?;
+            let broker = Arc::clone(&self.broker);
+            let withdrawn = async move { broker.withdraw(&caller, &community, publication).await };
+            to_the_end(withdrawn).await?;
             Ok(v1::WithdrawPublicationResponse {})
         })
     }
@@ -142,10 +141,13 @@ impl AsyncAnswers<v1::UploadPublicationResponse> for Upload {
             if !chunk.publication_id.is_empty() && chunk.publication_id != id.as_bytes()[..] {
                 return Err(Error::field("publication_id", "one publication a stream"));
             }
-            let acknowledged = self
-                .broker
-                .append(&self.caller, community, *id, chunk.offset, chunk.data)
-                .await?;
+            let (broker, caller) = (Arc::clone(&self.broker), self.caller.clone());
+            let (community, id) = (community.clone(), *id);
+            let appended = async move {
+                let v1::UploadPublicationRequest { offset, data, .. } = chunk;
+                broker.append(&caller, &community, id, offset, data).await
+            };
+            let acknowledged = to_the_end(appended).await?;
             if !answers
                 .send(v1::UploadPublicationResponse { acknowledged })
                 .await

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rand::RngExt as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 use sotto_common::secret::{Selector, Tag};
 use sotto_common::selector::Policy::Phone;
 use sotto_proto::v1;
@@ -12,7 +12,7 @@ use sotto_proto::v1::PublicationState;
 use sotto_tests::ledger::filter_files;
 use sotto_tests::probe::{Pair, all_at};
 use sotto_tests::sandbox::{found, profile};
-use sotto_tests::{BrokerProcess, Draft, TestNode, matched, phones};
+use sotto_tests::{BrokerProcess, Draft, TestNode, matched, phones, seed};
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
@@ -21,17 +21,6 @@ async fn broker_with_nodes() -> (BrokerProcess, [TestNode; 2]) {
     let nodes = ["nl-fiu", "de-bka"].map(|name| process.node(name));
     found(&process.operator(), &profile(), &nodes.each_ref()).await;
     (process, nodes)
-}
-
-/// A seed that is printed, so that a failure repeats; `SOTTO_SEED` sets it.
-fn rng() -> StdRng {
-    let given = std::env::var("SOTTO_SEED").ok();
-    let seed = given.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        let bytes = sotto_common::random::bytes(&mut sotto_common::random::os_rng());
-        u64::from_be_bytes(bytes)
-    });
-    println!("SOTTO_SEED={seed}");
-    StdRng::seed_from_u64(seed)
 }
 
 /// A killed broker shows as a connection that is not there, or ends.
@@ -57,7 +46,7 @@ async fn until_up<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_go_on_at_the_acknowledged_offset_after_a_kill() {
-    let mut rng = rng();
+    let mut rng = seed::rng();
     let (mut process, [nl, de]) = broker_with_nodes().await;
     let mut kills = 0;
     for round in 0..5 {
@@ -120,7 +109,7 @@ async fn upload_amid_kills(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_is_wholly_active_or_not_at_all_when_the_broker_is_killed_at_its_activation() {
-    let mut rng = rng();
+    let mut rng = seed::rng();
     let (mut process, [nl, de]) = broker_with_nodes().await;
     let mut active: Vec<Selector> = vec![];
     for round in 0..8u32 {
@@ -172,7 +161,7 @@ async fn a_filter_is_wholly_active_or_not_at_all_when_the_broker_is_killed_at_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_hit_is_there_after_kills_amid_probe_sessions() {
-    let mut rng = rng();
+    let mut rng = seed::rng();
     let (mut process, [nl, de]) = broker_with_nodes().await;
     let values = phones(0..2000);
     de.publish(Phone, &values).await;

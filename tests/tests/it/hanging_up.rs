@@ -1,0 +1,89 @@
+//! Callers that hang up in the middle of a call: what was begun is done whole, or not at all.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use sotto_common::selector::Policy::Phone;
+use sotto_tests::probe::{all_at, batch_of};
+use sotto_tests::{Sandbox, phones, seed};
+use tokio::time::timeout;
+
+/// A time in which a call on loopback may have come to any of its steps.
+fn moment(rng: &mut impl rand::Rng) -> Duration {
+    Duration::from_micros(rng.random_range(500..12_000))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_the_ledger_calls_active_matches_and_a_withdrawn_one_does_not() {
+    let rng = &mut seed::rng();
+    let (_sandbox, [nl, de]) = Sandbox::with_nodes(["nl-fiu", "de-bka"]).await;
+    let values = phones(0..5);
+    for round in 0..25 {
+        let draft = nl.draft(Phone, &values).await;
+        nl.announce(&draft).await.expect("announced");
+        nl.upload(&draft, 0, |_| ()).await.expect("uploaded");
+        let waited = moment(rng);
+        let cut = timeout(waited, nl.activate(draft.id())).await.is_err();
+        nl.activate(draft.id())
+            .await
+            .expect("active, by this call or the one before");
+        let found = de.find(Phone, &values).await;
+        assert_eq!(
+            found,
+            all_at("nl-fiu", &values),
+            "round {round}, {waited:?}, cut: {cut}"
+        );
+
+        let waited = moment(rng);
+        let cut = timeout(waited, nl.withdraw(draft.id())).await.is_err();
+        nl.withdraw(draft.id())
+            .await
+            .expect("withdrawn, by this call or the one before");
+        let found = de.find(Phone, &values).await;
+        assert_eq!(
+            found,
+            BTreeSet::new(),
+            "round {round}, {waited:?}, cut: {cut}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hits_of_a_batch_whose_prober_hangs_up_still_reach_its_stream() {
+    let rng = &mut seed::rng();
+    let (_sandbox, [nl, de]) = Sandbox::with_nodes(["nl-fiu", "de-bka"]).await;
+    de.publish(Phone, &phones(0..900)).await;
+    let mut stream = nl.watch(0).await.expect("open");
+    let opening = nl.opening(Phone);
+    let mut cursor = 0;
+    for round in 0..25u32 {
+        let from = round * 20;
+        let pairs = nl.pairs(Phone, &phones(from..from + 20));
+        let mut probe = nl.open(opening.clone()).await.expect("resumed");
+        let batch = batch_message(round, &pairs);
+        let _ = timeout(moment(rng), probe.ask(batch)).await;
+        drop(probe);
+        // The batch was recorded, or is asked now; either way its events are there.
+        let mut probe = nl.open(opening.clone()).await.expect("resumed");
+        if probe.opened.last_answered != Some(round) {
+            probe.batch(round, &pairs).await.expect("answered");
+        }
+        for _ in 0..20 {
+            let next = timeout(Duration::from_secs(10), stream.message()).await;
+            let event = next
+                .expect("an event in time")
+                .expect("open")
+                .expect("an event");
+            cursor += 1;
+            assert_eq!(event.cursor, cursor, "round {round}");
+        }
+    }
+}
+
+fn batch_message(
+    number: u32,
+    pairs: &[sotto_tests::probe::Pair],
+) -> sotto_proto::v1::probe_request::Message {
+    sotto_proto::v1::probe_request::Message::Batch(batch_of(number, pairs))
+}
