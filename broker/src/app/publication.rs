@@ -265,7 +265,8 @@ impl Broker {
             .map_err(Error::internal)?;
         let mapped = active.len();
         for record in active {
-            self.map(&record, true).await?;
+            let layer = self.layer(&record, true).await?;
+            self.map(&record, layer);
         }
         tracing::info!(
             mapped,
@@ -429,6 +430,19 @@ impl Broker {
     ) -> Result<PublicationRecord> {
         let (files, id, digest) = (self.files.clone(), record.id, record.digest);
         blocking(move || files.seal(id, &digest)).await?;
+        let active = PublicationRecord {
+            state: PublicationState::Active,
+            fpr,
+            ..record.clone()
+        };
+        // Mapped before the commit: what the ledger calls active must match.
+        let layer = match self.layer(&active, false).await {
+            Ok(layer) => layer,
+            Err(error) => {
+                self.files.unseal(id, &digest)?;
+                return Err(error);
+            }
+        };
         let exclusive = self.matching.write().await;
         let now = self.now();
         let switched = self
@@ -452,20 +466,15 @@ impl Broker {
                 return Err(error);
             }
         };
-        let active = PublicationRecord {
-            state: PublicationState::Active,
-            fpr,
-            ..record.clone()
-        };
         self.unmap(&record.key, &record.holder, &replaced);
-        self.map(&active, false).await?;
+        self.map(&active, layer);
         drop(exclusive);
         self.delete_files(replaced).await?;
         Ok(active)
     }
 
-    /// Maps an active filter into the matcher; `verify` reads it whole and compares its digest.
-    async fn map(&self, record: &PublicationRecord, verify: bool) -> Result<()> {
+    /// Opens a sealed filter; `verify` reads it whole and compares its digest.
+    async fn layer(&self, record: &PublicationRecord, verify: bool) -> Result<Arc<Layer>> {
         let header = header_of(record)?;
         let (path, digest) = (self.files.path(record.id, &record.digest), record.digest);
         let length = header.params.byte_len();
@@ -486,10 +495,13 @@ impl Broker {
             fpr: record.fpr,
             expires_at: record.expires_at,
         };
+        Ok(Arc::new(Layer::new(facts, bits)))
+    }
+
+    fn map(&self, record: &PublicationRecord, layer: Arc<Layer>) {
         let mut layers = self.matcher.stack(&record.key, &record.holder);
-        layers.push(Arc::new(Layer::new(facts, bits)));
+        layers.push(layer);
         self.matcher.set_stack(&record.key, &record.holder, layers);
-        Ok(())
     }
 
     fn unmap(&self, key: &StackKey, holder: &NodeId, gone: &[PublicationRecord]) {

@@ -34,7 +34,7 @@ macro_rules! suite {
             an_ended_publication_loses_its_header,
             versions_and_salts_are_remembered,
             sessions_count_their_batches_and_forget_when_closed,
-            the_session_unused_for_longest_is_the_first_to_make_room,
+            the_session_unused_for_longest_is_the_probers_own_and_open,
             quota_use_is_kept_by_day,
             hits_are_found_by_ref_and_id_and_change,
             hits_are_listed_by_filter_and_page,

@@ -74,20 +74,27 @@ pub(super) async fn sessions_count_their_batches_and_forget_when_closed(store: &
     assert_eq!(tx!(store, tx => tx.get_idle_sessions(after).await), []);
 }
 
-pub(super) async fn the_session_unused_for_longest_is_the_first_to_make_room(store: &Datastore) {
-    let (community, nl, de) = (&community(), &node("nl-fiu"), &node("de-bka"));
-    let unused =
-        async |prober| tx!(store, tx => tx.get_longest_unused_session(community, prober).await);
-    assert_eq!(unused(nl).await, None);
-    let (first, second) = (&session(), &session());
-    tx!(store, tx => tx.put_session(first).await);
-    tx!(store, tx => tx.put_session(second).await);
-    let later = NOW.plus(Duration::from_secs(1));
-    tx!(store, tx => tx.update_session_counts(first.id, 1, later).await);
-    assert_eq!(unused(nl).await, Some(second.id));
-    assert_eq!(unused(de).await, None);
-    tx!(store, tx => tx.update_session_closed(second.id, later).await);
-    assert_eq!(unused(nl).await, Some(first.id));
+pub(super) async fn the_session_unused_for_longest_is_the_probers_own_and_open(store: &Datastore) {
+    let (community, nl) = (&community(), &node("nl-fiu"));
+    let longest = async || tx!(store, tx => tx.get_longest_unused_session(community, nl).await);
+    assert_eq!(longest().await, None);
+    let hour = |n| NOW.plus(Duration::from_hours(n));
+    let [first, second] = [1, 2].map(|n| SessionRecord {
+        opened_at: hour(n),
+        ..session()
+    });
+    let others = SessionRecord {
+        prober: node("de-bka"),
+        ..session()
+    };
+    for session in [&second, &first, &others] {
+        tx!(store, tx => tx.put_session(session).await);
+    }
+    assert_eq!(longest().await, Some(first.id));
+    tx!(store, tx => tx.update_session_counts(first.id, 1, hour(3)).await);
+    assert_eq!(longest().await, Some(second.id));
+    tx!(store, tx => tx.update_session_closed(second.id, hour(3)).await);
+    assert_eq!(longest().await, Some(first.id));
 }
 
 pub(super) async fn quota_use_is_kept_by_day(store: &Datastore) {
