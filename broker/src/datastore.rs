@@ -198,7 +198,8 @@ pub(crate) trait ProbeTx: Send {
         refs: u64,
         at: Timestamp,
     ) -> Result<()>;
-    /// Closes a session: its commitment and recorded answers are erased.
+    /// Closes a session: its commitment and recorded answers are erased. One without a batch is
+    /// forgotten: opening costs no quota, and must not fill the disk.
     async fn update_session_closed(&mut self, id: SessionId, at: Timestamp) -> Result<()>;
     /// Open sessions that were last used before `before`.
     async fn get_idle_sessions(&mut self, before: Timestamp) -> Result<Vec<SessionId>>;

@@ -168,12 +168,12 @@ async fn expire(broker: Arc<Broker>, shutdown: CancellationToken) {
 }
 
 fn make_private(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir);
-    made.map_err(Error::internal)
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let mut builder = std::fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(dir);
+    // A folder that was there already may be open to others.
+    made.and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
+        .map_err(Error::internal)
 }
 
 fn write_address(file: &Path, address: SocketAddr) -> Result<()> {

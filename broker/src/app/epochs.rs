@@ -12,7 +12,7 @@ use sotto_common::sealed::Sealed;
 use sotto_proto::convert;
 use sotto_proto::v1;
 
-use super::membership::{may_read, statement_of};
+use super::membership::{check_profile, may_read, statement_of};
 use super::{Broker, enrolled, envelope, known_epoch, manifest_of};
 use crate::datastore::{Act, EpochRecord, MemberRecord, Tx};
 
@@ -48,6 +48,7 @@ impl Broker {
         if manifest.not_before > self.now().plus(MAX_EPOCH) {
             return Err(invalid("an epoch begins at most 31 days from now"));
         }
+        check_profile(&manifest.profile)?;
         let members = &sealed_to_each(&manifest, envelopes)?;
         let record = &EpochRecord {
             epoch: manifest.epoch,

@@ -4,7 +4,7 @@ use prost::Message as _;
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, NodeId};
-use sotto_common::membership::{KeyStatement, Profile};
+use sotto_common::membership::{KeyStatement, NotifyHolder, Profile};
 use sotto_common::selector::Policy;
 use sotto_proto::convert;
 use sotto_proto::v1;
@@ -44,6 +44,7 @@ impl Broker {
                 "at least one node that may open epochs",
             ));
         }
+        check_profile(&profile)?;
         let profile = &v1::Profile::from(profile).encode_to_vec();
         let now = self.now();
         self.store
@@ -72,6 +73,7 @@ impl Broker {
         profile: Profile,
         custodians: &[NodeId],
     ) -> Result<()> {
+        check_profile(&profile)?;
         let profile = &v1::Profile::from(profile).encode_to_vec();
         self.store
             .run_tx("propose_profile", |tx| {
@@ -264,6 +266,20 @@ impl Broker {
                 .scope_boxed()
             })
             .await
+    }
+}
+
+/// Refuses what the community would wrongly rely on.
+///
+/// # Errors
+/// `MANIFEST_INVALID` for immediate notice to holders, which is not built yet.
+pub(super) fn check_profile(profile: &Profile) -> Result<()> {
+    match profile.notify_holder {
+        NotifyHolder::OnFollowUp => Ok(()),
+        NotifyHolder::OnHit => Err(Error::new(
+            ErrorCode::ManifestInvalid,
+            "notify_holder ON_HIT is not built yet: use ON_FOLLOW_UP",
+        )),
     }
 }
 

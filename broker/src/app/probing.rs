@@ -11,6 +11,7 @@ use sotto_common::ids::{NodeId, RecordRef, SessionId};
 use sotto_common::membership::Manifest;
 use sotto_common::probe::{MAX_BATCH, SessionNonce, session_commitment, tags_digest};
 use sotto_common::secret::Tag;
+use sotto_common::service::tls::MAX_MESSAGE;
 use sotto_common::time::Timestamp;
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ pub(crate) struct ProbeSession {
     canaries: HashSet<Tag>,
     hit_cap: u64,
     prior: f64,
+    max_pairs: u32,
 }
 
 impl ProbeSession {
@@ -70,6 +72,7 @@ pub(crate) struct Opened {
     pub(crate) session: ProbeSession,
     pub(crate) refs_left_today: u64,
     pub(crate) last_answered: Option<u32>,
+    pub(crate) max_pairs: u32,
 }
 
 impl Broker {
@@ -103,6 +106,7 @@ impl Broker {
             })
             .await?;
         let prior = manifest.profile.policy(opening.key.policy)?.prior;
+        let max_pairs = max_pairs(&opening, &manifest);
         let session = ProbeSession {
             id: opening.id,
             key: opening.key,
@@ -112,11 +116,13 @@ impl Broker {
             canaries: opening.canary_tags.into_iter().collect(),
             hit_cap: manifest.profile.hit_cap.into(),
             prior,
+            max_pairs,
         };
         Ok(Opened {
             session,
             refs_left_today,
             last_answered,
+            max_pairs,
         })
     }
 
@@ -132,7 +138,7 @@ impl Broker {
         number: u32,
         pairs: Vec<(Tag, RecordRef)>,
     ) -> Result<Vec<u8>> {
-        check_batch(&pairs)?;
+        check_batch(&pairs, session.max_pairs)?;
         let digest = tags_digest(&session.nonce, number, &pairs);
         let (tags, refs): (Vec<Tag>, Vec<RecordRef>) = pairs.into_iter().unzip();
         let shared = self.matching.read().await;
@@ -211,6 +217,9 @@ async fn answer(
     now: Timestamp,
 ) -> Result<(Vec<u8>, bool)> {
     open_session_row(tx, session).await?;
+    // The stream may be older than a suspension or the end of its epoch.
+    enrolled(tx, &session.key.community, &session.prober).await?;
+    active_epoch(tx, &session.key.community, session.key.epoch, now).await?;
     if let Some(recorded) = tx.get_batch(session.id, number).await? {
         if recorded.tags_digest == digest {
             return Ok((recorded.matches, false));
@@ -218,9 +227,6 @@ async fn answer(
         let text = "this batch number was used with other pairs";
         return Err(Error::new(ErrorCode::BatchMismatch, text));
     }
-    // The stream may be older than a suspension or the end of its epoch.
-    enrolled(tx, &session.key.community, &session.prober).await?;
-    active_epoch(tx, &session.key.community, session.key.epoch, now).await?;
     let refs = outcome.refs.len() as u64;
     count_refs(tx, session, refs, now).await?;
     let guard = Guard {
@@ -353,15 +359,36 @@ fn check_resumption(known: &SessionRecord, asked: &SessionRecord) -> Result<()> 
     Ok(())
 }
 
-fn check_batch(pairs: &[(Tag, RecordRef)]) -> Result<()> {
-    let malformed = |text| Err(Error::new(ErrorCode::BatchMalformed, text));
-    if pairs.is_empty() || pairs.len() > MAX_BATCH {
-        return malformed("a batch has 1 to 4096 pairs");
+/// Most pairs of a batch whose answer, should every ref match every holder, is one message of
+/// 4 MiB (protocol §12); 4096 at most (protocol §7).
+fn max_pairs(opening: &Opening, manifest: &Manifest) -> u32 {
+    /// What is around the refs of an answer.
+    const ENVELOPE: usize = 64 * 1024;
+    /// A record ref with its tags and lengths.
+    const REF: usize = 24;
+    /// A holder: name of at most 35 bytes, version, probability, hit id, tags and lengths.
+    const HOLDER: usize = 80;
+    let others = manifest.members.len().saturating_sub(1);
+    let holders = match opening.targets.len() {
+        0 => others,
+        targets => targets.min(others),
+    };
+    let pairs = (MAX_MESSAGE - ENVELOPE) / (REF + HOLDER * holders);
+    // Unwrap safety: at most 4096.
+    u32::try_from(pairs.clamp(1, MAX_BATCH)).unwrap_or(1)
+}
+
+fn check_batch(pairs: &[(Tag, RecordRef)], max_pairs: u32) -> Result<()> {
+    let malformed = |text: String| Err(Error::new(ErrorCode::BatchMalformed, text));
+    if pairs.is_empty() || pairs.len() > max_pairs as usize {
+        return malformed(format!(
+            "a batch of this session has 1 to {max_pairs} pairs"
+        ));
     }
     let refs: HashSet<_> = pairs.iter().map(|(_, record_ref)| record_ref).collect();
     if refs.len() != pairs.len() {
         // protocol §7: "A ref carries exactly one tag", the person policies excepted.
-        return malformed("a record ref stands once in a batch");
+        return malformed("a record ref stands once in a batch".into());
     }
     Ok(())
 }

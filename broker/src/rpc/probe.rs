@@ -24,10 +24,6 @@ use crate::app::{Broker, Opening, ProbeSession};
 use crate::datastore::StackKey;
 use sotto_proto::status::to_status;
 
-/// [`MAX_BATCH`] on the wire.
-#[expect(clippy::cast_possible_truncation, reason = "4096 fits")]
-const MAX_PAIRS: u32 = MAX_BATCH as u32;
-
 #[tonic::async_trait]
 impl ProbeService for Api {
     type ProbeStream = Answers<v1::ProbeResponse>;
@@ -85,7 +81,7 @@ impl AsyncAnswers<v1::ProbeResponse> for Session {
             .await?;
         let session = Arc::new(opened.session);
         let opened = v1::ProbeOpened {
-            max_pairs: MAX_PAIRS,
+            max_pairs: opened.max_pairs,
             refs_left_today: opened.refs_left_today,
             last_answered: opened.last_answered,
         };

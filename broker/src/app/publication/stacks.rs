@@ -74,7 +74,7 @@ impl Broker {
     /// Epochs that have ended and still have filters: the broker stopped between the two.
     async fn ended_epochs_with_filters(&self) -> Result<BTreeSet<(CommunityId, Epoch)>> {
         self.store
-            .run_tx("ended_epochs_with_filters", |tx| {
+            .read_tx("ended_epochs_with_filters", |tx| {
                 async move {
                     let mut epochs = BTreeSet::new();
                     for state in [PublicationState::Active, PublicationState::Uploading] {
@@ -116,8 +116,18 @@ impl Broker {
         state: PublicationState,
         which: impl Fn(&PublicationRecord) -> bool + Sync,
     ) -> Result<()> {
-        let exclusive = self.matching.write().await;
         let which = &which;
+        let any = self
+            .store
+            .read_tx(name, |tx| {
+                async move { Ok(tx.get_publications_in(state).await?.iter().any(which)) }
+                    .scope_boxed()
+            })
+            .await?;
+        if !any {
+            return Ok(());
+        }
+        let exclusive = self.matching.write().await;
         let gone = self
             .store
             .run_tx(name, |tx| {

@@ -95,6 +95,11 @@ pub(super) async fn the_session_unused_for_longest_is_the_probers_own_and_open(s
     assert_eq!(longest().await, Some(second.id));
     tx!(store, tx => tx.update_session_closed(second.id, hour(3)).await);
     assert_eq!(longest().await, Some(first.id));
+    // The second never had a batch, and is forgotten; the first is kept closed.
+    let get = async |id| tx!(store, tx => tx.get_session(id).await);
+    assert!(get(second.id).await.is_none());
+    tx!(store, tx => tx.update_session_closed(first.id, hour(4)).await);
+    assert!(get(first.id).await.expect("kept").closed);
 }
 
 pub(super) async fn quota_use_is_kept_by_day(store: &Datastore) {
