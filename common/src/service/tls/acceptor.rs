@@ -1,10 +1,10 @@
 //! The server's end: accepts, shakes hands within bounds, and knows who came.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tonic::transport::server::Connected;
 use tracing::{debug, info, warn};
 
 use super::{MAX_CONNECTION_AGE, Tls};
+use crate::ids::SpiffeId;
 use crate::service::config::HumanDuration;
 use crate::service::identity::{Peer, PeerIdentity};
 
@@ -37,6 +38,8 @@ const ACCEPTED: usize = 16;
 pub struct ConnectionLimits {
     /// Connections at a time, those that still shake hands included; more are closed at once.
     pub open: usize,
+    /// Connections at a time of one identity, or of all peers without one; more are closed.
+    pub per_peer: usize,
     /// Handshakes at a time; beyond that the one that has taken longest is cut off.
     pub handshakes: usize,
     /// How long a handshake may take.
@@ -49,6 +52,7 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             open: 1024,
+            per_peer: 128,
             handshakes: 256,
             handshake_timeout: HumanDuration(Duration::from_secs(10)),
             max_age: HumanDuration(MAX_CONNECTION_AGE),
@@ -85,6 +89,7 @@ async fn accept_all(
     accepted: mpsc::Sender<io::Result<Connection>>,
 ) {
     let rooms = Arc::new(Semaphore::new(limits.open));
+    let seats = Seats::default();
     let mut handshakes: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let (tcp, address) = tokio::select! {
@@ -104,11 +109,11 @@ async fn accept_all(
             warn!(%address, open = limits.open, "connection refused: too many are open");
             continue;
         };
-        let (tls, accepted) = (Arc::clone(&tls), accepted.clone());
+        let (tls, accepted, seats) = (Arc::clone(&tls), accepted.clone(), seats.clone());
         let handshake = tokio::spawn(async move {
             let shaken = timeout(
                 limits.handshake_timeout.0,
-                Connection::accept(&tls, tcp, address, room, limits.age()),
+                Connection::accept(&tls, tcp, address, room, &seats, &limits),
             )
             .await;
             match shaken {
@@ -153,6 +158,49 @@ pub struct Connection {
     peer: Peer,
     end: Pin<Box<Sleep>>,
     _room: OwnedSemaphorePermit,
+    _seat: Seat,
+}
+
+/// The connections open of each identity: one member must not take everybody's room.
+#[derive(Clone, Debug, Default)]
+struct Seats(Arc<Mutex<HashMap<Option<SpiffeId>, usize>>>);
+
+impl Seats {
+    fn taken(&self) -> MutexGuard<'_, HashMap<Option<SpiffeId>, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, whose: Option<SpiffeId>, most: usize) -> Option<Seat> {
+        let mut taken = self.taken();
+        let count = taken.entry(whose.clone()).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Seat {
+            seats: self.clone(),
+            whose,
+        })
+    }
+}
+
+/// Given back when its connection ends.
+#[derive(Debug)]
+struct Seat {
+    seats: Seats,
+    whose: Option<SpiffeId>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.taken();
+        if let Some(count) = taken.get_mut(&self.whose) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.whose);
+            }
+        }
+    }
 }
 
 impl Connection {
@@ -161,7 +209,8 @@ impl Connection {
         tcp: TcpStream,
         address: SocketAddr,
         room: OwnedSemaphorePermit,
-        age: Duration,
+        seats: &Seats,
+        limits: &ConnectionLimits,
     ) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         let acceptor = TlsAcceptor::from(tls.current().server());
@@ -174,11 +223,19 @@ impl Connection {
             .and_then(|certificate| {
                 PeerIdentity::from_certificate(certificate, &tls.config.trust_domain).ok()
             });
+        let whose = identity.as_ref().map(|identity| identity.spiffe().clone());
+        let seat = seats.take(whose, limits.per_peer).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                "too many connections of one identity",
+            )
+        })?;
         Ok(Self {
             stream,
             peer: Peer { identity, address },
-            end: Box::pin(sleep(age)),
+            end: Box::pin(sleep(limits.age())),
             _room: room,
+            _seat: seat,
         })
     }
 }

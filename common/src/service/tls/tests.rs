@@ -454,6 +454,33 @@ async fn peers_that_connect_and_say_nothing_lock_nobody_out() {
 }
 
 #[tokio::test]
+async fn one_identity_cannot_take_everybodys_room() {
+    let lab = Lab::new();
+    let limits = ConnectionLimits {
+        per_peer: 1,
+        ..ConnectionLimits::default()
+    };
+    let server = serve(&lab.tls(BROKER), limits).await;
+    let node = lab.tls(NODE);
+    let uri: Uri = server.url().parse().expect("a URI");
+    let only = node.connect(&uri, &broker()).await.expect("connected");
+    // TLS 1.3 lets the client finish first: that its place is taken shows at its first call.
+    assert!(
+        call_from(&lab.tls(NODE), &server).await.is_err(),
+        "its place is taken"
+    );
+    let other = lab.tls("spiffe://sotto.test/node/de-bka");
+    assert!(
+        call_from(&other, &server).await.is_ok(),
+        "another's is free"
+    );
+    drop(only);
+    while call_from(&lab.tls(NODE), &server).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn connections_are_bounded_in_number() {
     let lab = Lab::new();
     let limits = ConnectionLimits {
