@@ -67,7 +67,7 @@ impl BoundBroker {
     ) -> Result<Self> {
         make_private(&config.data_dir)?;
         let tls = Tls::load(config.tls.clone()).map_err(Error::internal)?;
-        let store = Datastore::open(&config.data_dir.join("ledger.db")).await?;
+        let store = Datastore::open(&config).await?;
         let files = FilterFiles::open(&config.data_dir).map_err(Error::internal)?;
         let broker = Arc::new(Broker::start(store, files, clock).await?);
         let listener = TcpListener::bind(config.listen)

@@ -61,7 +61,7 @@ suite!(sqlite_engine, super::open_sqlite);
 
 async fn open_sqlite() -> (Datastore, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = Datastore::open(&dir.path().join("ledger.db")).await;
+    let store = Datastore::open_file(&dir.path().join("ledger.db")).await;
     (store.expect("opened"), dir)
 }
 

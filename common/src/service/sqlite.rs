@@ -16,6 +16,7 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 
+use super::schema;
 use crate::error::{Error, Result};
 
 /// How often a transaction is tried on a busy file before the caller is told to try later.
@@ -60,7 +61,7 @@ impl Sqlite {
             .connect_with(options.clone())
             .await
             .map_err(db_error)?;
-        migrations.run(&writer).await.map_err(Error::internal)?;
+        schema::update(&writer, migrations).await?;
         let readers = pool(READERS)
             .connect_with(options.read_only(true))
             .await
