@@ -2,8 +2,8 @@
 
 use std::ops::Deref;
 
-use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::Acquire;
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
 
 use crate::error::{Error, Result};
 

@@ -36,7 +36,7 @@ const COMMITS_PER_CLEARING: u64 = 1024;
 
 /// A PostgreSQL database: durable at commit, serialisable.
 #[derive(Clone, Debug)]
-pub(in crate::datastore) struct Postgres {
+pub(crate) struct Postgres {
     pool: PgPool,
     shared: Arc<Shared>,
 }
@@ -55,7 +55,7 @@ impl Postgres {
     ///
     /// # Errors
     /// If the server cannot be reached or refuses, or the schema is of a newer version.
-    pub(in crate::datastore) async fn open(options: PgConnectOptions) -> Result<Self> {
+    pub(crate) async fn open(options: PgConnectOptions) -> Result<Self> {
         // Bounds for what the broker cannot bound itself: a statement, a connection left behind.
         let options = options.application_name("sotto-broker").options([
             ("statement_timeout", "30s"),
@@ -85,11 +85,7 @@ impl Postgres {
     /// # Errors
     /// What `work` returns (nothing is stored then), or `UNAVAILABLE` when the server is away or
     /// the transaction keeps meeting others.
-    pub(in crate::datastore) async fn run_tx<'env, T, F>(
-        &self,
-        name: &'static str,
-        work: F,
-    ) -> Result<T>
+    pub(crate) async fn run_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
     where
         T: Send + 'env,
         F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
@@ -149,11 +145,7 @@ impl Postgres {
     ///
     /// # Errors
     /// What `work` returns, or `UNAVAILABLE`.
-    pub(in crate::datastore) async fn read_tx<'env, T, F>(
-        &self,
-        name: &'static str,
-        work: F,
-    ) -> Result<T>
+    pub(crate) async fn read_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
     where
         T: Send + 'env,
         F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
@@ -171,12 +163,12 @@ impl Postgres {
 
     /// Tripped once it cannot be learnt whether a transaction was committed: what the broker holds
     /// in memory may differ from the ledger, and it must start anew.
-    pub(in crate::datastore) fn doubt(&self) -> &CancellationToken {
+    pub(crate) fn doubt(&self) -> &CancellationToken {
         &self.shared.doubt
     }
 
     /// Closes all connections.
-    pub(in crate::datastore) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
 

@@ -68,6 +68,25 @@ impl ProbeTx for PostgresTx<'_> {
         number(&row, "open")
     }
 
+    async fn get_longest_unused_session(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+    ) -> Result<Option<SessionId>> {
+        query(
+            "SELECT id FROM sessions
+             WHERE community = $1 AND prober = $2 AND closed_at IS NULL
+             ORDER BY last_used_at, id LIMIT 1",
+        )
+        .bind(community.as_str())
+        .bind(prober.as_str())
+        .fetch_optional(&mut *self.0)
+        .await
+        .map_err(db_error)?
+        .map(|row| blob(&row, "id", SessionId::from_slice))
+        .transpose()
+    }
+
     async fn update_session_counts(
         &mut self,
         id: SessionId,
