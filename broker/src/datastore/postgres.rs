@@ -5,6 +5,8 @@ mod hits;
 mod membership;
 mod probes;
 mod publications;
+#[cfg(test)]
+mod tests;
 
 use sotto_common::error::{Error, Result};
 use sotto_common::ids::InvalidId;
@@ -40,10 +42,9 @@ fn db_error(error: sqlx::Error) -> Error {
 
 /// SQLSTATEs that say nothing about the statement, by class: 08 connection, 40 rolled back, 53
 /// resources, 57 operator (stopping, starting, timed out), 58 system; and a lock that was waited
-/// for too long, and a server that only reads because another has taken over.
+/// for too long.
 fn passes(code: &str) -> bool {
-    ["08", "40", "53", "57", "58"].contains(&code.get(..2).unwrap_or_default())
-        || ["55P03", "25006"].contains(&code)
+    ["08", "40", "53", "57", "58"].contains(&code.get(..2).unwrap_or_default()) || code == "55P03"
 }
 
 /// Reads a column that is its own domain type.

@@ -237,4 +237,26 @@ mod tests {
             .expect("count");
         assert_eq!(count, 0);
     }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("t.db");
+        let db = Sqlite::open(&path, &Migrator::DEFAULT).await.expect("open");
+        sqlx::query(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'of the future', true, '', 0)",
+        )
+        .execute(&db.writer)
+        .await
+        .expect("inserted");
+        db.close().await;
+        let refused = Sqlite::open(&path, &Migrator::DEFAULT).await;
+        let text = refused.expect_err("refused").source.expect("a text");
+        let text = text.to_string();
+        assert!(
+            text.contains("9999") && text.contains("newer program"),
+            "{text}"
+        );
+    }
 }

@@ -173,7 +173,7 @@ impl Postgres {
     }
 
     /// Whether the transaction with this mark took place; waits until the server can tell.
-    async fn was_committed(&self, mark: &Mark) -> Result<bool> {
+    pub(super) async fn was_committed(&self, mark: &Mark) -> Result<bool> {
         let asked = async {
             loop {
                 match mark.claim(&self.pool).await {
@@ -219,10 +219,10 @@ fn migrations() -> Migrator {
 }
 
 /// What a transaction leaves behind, so that another connection can tell whether it took place.
-struct Mark([u8; 16]);
+pub(super) struct Mark(pub(super) [u8; 16]);
 
 impl Mark {
-    async fn put(&self, tx: &mut PgConnection) -> Result<()> {
+    pub(super) async fn put(&self, tx: &mut PgConnection) -> Result<()> {
         query("INSERT INTO commit_marks (id) VALUES ($1)")
             .bind(&self.0[..])
             .execute(tx)
