@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command as AsyncCommand};
 use tokio::sync::oneshot;
 
+use crate::ledger::TestLedger;
 use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
 
 /// What the broker logs once it answers.
@@ -46,8 +47,9 @@ impl BrokerProcess {
             dir,
         };
         let config = format!(
-            "data_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
+            "ledger = '{}'\ndata_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
              ca = '{}'\ncrl = '{}'\ntrust_domain = '{TRUST_DOMAIN}'\n",
+            TestLedger::chosen().setting(),
             process.data_dir().display(),
             process.path("address").display(),
             tls.certificate.display(),
