@@ -30,7 +30,7 @@ const ATTEMPTS: u32 = 10;
 /// How often it is tried beside others; after that it runs alone.
 const ATTEMPTS_BESIDE_OTHERS: u32 = 4;
 /// How long the outcome of a commit is asked for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Marks are of use for `PATIENCE` only; they are cleared away after every so many commits.
 const COMMITS_PER_CLEARING: u64 = 1024;
 
