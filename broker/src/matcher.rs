@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sotto_common::filter::layers::f_total;
-use sotto_common::filter::{FilterParams, Locator, PAGE_LEN, Salt};
+use sotto_common::filter::{FilterParams, Locator, Salt, all_set};
 use sotto_common::ids::{NodeId, PublicationId};
 use sotto_common::secret::Tag;
 use sotto_common::time::Timestamp;
@@ -76,16 +76,6 @@ impl Layer {
             }
         }
     }
-}
-
-/// Whether all positions of one page are set; bit p is bit p mod 8 of byte p div 8.
-fn all_set(bits: &[u8], page: u32, positions: &[u16]) -> bool {
-    let start = page as usize * PAGE_LEN;
-    bits.get(start..start + PAGE_LEN).is_some_and(|page| {
-        positions
-            .iter()
-            .all(|&p| page[usize::from(p / 8)] & (1 << (p % 8)) != 0)
-    })
 }
 
 /// The active layers of one holder, base and supplements.

@@ -184,8 +184,12 @@ impl fmt::Debug for Filter {
 /// Bits of another length than `params` says hold nothing beyond their end.
 pub fn contains(bits: &[u8], params: FilterParams, salt: &Salt, tag: &Tag) -> bool {
     let positions = Locator::new(params, salt).locate(tag);
-    page_of(bits, positions.page())
-        .is_some_and(|page| positions.bits().iter().all(|&bit| page[usize::from(bit)]))
+    all_set(bits, positions.page(), positions.bits())
+}
+
+/// Whether all these positions of one page are set. A page beyond the end of `bits` has none.
+pub fn all_set(bits: &[u8], page: u32, positions: &[u16]) -> bool {
+    page_of(bits, page).is_some_and(|page| positions.iter().all(|&bit| page[usize::from(bit)]))
 }
 
 /// One page as bits: bit `p` is bit `p mod 8`, least significant first, of byte `p div 8`

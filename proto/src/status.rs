@@ -156,12 +156,12 @@ const fn code_without_details(code: Code) -> ErrorCode {
         Code::Unauthenticated => ErrorCode::IdentityMissing,
         Code::PermissionDenied => ErrorCode::RoleForbidden,
         Code::ResourceExhausted => ErrorCode::LimitReached,
-        Code::InvalidArgument => ErrorCode::InvalidField,
+        // OUT_OF_RANGE: a message above the bound of protocol §12, as tonic reports it.
+        Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidField,
         Code::Ok
         | Code::NotFound
         | Code::AlreadyExists
         | Code::FailedPrecondition
-        | Code::OutOfRange
         | Code::Unimplemented
         | Code::Internal
         | Code::DataLoss => ErrorCode::Internal,

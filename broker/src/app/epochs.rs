@@ -283,6 +283,8 @@ impl Broker {
             })
             .await?;
         drop(exclusive);
+        // Its open hit streams look at the ledger again, and end.
+        self.announce_hits();
         for &epoch in &epochs {
             self.delete_filters_of(community, epoch).await?;
         }

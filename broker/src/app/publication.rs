@@ -1,25 +1,24 @@
-//! Publications: announce, upload, activate, withdraw, expire (protocol §5.3, §5.4, §6).
+//! Publications: announce, upload, activate, withdraw (protocol §5.3, §5.4, §6).
 
-use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+mod checks;
+mod stacks;
 
 use prost::Message as _;
 use scoped_futures::ScopedFutureExt as _;
-use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::filter::Class;
-use sotto_common::filter::admission::{self, Facts, Offer};
-use sotto_common::filter::layers::MAX_SUPPLEMENTS;
+use sotto_common::filter::admission;
 use sotto_common::ids::{CommunityId, Epoch, NodeId, PublicationId};
-use sotto_common::membership::{EpochState, Manifest};
-use sotto_common::publication::{FilterHeader, LayerRole, MAX_CHUNK, PublicationState};
+use sotto_common::publication::{FilterHeader, MAX_CHUNK, PublicationState};
 use sotto_common::selector::Policy;
 use sotto_proto::convert;
 use sotto_proto::v1;
 
-use super::{Broker, active_epoch, blocking, enrolled, envelope};
-use crate::datastore::{Limits, PublicationRecord, StackKey, Tx};
-use crate::matcher::{Layer, LayerFacts, MappedFilter};
+use self::checks::{
+    check_header, header_of, is_final, known_publication, offer_of, record_of, salt_digest, switch,
+};
+use super::{Broker, active_epoch, blocking, enrolled};
+use crate::datastore::{PublicationRecord, StackKey};
+use crate::matcher::MappedFilter;
 
 /// Most uploads that a node may have open in a community.
 const MAX_UPLOADS: u64 = 32;
@@ -237,131 +236,6 @@ impl Broker {
             .await
     }
 
-    /// Brings the files in line with the ledger after a stop of any kind, and maps what is active.
-    pub(super) async fn recover_filters(&self) -> Result<()> {
-        let (active, uploading) = self
-            .store
-            .read_tx("recover_filters", |tx| {
-                async move {
-                    let active = tx.get_publications_in(PublicationState::Active).await?;
-                    let uploading = tx.get_publications_in(PublicationState::Uploading).await?;
-                    Ok((active, uploading))
-                }
-                .scope_boxed()
-            })
-            .await?;
-        for record in &uploading {
-            // Sealed, but the stop came before its activation: its bits are an upload again.
-            if self.files.exists(record.id, &record.digest) {
-                self.files.unseal(record.id, &record.digest)?;
-            }
-        }
-        let uploads = uploading.iter().map(|record| record.id).collect();
-        let filters = active.iter().map(|record| (record.id, record.digest));
-        let filters: HashSet<_> = filters.collect();
-        let swept = self
-            .files
-            .sweep(&uploads, &filters)
-            .map_err(Error::internal)?;
-        let mapped = active.len();
-        for record in active {
-            let layer = self.layer(&record, true).await?;
-            self.map(&record, layer);
-        }
-        tracing::info!(
-            mapped,
-            uploads = uploading.len(),
-            swept,
-            "filters recovered"
-        );
-        Ok(())
-    }
-
-    /// Ends the publications whose time is over.
-    pub(super) async fn expire_publications(&self) -> Result<()> {
-        let now = self.now();
-        for state in [PublicationState::Active, PublicationState::Uploading] {
-            self.end_publications("expire_publications", state, |record| {
-                record.expires_at <= now
-            })
-            .await?;
-        }
-        for (community, epoch) in self.ended_epochs_with_filters().await? {
-            self.delete_filters_of(&community, epoch).await?;
-        }
-        Ok(())
-    }
-
-    /// Epochs that have ended and still have filters: the broker stopped between the two.
-    async fn ended_epochs_with_filters(&self) -> Result<BTreeSet<(CommunityId, Epoch)>> {
-        self.store
-            .run_tx("ended_epochs_with_filters", |tx| {
-                async move {
-                    let mut epochs = BTreeSet::new();
-                    for state in [PublicationState::Active, PublicationState::Uploading] {
-                        let records = tx.get_publications_in(state).await?;
-                        epochs.extend(records.into_iter().map(|r| (r.key.community, r.key.epoch)));
-                    }
-                    let mut ended = BTreeSet::new();
-                    for (community, epoch) in epochs {
-                        let record = super::known_epoch(tx, &community, epoch).await?;
-                        if record.state == EpochState::Ended {
-                            ended.insert((community, epoch));
-                        }
-                    }
-                    Ok(ended)
-                }
-                .scope_boxed()
-            })
-            .await
-    }
-
-    /// Ends all publications of an epoch; its filters are deleted (protocol §8).
-    pub(super) async fn delete_filters_of(
-        &self,
-        community: &CommunityId,
-        epoch: Epoch,
-    ) -> Result<()> {
-        for state in [PublicationState::Active, PublicationState::Uploading] {
-            self.end_publications("end_publications", state, |record| {
-                record.key.community == *community && record.key.epoch == epoch
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn end_publications(
-        &self,
-        name: &'static str,
-        state: PublicationState,
-        which: impl Fn(&PublicationRecord) -> bool + Sync,
-    ) -> Result<()> {
-        let exclusive = self.matching.write().await;
-        let which = &which;
-        let gone = self
-            .store
-            .run_tx(name, |tx| {
-                async move {
-                    let mut gone = tx.get_publications_in(state).await?;
-                    gone.retain(which);
-                    for record in &gone {
-                        let expired = record.state.transition(PublicationState::Expired)?;
-                        tx.update_publication(record.id, expired, record.fpr)
-                            .await?;
-                    }
-                    Ok(gone)
-                }
-                .scope_boxed()
-            })
-            .await?;
-        for record in &gone {
-            self.unmap(&record.key, &record.holder, std::slice::from_ref(record));
-        }
-        drop(exclusive);
-        self.delete_files(gone).await
-    }
-
     async fn own_publication(
         &self,
         caller: &NodeId,
@@ -472,217 +346,6 @@ impl Broker {
         self.delete_files(replaced).await?;
         Ok(active)
     }
-
-    /// Opens a sealed filter; `verify` reads it whole and compares its digest.
-    async fn layer(&self, record: &PublicationRecord, verify: bool) -> Result<Arc<Layer>> {
-        let header = header_of(record)?;
-        let (path, digest) = (self.files.path(record.id, &record.digest), record.digest);
-        let length = header.params.byte_len();
-        let bits = blocking(move || {
-            let bits = MappedFilter::open(&path, length).map_err(Error::internal)?;
-            if verify && Sha256::digest(bits.bytes())[..] != digest {
-                return Err(Error::internal("a filter file is not what was published"));
-            }
-            Ok(bits)
-        })
-        .await?;
-        let facts = LayerFacts {
-            publication: record.id,
-            version: record.version,
-            audience: header.audience,
-            params: header.params,
-            salt: header.salt,
-            fpr: record.fpr,
-            expires_at: record.expires_at,
-        };
-        Ok(Arc::new(Layer::new(facts, bits)))
-    }
-
-    fn map(&self, record: &PublicationRecord, layer: Arc<Layer>) {
-        let mut layers = self.matcher.stack(&record.key, &record.holder);
-        layers.push(layer);
-        self.matcher.set_stack(&record.key, &record.holder, layers);
-    }
-
-    fn unmap(&self, key: &StackKey, holder: &NodeId, gone: &[PublicationRecord]) {
-        let mut layers = self.matcher.stack(key, holder);
-        layers.retain(|layer| !gone.iter().any(|record| record.id == layer.publication));
-        self.matcher.set_stack(key, holder, layers);
-    }
-
-    async fn delete_files(&self, gone: Vec<PublicationRecord>) -> Result<()> {
-        let files = self.files.clone();
-        blocking(move || {
-            for record in gone {
-                files.delete_upload(record.id);
-                files.delete(record.id, &record.digest);
-                tracing::info!(publication = %record.id, holder = %record.holder, "filter deleted");
-            }
-            Ok(())
-        })
-        .await
-    }
-}
-
-/// What an announced publication answers to its header sent again.
-fn known_publication(
-    known: &PublicationRecord,
-    caller: &NodeId,
-    header: &FilterHeader,
-) -> Result<PublicationState> {
-    // The header is erased with its filter; what it was is still told by its digest and version.
-    let same = known.holder == *caller
-        && known.digest == header.digest
-        && known.version == header.version
-        && (known.header.is_empty() || header_of(known)? == *header);
-    if same {
-        return Ok(known.state);
-    }
-    let text = "this publication id was used with another header";
-    Err(Error::new(ErrorCode::PublicationState, text))
-}
-
-/// Rules 1 and 4 as far as the header decides them, the audience, and the place in the stack.
-async fn check_header(
-    tx: &mut (dyn Tx + '_),
-    header: &FilterHeader,
-    manifest: &Manifest,
-) -> Result<()> {
-    let profile = manifest.profile.policy(header.policy)?;
-    let row = manifest.policy(header.policy)?;
-    if header.kid != manifest.kid() {
-        return Err(Error::new(
-            ErrorCode::KeyMismatch,
-            "kid is not that of the epoch's key",
-        ));
-    }
-    if header
-        .audience
-        .iter()
-        .any(|node| manifest.member(node).is_err())
-    {
-        let text = "the audience names a node that is not a member of the epoch";
-        return Err(Error::new(ErrorCode::AudienceUnknown, text).about("audience"));
-    }
-    let key = &key_of(header);
-    let Limits { max_class, .. } = tx
-        .get_limits(&header.community, &header.holder, header.policy)
-        .await?;
-    let salt = tx.get_salt(&header.community, &salt_digest(header)).await?;
-    let facts = Facts {
-        max_class: Class::new(max_class).map_err(|error| Error::internal(error.to_string()))?,
-        k: profile.k,
-        salt_seen: salt.is_some_and(|publication| publication != header.publication),
-        last_version: tx.get_version(key, &header.holder).await?,
-        canaries: &row.canary_tags,
-        forms: row.forms,
-    };
-    admission::check_offer(&offer_of(header), &facts)?;
-    check_layer(tx, key, header).await
-}
-
-/// A supplement stands on the active base that it names, at most eight of them (protocol §5.4).
-async fn check_layer(tx: &mut (dyn Tx + '_), key: &StackKey, header: &FilterHeader) -> Result<()> {
-    let LayerRole::SupplementOf(version) = header.role else {
-        return Ok(());
-    };
-    let invalid = |text| Err(Error::new(ErrorCode::LayerInvalid, text).about("supplement_of"));
-    let stack = tx.get_stack(key, &header.holder).await?;
-    let base = stack
-        .iter()
-        .find(|l| l.supplement_of.is_none() && l.version == version);
-    let Some(base) = base else {
-        return invalid("there is no active base of this version");
-    };
-    if header.expires_at > base.expires_at {
-        return invalid("a supplement expires with its base at the latest");
-    }
-    if stack.iter().filter(|l| l.supplement_of.is_some()).count() >= MAX_SUPPLEMENTS {
-        return invalid("the base has 8 supplements: publish a new base");
-    }
-    Ok(())
-}
-
-/// Activates a publication in the ledger and ends what it replaces, which is returned.
-async fn switch(
-    tx: &mut (dyn Tx + '_),
-    record: &PublicationRecord,
-    fpr: f64,
-) -> Result<Vec<PublicationRecord>> {
-    let mut replaced = Vec::new();
-    if record.supplement_of.is_none() {
-        replaced = tx.get_stack(&record.key, &record.holder).await?;
-        for layer in &replaced {
-            let state = layer.state.transition(PublicationState::Replaced)?;
-            tx.update_publication(layer.id, state, layer.fpr).await?;
-        }
-    }
-    let state = record.state.transition(PublicationState::Active)?;
-    tx.update_publication(record.id, state, fpr).await?;
-    tx.put_version(&record.key, &record.holder, record.version)
-        .await?;
-    Ok(replaced)
-}
-
-fn key_of(header: &FilterHeader) -> StackKey {
-    StackKey {
-        community: header.community.clone(),
-        epoch: header.epoch,
-        policy: header.policy,
-    }
-}
-
-fn offer_of(header: &FilterHeader) -> Offer {
-    Offer {
-        class: header.params.class().get(),
-        k: header.params.k(),
-        pages: header.params.pages(),
-        salt: header.salt.clone(),
-        version: header.version,
-        digest: header.digest,
-        forms: header.forms,
-    }
-}
-
-fn record_of(header: &FilterHeader, bytes: Vec<u8>) -> PublicationRecord {
-    PublicationRecord {
-        id: header.publication,
-        key: key_of(header),
-        holder: header.holder.clone(),
-        version: header.version,
-        supplement_of: match header.role {
-            LayerRole::Base => None,
-            LayerRole::SupplementOf(version) => Some(version),
-        },
-        state: PublicationState::Uploading,
-        header: bytes,
-        digest: header.digest,
-        class: header.params.class().get(),
-        fpr: 0.0,
-        created_at: header.created_at,
-        expires_at: header.expires_at,
-    }
-}
-
-fn header_of(record: &PublicationRecord) -> Result<FilterHeader> {
-    convert::read_unverified(&envelope(&record.header)?)
-}
-
-/// Salts are remembered for ever, but only as digests.
-fn salt_digest(header: &FilterHeader) -> [u8; 32] {
-    Sha256::digest(header.salt.expose()).into()
-}
-
-/// Refusals that no second try with the same bits can change.
-fn is_final(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::FilterDigest
-            | ErrorCode::FilterPopcount
-            | ErrorCode::FilterRate
-            | ErrorCode::CanaryMissing
-            | ErrorCode::FilterLength
-    )
 }
 
 fn unknown() -> Error {
