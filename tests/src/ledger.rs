@@ -131,16 +131,16 @@ async fn contents(server: &mut PgConnection) -> String {
     .await
     .expect("tables");
     assert!(!tables.is_empty());
-    let mut digests = String::new();
+    let mut digests = vec![];
     for table in tables {
         let rows = format!("SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {table} t");
         let digest: Option<String> = sqlx::query_scalar(AssertSqlSafe(rows))
             .fetch_one(&mut *server)
             .await
             .expect("a digest");
-        digests += &format!("{table} {} ", digest.unwrap_or_default());
+        digests.push((table, digest));
     }
-    digests
+    format!("{digests:?}")
 }
 
 async fn open_file(data_dir: &Path, read_only: bool) -> SqliteConnection {

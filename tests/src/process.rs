@@ -35,6 +35,11 @@ pub struct BrokerProcess {
 impl BrokerProcess {
     /// Starts a broker that logs by this filter.
     pub async fn start(filter: &'static str) -> Self {
+        Self::on(&TestLedger::chosen(), filter).await
+    }
+
+    /// As [`Self::start`], on this ledger.
+    pub async fn on(ledger: &TestLedger, filter: &'static str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let lab = Lab::create(&dir.path().join("pki"), TRUST_DOMAIN);
         let tls = lab.install(Role::Broker, "main");
@@ -49,7 +54,7 @@ impl BrokerProcess {
         let config = format!(
             "ledger = '{}'\ndata_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
              ca = '{}'\ncrl = '{}'\ntrust_domain = '{TRUST_DOMAIN}'\n",
-            TestLedger::chosen().setting(),
+            ledger.setting(),
             process.data_dir().display(),
             process.path("address").display(),
             tls.certificate.display(),
