@@ -294,9 +294,22 @@ mod tests {
     #[test]
     fn refuses_keys_of_small_order_or_of_another_length() {
         let suite = Suite::X25519Sha256ChaCha20Poly1305;
-        let zero = HpkePublicKey::from_slice(suite, &[0; 32]).unwrap();
-        let refused = zero.seal(&info(7, "nl-fiu"), b"", b"text", &mut os_rng());
-        assert_eq!(refused, Err(SealError::InvalidKey));
+        // The points of order 1, 4 (u = 0, u = 1) and 8, and the non-canonical spelling of 0.
+        let order_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
+        let zero_again = "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f";
+        let mut one = [0; 32];
+        one[0] = 1;
+        let mut small = vec![[0; 32].to_vec(), one.to_vec()];
+        small.extend([order_8, zero_again].map(|point| hex::decode(point).unwrap()));
+        for point in small {
+            let refused = HpkePublicKey::from_slice(suite, &point);
+            assert_eq!(
+                refused,
+                Err(SealError::InvalidKey),
+                "{}",
+                hex::encode(point)
+            );
+        }
         for length in [0, 31, 33] {
             let refused = HpkePublicKey::from_slice(suite, &vec![9; length]);
             assert_eq!(refused, Err(SealError::InvalidKey));

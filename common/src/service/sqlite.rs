@@ -48,7 +48,9 @@ impl Sqlite {
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
             // What is deleted is overwritten: selectors do not linger in free pages.
-            .pragma("secure_delete", "ON");
+            .pragma("secure_delete", "ON")
+            // Sorts that spill must not write selectors to files outside the data folder.
+            .pragma("temp_store", "MEMORY");
         let pool = |max| {
             // Waiting for the one writer is how writers take turns: no reason for a warning.
             SqlitePoolOptions::new()
