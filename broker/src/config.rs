@@ -1,12 +1,16 @@
 //! The configuration of the broker: a TOML file, then `SOTTO_BROKER__…` from the environment.
 
+mod ledger;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use sotto_common::service::config::TlsConfig;
+use sotto_common::service::config::{SecretFile, TlsConfig};
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
+
+pub use ledger::{InvalidLedger, Ledger, PostgresUrl};
 
 /// What the name of every variable begins with.
 pub const PROGRAM: &str = "SOTTO_BROKER";
@@ -20,8 +24,15 @@ pub struct Config {
     /// File that the bound address is written to once the broker answers.
     #[serde(default)]
     pub address_file: Option<PathBuf>,
-    /// Folder of the ledger and the filters; made with mode 0700 if it is not there.
+    /// Folder of the filters, and of the ledger on SQLite; made with mode 0700 if it is not there.
     pub data_dir: PathBuf,
+    /// Where the ledger is: `sqlite:`, the default, is `ledger.db` in `data_dir`; otherwise the
+    /// URL of a PostgreSQL database.
+    #[serde(default)]
+    pub ledger: Ledger,
+    /// File of mode 0600 with the password of the PostgreSQL database.
+    #[serde(default)]
+    pub ledger_password_file: Option<SecretFile>,
     /// Certificate, key and authorities.
     pub tls: TlsConfig,
     /// Bounds on connections.

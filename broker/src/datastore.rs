@@ -4,6 +4,7 @@
 //! folder only, so that a second engine does not touch `app/`.
 
 mod model;
+mod postgres;
 mod sqlite;
 #[cfg(test)]
 mod suite;
@@ -12,7 +13,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use scoped_futures::{ScopedBoxFuture, ScopedFutureExt as _};
-use sotto_common::error::Result;
+use sotto_common::error::{Error, Result};
 use sotto_common::hit::HitState;
 use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId};
 use sotto_common::membership::EpochState;
@@ -20,6 +21,11 @@ use sotto_common::publication::PublicationState;
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::Sqlite;
 use sotto_common::time::Timestamp;
+use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Ledger};
+use postgres::Postgres;
 
 pub(crate) use model::{
     Act, BatchRecord, EpochRecord, GuardKey, HitEventRecord, HitFilter, HitRecord, Limits,
@@ -299,19 +305,35 @@ pub(crate) trait HitTx: Send {
 
 /// The ledger on its engine.
 #[derive(Clone, Debug)]
-pub(crate) struct Datastore {
-    sqlite: Sqlite,
+pub(crate) enum Datastore {
+    /// A file beside the filters.
+    Sqlite(Sqlite),
+    /// A database server.
+    Postgres(Postgres),
 }
 
 impl Datastore {
-    /// Opens the ledger and brings its schema up to date.
+    /// Opens the ledger that the configuration names and brings its schema up to date.
     ///
     /// # Errors
-    /// If the file cannot be opened or is of a newer version.
-    pub(crate) async fn open(path: &Path) -> Result<Self> {
-        Ok(Self {
-            sqlite: Sqlite::open(path, &sqlite::MIGRATIONS).await?,
-        })
+    /// If it cannot be opened or is of a newer version.
+    pub(crate) async fn open(config: &Config) -> Result<Self> {
+        match &config.ledger {
+            Ledger::Sqlite => Self::open_file(&config.data_dir.join("ledger.db")).await,
+            Ledger::Postgres(url) => {
+                let password = config.ledger_password_file.as_ref();
+                Self::open_server(url.options(password).map_err(Error::internal)?).await
+            }
+        }
+    }
+
+    async fn open_file(path: &Path) -> Result<Self> {
+        let sqlite = Sqlite::open(path, &sqlite::MIGRATIONS).await?;
+        Ok(Self::Sqlite(sqlite))
+    }
+
+    async fn open_server(options: PgConnectOptions) -> Result<Self> {
+        Ok(Self::Postgres(Postgres::open(options).await?))
     }
 
     /// Runs `work` in one transaction: all of it or nothing. It may run more than once.
@@ -324,11 +346,23 @@ impl Datastore {
         F: for<'t> Fn(&'t mut (dyn Tx + 't)) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
         let work = &work;
-        self.sqlite
-            .run_tx(name, |connection| {
-                async move { work(&mut sqlite::SqliteTx(connection)).await }.scope_boxed()
-            })
-            .await
+        match self {
+            Self::Sqlite(sqlite) => {
+                sqlite
+                    .run_tx(name, |connection| {
+                        async move { work(&mut sqlite::SqliteTx(connection)).await }.scope_boxed()
+                    })
+                    .await
+            }
+            Self::Postgres(postgres) => {
+                postgres
+                    .run_tx(name, |connection| {
+                        async move { work(&mut postgres::PostgresTx(connection)).await }
+                            .scope_boxed()
+                    })
+                    .await
+            }
+        }
     }
 
     /// Runs `work`, which only reads, on one consistent state of the ledger, beside the writer.
@@ -341,16 +375,40 @@ impl Datastore {
         F: for<'t> Fn(&'t mut (dyn Tx + 't)) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
         let work = &work;
-        self.sqlite
-            .read_tx(name, |connection| {
-                async move { work(&mut sqlite::SqliteTx(connection)).await }.scope_boxed()
-            })
-            .await
+        match self {
+            Self::Sqlite(sqlite) => {
+                sqlite
+                    .read_tx(name, |connection| {
+                        async move { work(&mut sqlite::SqliteTx(connection)).await }.scope_boxed()
+                    })
+                    .await
+            }
+            Self::Postgres(postgres) => {
+                postgres
+                    .read_tx(name, |connection| {
+                        async move { work(&mut postgres::PostgresTx(connection)).await }
+                            .scope_boxed()
+                    })
+                    .await
+            }
+        }
+    }
+
+    /// Tripped once the ledger may hold more than the broker was told: it must then start anew.
+    pub(crate) fn doubt(&self) -> CancellationToken {
+        match self {
+            // A file answers or fails; it does not go away in between.
+            Self::Sqlite(_) => CancellationToken::new(),
+            Self::Postgres(postgres) => postgres.doubt().clone(),
+        }
     }
 
     /// Closes the ledger.
     pub(crate) async fn close(&self) {
-        self.sqlite.close().await;
+        match self {
+            Self::Sqlite(sqlite) => sqlite.close().await,
+            Self::Postgres(postgres) => postgres.close().await,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sotto_common::error::{Error, Result};
+use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::random::os_rng;
 use sotto_common::service::files::{self, Readers};
 use sotto_common::service::shutdown;
@@ -53,6 +53,8 @@ pub struct BoundBroker {
     tls: Arc<Tls>,
     broker: Arc<Broker>,
     shutdown: CancellationToken,
+    /// Tripped when the ledger may hold more than this process knows of.
+    doubt: CancellationToken,
 }
 
 impl BoundBroker {
@@ -67,7 +69,8 @@ impl BoundBroker {
     ) -> Result<Self> {
         make_private(&config.data_dir)?;
         let tls = Tls::load(config.tls.clone()).map_err(Error::internal)?;
-        let store = Datastore::open(&config.data_dir.join("ledger.db")).await?;
+        let store = Datastore::open(&config).await?;
+        let doubt = store.doubt();
         let files = FilterFiles::open(&config.data_dir).map_err(Error::internal)?;
         let broker = Arc::new(Broker::start(store, files, clock).await?);
         let listener = TcpListener::bind(config.listen)
@@ -81,6 +84,7 @@ impl BoundBroker {
             tls,
             broker,
             shutdown,
+            doubt,
         })
     }
 
@@ -101,8 +105,10 @@ impl BoundBroker {
             tls,
             broker,
             shutdown,
+            doubt,
         } = self;
         let tasks = TaskTracker::new();
+        tasks.spawn(stop_in_doubt(doubt.clone(), shutdown.clone()));
         tasks.spawn(expire(Arc::clone(&broker), shutdown.clone()));
         tasks.spawn(Arc::clone(&tls).keep_fresh(shutdown.clone()));
         tasks.close();
@@ -149,7 +155,19 @@ impl BoundBroker {
         tasks.wait().await;
         broker.close().await;
         tracing::info!("broker stopped");
+        if doubt.is_cancelled() {
+            let text = "the ledger must be read anew: start the broker again";
+            return Err(Error::new(ErrorCode::Unavailable, text));
+        }
         Ok(())
+    }
+}
+
+/// Ends a broker whose state in memory may differ from the ledger; its start recovers it.
+async fn stop_in_doubt(doubt: CancellationToken, shutdown: CancellationToken) {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = doubt.cancelled() => shutdown.cancel(),
     }
 }
 

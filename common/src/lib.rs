@@ -25,4 +25,6 @@ pub mod selector;
 #[cfg(feature = "service")]
 pub mod service;
 pub mod tag;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;

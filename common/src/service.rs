@@ -10,6 +10,7 @@ pub mod config;
 pub mod files;
 pub mod identity;
 pub mod pki;
+pub mod schema;
 pub mod shutdown;
 pub mod sqlite;
 pub mod telemetry;

@@ -1,32 +1,95 @@
-//! Whether the broker stored anything: what a refusal must not do.
+//! The ledger that a broker of the tests keeps, and whether the broker stored anything: what a
+//! refusal must not do.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use sotto_common::testing::postgres::Server;
+use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+/// Which engine keeps the ledgers of the tests: `sqlite`, if it is not set, or `postgres`.
+pub const ENGINE: &str = "SOTTO_TEST_LEDGER";
+
+/// Where one broker keeps its ledger.
+#[derive(Clone, Debug)]
+pub enum TestLedger {
+    /// In a file in its own folder.
+    File,
+    /// In the PostgreSQL database of this URL.
+    Server(String),
+}
+
+impl TestLedger {
+    /// A new ledger on the engine that [`ENGINE`] names.
+    pub fn chosen() -> Self {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        match std::env::var(ENGINE).as_deref() {
+            Err(_) | Ok("" | "sqlite") => Self::File,
+            Ok("postgres") => {
+                let server = SERVER.get_or_init(|| Server::start().expect("PostgreSQL"));
+                Self::Server(server.database())
+            }
+            Ok(other) => panic!("{ENGINE} is sqlite or postgres, not {other}"),
+        }
+    }
+
+    /// The broker's setting `ledger`.
+    pub fn setting(&self) -> &str {
+        match self {
+            Self::File => "sqlite:",
+            Self::Server(url) => url,
+        }
+    }
+
+    /// Changes the ledger of a stopped broker, to what a kill at a bad moment would have left.
+    pub async fn change(&self, data_dir: &Path, statement: &'static str) {
+        let changed = match self {
+            Self::File => {
+                let mut file = open_file(data_dir, false).await;
+                let done = sqlx::query(statement).execute(&mut file).await;
+                file.close().await.expect("closed");
+                done.expect("changed").rows_affected()
+            }
+            Self::Server(url) => {
+                let mut server = PgConnection::connect(url).await.expect("connected");
+                let done = sqlx::query(statement).execute(&mut server).await;
+                done.expect("changed").rows_affected()
+            }
+        };
+        assert!(changed > 0);
+    }
+}
 
 /// What the broker has stored so far.
 #[derive(Debug)]
 pub struct Footprint {
     data_dir: PathBuf,
-    ledger: SqliteConnection,
-    version: i64,
+    ledger: OpenLedger,
+    version: String,
     files: BTreeMap<PathBuf, u64>,
+}
+
+#[derive(Debug)]
+enum OpenLedger {
+    File(SqliteConnection),
+    Server(PgConnection),
 }
 
 impl Footprint {
     /// Takes the footprint of the broker in `data_dir`.
-    pub async fn of(data_dir: &Path) -> Self {
-        let options = SqliteConnectOptions::new()
-            .filename(data_dir.join("ledger.db"))
-            .read_only(true);
-        let mut ledger = SqliteConnection::connect_with(&options)
-            .await
-            .expect("the ledger can be read");
+    pub async fn of(data_dir: &Path, ledger: &TestLedger) -> Self {
+        let mut ledger = match ledger {
+            TestLedger::File => OpenLedger::File(open_file(data_dir, true).await),
+            TestLedger::Server(url) => {
+                OpenLedger::Server(PgConnection::connect(url).await.expect("connected"))
+            }
+        };
         Self {
             data_dir: data_dir.into(),
-            version: data_version(&mut ledger).await,
+            version: ledger.version().await,
             ledger,
             files: filter_files(data_dir),
         }
@@ -34,7 +97,7 @@ impl Footprint {
 
     /// Fails if any transaction has changed the ledger since, or any filter file changed.
     pub async fn assert_unchanged(&mut self) {
-        let version = data_version(&mut self.ledger).await;
+        let version = self.ledger.version().await;
         assert_eq!(version, self.version, "a refusal changed the ledger");
         assert_eq!(
             filter_files(&self.data_dir),
@@ -44,20 +107,48 @@ impl Footprint {
     }
 }
 
-/// Changes the ledger of a stopped broker, to what a kill at a bad moment would have left.
-pub async fn change(data_dir: &Path, statement: &'static str) {
-    let options = SqliteConnectOptions::new().filename(data_dir.join("ledger.db"));
-    let connected = SqliteConnection::connect_with(&options).await;
-    let mut ledger = connected.expect("the ledger can be opened");
-    let done = sqlx::query(statement).execute(&mut ledger).await;
-    assert!(done.expect("changed").rows_affected() > 0);
-    ledger.close().await.expect("closed");
+impl OpenLedger {
+    /// Another one whenever the ledger holds something else.
+    async fn version(&mut self) -> String {
+        match self {
+            // SQLite's count of commits by others that changed the file.
+            Self::File(file) => {
+                let row = sqlx::query("PRAGMA data_version").fetch_one(file).await;
+                row.expect("a version").get::<i64, _>(0).to_string()
+            }
+            Self::Server(server) => contents(server).await,
+        }
+    }
 }
 
-/// SQLite's count of commits by others that changed the file.
-async fn data_version(ledger: &mut SqliteConnection) -> i64 {
-    let row = sqlx::query("PRAGMA data_version").fetch_one(ledger).await;
-    row.expect("a version").get(0)
+/// A digest of every row of every table. Marks of commits are no content.
+async fn contents(server: &mut PgConnection) -> String {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT table_name::text FROM information_schema.tables
+         WHERE table_schema = 'public' AND table_name <> 'commit_marks' ORDER BY table_name",
+    )
+    .fetch_all(&mut *server)
+    .await
+    .expect("tables");
+    assert!(!tables.is_empty());
+    let mut digests = vec![];
+    for table in tables {
+        let rows = format!("SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {table} t");
+        let digest: Option<String> = sqlx::query_scalar(AssertSqlSafe(rows))
+            .fetch_one(&mut *server)
+            .await
+            .expect("a digest");
+        digests.push((table, digest));
+    }
+    format!("{digests:?}")
+}
+
+async fn open_file(data_dir: &Path, read_only: bool) -> SqliteConnection {
+    let options = SqliteConnectOptions::new()
+        .filename(data_dir.join("ledger.db"))
+        .read_only(read_only);
+    let connected = SqliteConnection::connect_with(&options).await;
+    connected.expect("the ledger can be opened")
 }
 
 /// Uploads and filters of a broker, with their lengths.

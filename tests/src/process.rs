@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command as AsyncCommand};
 use tokio::sync::oneshot;
 
+use crate::ledger::TestLedger;
 use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
 
 /// What the broker logs once it answers.
@@ -34,6 +35,11 @@ pub struct BrokerProcess {
 impl BrokerProcess {
     /// Starts a broker that logs by this filter.
     pub async fn start(filter: &'static str) -> Self {
+        Self::on(&TestLedger::chosen(), filter).await
+    }
+
+    /// As [`Self::start`], on this ledger.
+    pub async fn on(ledger: &TestLedger, filter: &'static str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let lab = Lab::create(&dir.path().join("pki"), TRUST_DOMAIN);
         let tls = lab.install(Role::Broker, "main");
@@ -46,8 +52,9 @@ impl BrokerProcess {
             dir,
         };
         let config = format!(
-            "data_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
+            "ledger = '{}'\ndata_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
              ca = '{}'\ncrl = '{}'\ntrust_domain = '{TRUST_DOMAIN}'\n",
+            ledger.setting(),
             process.data_dir().display(),
             process.path("address").display(),
             tls.certificate.display(),

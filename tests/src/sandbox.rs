@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::Footprint;
+use crate::ledger::{Footprint, TestLedger};
 use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
 
 /// The prior of every policy in tests.
@@ -35,6 +35,7 @@ pub struct Sandbox {
     pub clock: MockClock,
     tls: TlsConfig,
     address: SocketAddr,
+    ledger: TestLedger,
     running: Option<Running>,
 }
 
@@ -46,6 +47,11 @@ struct Running {
 impl Sandbox {
     /// A broker that knows nobody yet.
     pub async fn empty() -> Self {
+        Self::on(TestLedger::chosen()).await
+    }
+
+    /// As [`Self::empty`], on this ledger.
+    pub async fn on(ledger: TestLedger) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let lab = Lab::create(&dir.path().join("pki"), TRUST_DOMAIN);
         let mut sandbox = Self {
@@ -54,6 +60,7 @@ impl Sandbox {
             lab,
             clock: MockClock::at(SystemClock.now()),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ledger,
             running: None,
         };
         sandbox.start().await;
@@ -117,9 +124,14 @@ impl Sandbox {
         self.path("broker")
     }
 
+    /// Changes the ledger of the stopped broker, to what a kill at a bad moment would have left.
+    pub async fn change_ledger(&self, statement: &'static str) {
+        self.ledger.change(&self.data_dir(), statement).await;
+    }
+
     /// What the broker has stored so far.
     pub async fn footprint(&self) -> Footprint {
-        Footprint::of(&self.data_dir()).await
+        Footprint::of(&self.data_dir(), &self.ledger).await
     }
 
     /// Starts the broker, at the address that it had before if it had one.
@@ -128,6 +140,8 @@ impl Sandbox {
             listen: self.address,
             address_file: None,
             data_dir: self.data_dir(),
+            ledger: self.ledger.setting().parse().expect("a ledger"),
+            ledger_password_file: None,
             tls: self.tls.clone(),
             connections: ConnectionLimits::default(),
             log: LogConfig::default(),

@@ -8,6 +8,7 @@ mod it {
     mod ledger;
     mod main_flow;
     mod membership;
+    mod postgres;
     mod probing;
     mod publishing;
     mod transport;

@@ -3,6 +3,7 @@
 //!
 //! Cases are written over [`Datastore`] and know no engine; `suite!` stamps them on one.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sotto_common::epoch::Kid;
@@ -14,6 +15,7 @@ use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
 use sotto_common::random::os_rng;
 use sotto_common::selector::Policy;
+use sotto_common::testing::postgres::Server;
 use sotto_common::time::Timestamp;
 
 use super::*;
@@ -41,6 +43,10 @@ macro_rules! suite {
             quarantined_hits_are_counted_and_never_listed,
             hit_counts_are_those_of_the_holder,
             cursors_grow_by_one_for_each_prober,
+            concurrent_writers_leave_no_gap_in_a_cursor,
+            concurrent_readers_that_write_lose_no_update,
+            a_bound_holds_for_writers_that_each_see_room,
+            what_two_writers_put_is_there_once,
         );
     };
     ($engine:ident, $open:path: $($case:ident,)*) => {
@@ -48,7 +54,9 @@ macro_rules! suite {
             $(
                 #[tokio::test]
                 async fn $case() {
-                    let (store, _kept) = $open().await;
+                    let Some((store, _kept)) = $open().await else {
+                        return;
+                    };
                     super::$case(&store).await;
                     store.close().await;
                 }
@@ -58,11 +66,29 @@ macro_rules! suite {
 }
 
 suite!(sqlite_engine, super::open_sqlite);
+suite!(postgres_engine, super::open_postgres);
 
-async fn open_sqlite() -> (Datastore, tempfile::TempDir) {
+async fn open_sqlite() -> Option<(Datastore, tempfile::TempDir)> {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = Datastore::open(&dir.path().join("ledger.db")).await;
-    (store.expect("opened"), dir)
+    let store = Datastore::open_file(&dir.path().join("ledger.db")).await;
+    Some((store.expect("opened"), dir))
+}
+
+/// A database of its own on the one server of these tests; none where PostgreSQL is missing.
+async fn open_postgres() -> Option<(Datastore, ())> {
+    let url = postgres_database()?;
+    let options = url.parse().expect("a URL");
+    let store = Datastore::open_server(options).await;
+    Some((store.expect("opened"), ()))
+}
+
+/// The URL of an empty database.
+pub(super) fn postgres_database() -> Option<String> {
+    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    SERVER
+        .get_or_init(Server::start)
+        .as_ref()
+        .map(Server::database)
 }
 
 /// Runs one transaction that must commit, and gives its value.
@@ -75,11 +101,13 @@ macro_rules! tx {
     };
 }
 
+mod concurrency;
 mod hits;
 mod membership;
 mod probes;
 mod publications;
 
+use concurrency::*;
 use hits::*;
 use membership::*;
 use probes::*;
@@ -93,9 +121,13 @@ fn every_storage_method_has_a_case() {
         include_str!("suite/publications.rs"),
         include_str!("suite/probes.rs"),
         include_str!("suite/hits.rs"),
+        include_str!("suite/concurrency.rs"),
         include_str!("suite.rs"),
     ]
     .concat();
+    let (traits, _) = traits
+        .split_once("pub(crate) enum Datastore")
+        .expect("traits, then the ledger");
     let missing: Vec<_> = traits
         .lines()
         .filter_map(|line| line.strip_prefix("    async fn "))

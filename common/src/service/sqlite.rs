@@ -16,6 +16,7 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 
+use super::schema;
 use crate::error::{Error, Result};
 
 /// How often a transaction is tried on a busy file before the caller is told to try later.
@@ -62,7 +63,7 @@ impl Sqlite {
             .connect_with(options.clone())
             .await
             .map_err(db_error)?;
-        migrations.run(&writer).await.map_err(Error::internal)?;
+        schema::update(&writer, migrations).await?;
         let readers = pool(READERS)
             .connect_with(options.read_only(true))
             .await
@@ -237,5 +238,27 @@ mod tests {
             .await
             .expect("count");
         assert_eq!(count, 0);
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("t.db");
+        let db = Sqlite::open(&path, &Migrator::DEFAULT).await.expect("open");
+        sqlx::query(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'of the future', true, '', 0)",
+        )
+        .execute(&db.writer)
+        .await
+        .expect("inserted");
+        db.close().await;
+        let refused = Sqlite::open(&path, &Migrator::DEFAULT).await;
+        let text = refused.expect_err("refused").source.expect("a text");
+        let text = text.to_string();
+        assert!(
+            text.contains("9999") && text.contains("newer program"),
+            "{text}"
+        );
     }
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use sotto_common::error::ErrorCode;
 use sotto_common::selector::Policy::Phone;
 use sotto_proto::v1::PublicationState;
+use sotto_tests::ledger::TestLedger;
 use sotto_tests::sandbox::{found, profile};
 use sotto_tests::{BrokerProcess, assert_refused, phones, refusal};
 use tonic::Code;
@@ -24,7 +25,7 @@ fn limit_files(process: &BrokerProcess, soft: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_to_a_full_disk_is_refused_and_goes_on_once_there_is_room() {
-    let mut process = BrokerProcess::start("info").await;
+    let mut process = BrokerProcess::on(&TestLedger::File, "info").await;
     process.kill().await;
     // Without the trap the signal of the limit would end the broker, which a full disk does not.
     process.restart_under("trap '' XFSZ; exec \"$@\"").await;
@@ -66,7 +67,7 @@ async fn an_upload_to_a_full_disk_is_refused_and_goes_on_once_there_is_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_hits_do_not_fit_is_not_answered_and_not_counted() {
-    let mut process = BrokerProcess::start("info").await;
+    let mut process = BrokerProcess::on(&TestLedger::File, "info").await;
     process.kill().await;
     process.restart_under("trap '' XFSZ; exec \"$@\"").await;
     let [nl, de] = ["nl-fiu", "de-bka"].map(|name| process.node(name));

@@ -10,7 +10,7 @@ use sotto_common::random::os_rng;
 use sotto_common::selector::Policy::Phone;
 use sotto_proto::v1::EpochState;
 use sotto_proto::{convert, v1};
-use sotto_tests::ledger::{self, filter_files};
+use sotto_tests::ledger::filter_files;
 use sotto_tests::sandbox::{open_epoch, profile};
 use sotto_tests::{COMMUNITY, Sandbox, TestNode, assert_refused, phones};
 use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied};
@@ -410,7 +410,9 @@ async fn filters_of_an_epoch_that_ended_just_before_a_kill_are_deleted_after_it(
     sandbox.stop().await;
     assert_eq!(filter_files(&sandbox.data_dir()).len(), 2);
     // The end of the epoch was durable, the end of its filters was not.
-    ledger::change(&sandbox.data_dir(), "UPDATE epochs SET state = 'ENDED'").await;
+    sandbox
+        .change_ledger("UPDATE epochs SET state = 'ENDED'")
+        .await;
     sandbox.start().await;
     sandbox
         .eventually(async || filter_files(&sandbox.data_dir()).is_empty())

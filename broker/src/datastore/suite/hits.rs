@@ -2,7 +2,12 @@
 
 use super::*;
 
-fn hit(record_ref: u8, holder: &str, state: HitState, first_seen: Timestamp) -> HitRecord {
+pub(super) fn hit(
+    record_ref: u8,
+    holder: &str,
+    state: HitState,
+    first_seen: Timestamp,
+) -> HitRecord {
     HitRecord {
         id: HitId::generate(first_seen, &mut os_rng()),
         key: key(),

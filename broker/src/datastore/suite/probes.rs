@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn session() -> SessionRecord {
+pub(super) fn session() -> SessionRecord {
     let (purpose, basis) = (Purpose::Detection, LegalBasis::NationalLaw);
     SessionRecord {
         id: SessionId::generate(NOW, &mut os_rng()),

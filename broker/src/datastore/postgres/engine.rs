@@ -1,0 +1,271 @@
+//! Connections, transactions and what becomes of them when the server goes away.
+//!
+//! Writers are SERIALIZABLE and run again on a conflict. A transaction whose COMMIT is not answered
+//! may have been committed or not: the mark that it wrote tells, so that an error of
+//! [`Postgres::run_tx`] always means that nothing was stored.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::Rng as _;
+use scoped_futures::ScopedBoxFuture;
+use sotto_common::error::{Error, Result};
+use sotto_common::random::{bytes, os_rng};
+use sotto_common::service::schema;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::query;
+use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
+
+use super::db_error;
+
+const CONNECTIONS: u32 = 16;
+/// How long a caller waits for a connection: a server that restarts is waited for.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a transaction is tried before the caller is told to try later.
+const ATTEMPTS: u32 = 10;
+/// How often it is tried beside others; after that it runs alone.
+const ATTEMPTS_BESIDE_OTHERS: u32 = 4;
+/// How long the outcome of a commit is asked for.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Marks are of use for `PATIENCE` only; they are cleared away after every so many commits.
+const COMMITS_PER_CLEARING: u64 = 1024;
+
+/// A PostgreSQL database: durable at commit, serialisable.
+#[derive(Clone, Debug)]
+pub(crate) struct Postgres {
+    pool: PgPool,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// First attempts hold it shared, the last ones alone: so each transaction gets through.
+    turns: RwLock<()>,
+    commits: AtomicU64,
+    /// Tripped once the outcome of a commit could not be learnt.
+    doubt: CancellationToken,
+}
+
+impl Postgres {
+    /// Connects and brings the schema up to date.
+    ///
+    /// # Errors
+    /// If the server cannot be reached or refuses, or the schema is of a newer version.
+    pub(crate) async fn open(options: PgConnectOptions) -> Result<Self> {
+        // Bounds for what the broker cannot bound itself: a statement, a connection left behind.
+        let options = options.application_name("sotto-broker").options([
+            ("statement_timeout", "30s"),
+            ("idle_in_transaction_session_timeout", "60s"),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .min_connections(1)
+            .acquire_slow_threshold(ACQUIRE_TIMEOUT)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await
+            .map_err(|error| {
+                Error::internal(format!("the ledger's database cannot be used: {error}"))
+            })?;
+        schema::update(&pool, &migrations()).await?;
+        let store = Self {
+            pool,
+            shared: Arc::default(),
+        };
+        store.clear_marks().await;
+        Ok(store)
+    }
+
+    /// Runs `work` in one write transaction: all of it or nothing. It may run more than once.
+    ///
+    /// # Errors
+    /// What `work` returns (nothing is stored then), or `UNAVAILABLE` when the server is away or
+    /// the transaction keeps meeting others.
+    pub(crate) async fn run_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
+    {
+        let mut attempt = 1;
+        loop {
+            let outcome = if attempt <= ATTEMPTS_BESIDE_OTHERS {
+                let _turn = self.shared.turns.read().await;
+                self.try_tx(&work).await
+            } else {
+                let _turn = self.shared.turns.write().await;
+                self.try_tx(&work).await
+            };
+            match outcome {
+                Err(error) if attempt < ATTEMPTS && is_conflict(&error) => {
+                    tracing::debug!(tx = name, attempt, "met another transaction, again");
+                    tokio::time::sleep(pause(attempt)).await;
+                    attempt += 1;
+                }
+                Err(error) => {
+                    tracing::debug!(tx = name, attempt, code = %error.code, "rolled back");
+                    return Err(error);
+                }
+                Ok(value) => {
+                    self.count_commit().await;
+                    return Ok(value);
+                }
+            }
+        }
+    }
+
+    async fn try_tx<'env, T, F>(&self, work: &F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
+    {
+        if self.shared.doubt.is_cancelled() {
+            return Err(Error::unavailable("the broker is stopping to recover"));
+        }
+        let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE";
+        let mut tx = self.pool.begin_with(begin).await.map_err(db_error)?;
+        let value = work(&mut tx).await?;
+        let mark = Mark(bytes(&mut os_rng()));
+        mark.put(&mut tx).await?;
+        match tx.commit().await {
+            Ok(()) => Ok(value),
+            Err(error) if is_rolled_back(&error) => Err(db_error(error)),
+            Err(error) if self.was_committed(&mark).await? => {
+                tracing::info!(%error, "a commit was not answered, and had taken place");
+                Ok(value)
+            }
+            Err(error) => Err(Error::unavailable(error)),
+        }
+    }
+
+    /// Runs `work`, which only reads, on one consistent state of the database.
+    ///
+    /// # Errors
+    /// What `work` returns, or `UNAVAILABLE`.
+    pub(crate) async fn read_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
+    {
+        // One snapshot, which no writer can make fail.
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let mut tx = self.pool.begin_with(begin).await.map_err(db_error)?;
+        let value = work(&mut tx).await;
+        match &value {
+            Ok(_) => tx.commit().await.map_err(db_error)?,
+            Err(error) => tracing::debug!(tx = name, code = %error.code, "reading refused"),
+        }
+        value
+    }
+
+    /// Tripped once it cannot be learnt whether a transaction was committed: what the broker holds
+    /// in memory may differ from the ledger, and it must start anew.
+    pub(crate) fn doubt(&self) -> &CancellationToken {
+        &self.shared.doubt
+    }
+
+    /// Closes all connections.
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Whether the transaction with this mark took place; waits until the server can tell.
+    pub(super) async fn was_committed(&self, mark: &Mark) -> Result<bool> {
+        let asked = async {
+            loop {
+                match mark.claim(&self.pool).await {
+                    Ok(claimed) => return !claimed,
+                    Err(error) => {
+                        tracing::warn!(%error, "a commit was not answered; asking after it");
+                        tokio::time::sleep(Duration::from_millis(250)).await;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.map_err(|late| {
+            tracing::error!("it cannot be learnt whether a transaction was committed; stopping");
+            self.shared.doubt.cancel();
+            Error::unavailable(late)
+        })
+    }
+
+    async fn count_commit(&self) {
+        let before = self.shared.commits.fetch_add(1, Ordering::Relaxed);
+        if before % COMMITS_PER_CLEARING == COMMITS_PER_CLEARING - 1 {
+            self.clear_marks().await;
+        }
+    }
+
+    /// Forgets the marks that nobody asks after any more.
+    async fn clear_marks(&self) {
+        let done = query("DELETE FROM commit_marks WHERE made_at < now() - INTERVAL '1 hour'")
+            .execute(&self.pool)
+            .await;
+        if let Err(error) = done {
+            tracing::debug!(%error, "old marks stay for the next time");
+        }
+    }
+}
+
+/// The schema, migrations that only add.
+fn migrations() -> Migrator {
+    let mut migrations = sqlx::migrate!("./migrations/postgres");
+    // Advisory locks are PostgreSQL's alone.
+    migrations.set_locking(false);
+    migrations
+}
+
+/// What a transaction leaves behind, so that another connection can tell whether it took place.
+pub(super) struct Mark(pub(super) [u8; 16]);
+
+impl Mark {
+    pub(super) async fn put(&self, tx: &mut PgConnection) -> Result<()> {
+        query("INSERT INTO commit_marks (id) VALUES ($1)")
+            .bind(&self.0[..])
+            .execute(tx)
+            .await
+            .map_err(db_error)?;
+        Ok(())
+    }
+
+    /// Puts the mark from outside its transaction: true = that one is not, and never will be,
+    /// committed. The server lets this wait for a transaction that is still under way.
+    async fn claim(&self, pool: &PgPool) -> Result<bool, sqlx::Error> {
+        let done = query("INSERT INTO commit_marks (id) VALUES ($1) ON CONFLICT DO NOTHING")
+            .bind(&self.0[..])
+            .execute(pool)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+/// Grows with each attempt, up to twice over by chance, so that those who met do not meet again.
+fn pause(attempt: u32) -> Duration {
+    let base = 5_u64 << attempt.min(6);
+    Duration::from_millis(base + os_rng().next_u64() % base)
+}
+
+/// Another transaction came between; the same work may succeed the next time. A unique violation
+/// counts as one: two writers that each saw no row may both have inserted it.
+fn is_conflict(error: &Error) -> bool {
+    let source = error
+        .source
+        .as_deref()
+        .and_then(|source| source.downcast_ref::<sqlx::Error>());
+    let code = source.and_then(sqlstate);
+    code.is_some_and(|code| ["40001", "40P01", "23505"].contains(&code.as_ref()))
+}
+
+/// The server has answered the commit, by a refusal. 40003 is the one of its class that says that
+/// the outcome is not known.
+fn is_rolled_back(error: &sqlx::Error) -> bool {
+    sqlstate(error)
+        .is_some_and(|code| code != "40003" && (code.starts_with("40") || code.starts_with("23")))
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error()?.code()
+}

@@ -1,0 +1,345 @@
+//! The hit ledger, its events, and the flood guard's counts.
+
+use async_trait::async_trait;
+use sotto_common::error::Result;
+use sotto_common::hit::HitState;
+use sotto_common::ids::{CommunityId, HitId, NodeId, RecordRef};
+use sotto_common::selector::Policy;
+use sqlx::postgres::PgRow;
+use sqlx::query;
+
+use super::publications::stack_key;
+use super::{PostgresTx, blob, db_error, get, int, number, text, time};
+use crate::datastore::{
+    GuardKey, HitEventRecord, HitFilter, HitRecord, HitTx, StackKey, StateColumn as _,
+};
+
+#[async_trait]
+impl HitTx for PostgresTx<'_> {
+    async fn put_hit(&mut self, hit: &HitRecord) -> Result<()> {
+        query(
+            "INSERT INTO hits
+                 (id, community, epoch, policy, prober, record_ref, holder, state, filter_version,
+                  fpr, posterior, first_seen, last_seen, day)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        )
+        .bind(&hit.id.as_bytes()[..])
+        .bind(hit.key.community.as_str())
+        .bind(i64::from(hit.key.epoch.get()))
+        .bind(hit.key.policy.name())
+        .bind(hit.prober.as_str())
+        .bind(&hit.record_ref.as_bytes()[..])
+        .bind(hit.holder.as_str())
+        .bind(hit.state.as_str())
+        .bind(int(hit.filter_version))
+        .bind(hit.fpr)
+        .bind(hit.posterior)
+        .bind(hit.first_seen.micros())
+        .bind(hit.last_seen.micros())
+        .bind(hit.first_seen.day())
+        .execute(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn get_hits_on(
+        &mut self,
+        key: &StackKey,
+        prober: &NodeId,
+        refs: &[RecordRef],
+    ) -> Result<Vec<HitRecord>> {
+        // One statement for the whole batch.
+        let refs: Vec<&[u8]> = refs.iter().map(|r| &r.as_bytes()[..]).collect();
+        query(
+            "SELECT * FROM hits
+             WHERE community = $1 AND epoch = $2 AND policy = $3 AND prober = $4
+               AND record_ref = ANY($5)",
+        )
+        .bind(key.community.as_str())
+        .bind(i64::from(key.epoch.get()))
+        .bind(key.policy.name())
+        .bind(prober.as_str())
+        .bind(refs)
+        .fetch_all(&mut *self.0)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(hit_record)
+        .collect()
+    }
+
+    async fn get_hit(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        id: HitId,
+    ) -> Result<Option<HitRecord>> {
+        query("SELECT * FROM hits WHERE id = $1 AND community = $2 AND prober = $3")
+            .bind(&id.as_bytes()[..])
+            .bind(community.as_str())
+            .bind(prober.as_str())
+            .fetch_optional(&mut *self.0)
+            .await
+            .map_err(db_error)?
+            .map(|row| hit_record(&row))
+            .transpose()
+    }
+
+    async fn get_hits(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        filter: &HitFilter,
+        after: Option<HitId>,
+        limit: u32,
+    ) -> Result<Vec<HitRecord>> {
+        query(
+            "SELECT * FROM hits
+             WHERE community = $1 AND prober = $2 AND id > $3
+               AND state <> $4
+               AND ($5 IS NULL OR epoch = $5)
+               AND ($6 IS NULL OR policy = $6)
+               AND ($7 IS NULL OR holder = $7)
+               AND ($8 IS NULL OR state = $8)
+               AND ($9 IS NULL OR first_seen >= $9)
+             ORDER BY id LIMIT $10",
+        )
+        .bind(community.as_str())
+        .bind(prober.as_str())
+        .bind(after.map_or(vec![], |id| id.as_bytes().to_vec()))
+        .bind(HitState::Quarantined.as_str())
+        .bind(filter.epoch.map(|epoch| i64::from(epoch.get())))
+        .bind(filter.policy.map(Policy::name))
+        .bind(filter.holder.as_ref().map(NodeId::as_str))
+        .bind(filter.state.map(HitState::as_str))
+        .bind(filter.since.map(sotto_common::time::Timestamp::micros))
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.0)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(hit_record)
+        .collect()
+    }
+
+    async fn update_hit(&mut self, hit: &HitRecord) -> Result<()> {
+        query(
+            "UPDATE hits SET state = $2, filter_version = $3, fpr = $4, posterior = $5,
+                 last_seen = $6
+             WHERE id = $1",
+        )
+        .bind(&hit.id.as_bytes()[..])
+        .bind(hit.state.as_str())
+        .bind(int(hit.filter_version))
+        .bind(hit.fpr)
+        .bind(hit.posterior)
+        .bind(hit.last_seen.micros())
+        .execute(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn count_quarantine(&mut self, community: &CommunityId) -> Result<Vec<(GuardKey, u64)>> {
+        query(
+            "SELECT prober, holder, policy, day, count(*) AS hits FROM hits
+             WHERE community = $1 AND state = 'QUARANTINED'
+             GROUP BY prober, holder, policy, day
+             ORDER BY day, convert_to(prober, 'UTF8'), convert_to(holder, 'UTF8'),
+                 convert_to(policy, 'UTF8')",
+        )
+        .bind(community.as_str())
+        .fetch_all(&mut *self.0)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(guard_count)
+        .collect()
+    }
+
+    async fn get_quarantined(
+        &mut self,
+        community: &CommunityId,
+        group: &GuardKey,
+        limit: u32,
+    ) -> Result<Vec<HitRecord>> {
+        query(
+            "SELECT * FROM hits
+             WHERE community = $1 AND prober = $2 AND holder = $3 AND policy = $4 AND day = $5
+               AND state = 'QUARANTINED'
+             ORDER BY id LIMIT $6",
+        )
+        .bind(community.as_str())
+        .bind(group.prober.as_str())
+        .bind(group.holder.as_str())
+        .bind(group.policy.name())
+        .bind(group.day)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.0)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(hit_record)
+        .collect()
+    }
+
+    async fn get_hit_count(&mut self, community: &CommunityId, key: &GuardKey) -> Result<u64> {
+        let row = query(
+            "SELECT hits FROM hit_counts
+             WHERE community = $1 AND prober = $2 AND holder = $3 AND policy = $4 AND day = $5",
+        )
+        .bind(community.as_str())
+        .bind(key.prober.as_str())
+        .bind(key.holder.as_str())
+        .bind(key.policy.name())
+        .bind(key.day)
+        .fetch_optional(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        row.map_or(Ok(0), |row| number(&row, "hits"))
+    }
+
+    async fn put_hit_count(
+        &mut self,
+        community: &CommunityId,
+        key: &GuardKey,
+        hits: u64,
+    ) -> Result<()> {
+        query(
+            "INSERT INTO hit_counts (community, prober, holder, policy, day, hits)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (community, prober, holder, policy, day)
+             DO UPDATE SET hits = excluded.hits",
+        )
+        .bind(community.as_str())
+        .bind(key.prober.as_str())
+        .bind(key.holder.as_str())
+        .bind(key.policy.name())
+        .bind(key.day)
+        .bind(int(hits))
+        .execute(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn get_holder_counts(
+        &mut self,
+        community: &CommunityId,
+        holder: &NodeId,
+        from: i64,
+        before: i64,
+    ) -> Result<Vec<(GuardKey, u64)>> {
+        query(
+            "SELECT prober, holder, policy, day, hits FROM hit_counts
+             WHERE community = $1 AND holder = $2 AND day >= $3 AND day < $4
+             ORDER BY day, convert_to(prober, 'UTF8'), convert_to(policy, 'UTF8')",
+        )
+        .bind(community.as_str())
+        .bind(holder.as_str())
+        .bind(from)
+        .bind(before)
+        .fetch_all(&mut *self.0)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(guard_count)
+        .collect()
+    }
+
+    async fn put_hit_event(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        hit: HitId,
+    ) -> Result<u64> {
+        // The prober's row is locked until this transaction ends: its cursors are without gaps
+        // and in the order of commit.
+        let row = query(
+            "INSERT INTO hit_cursors (community, prober, last) VALUES ($1, $2, 1)
+             ON CONFLICT (community, prober) DO UPDATE SET last = hit_cursors.last + 1
+             RETURNING last",
+        )
+        .bind(community.as_str())
+        .bind(prober.as_str())
+        .fetch_one(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        let cursor = number(&row, "last")?;
+        query("INSERT INTO hit_events (community, prober, cursor, hit) VALUES ($1, $2, $3, $4)")
+            .bind(community.as_str())
+            .bind(prober.as_str())
+            .bind(int(cursor))
+            .bind(&hit.as_bytes()[..])
+            .execute(&mut *self.0)
+            .await
+            .map_err(db_error)?;
+        Ok(cursor)
+    }
+
+    async fn get_hit_events(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        cursor: u64,
+        limit: u32,
+    ) -> Result<Vec<HitEventRecord>> {
+        query(
+            "SELECT hit_events.cursor, hits.* FROM hit_events JOIN hits ON hits.id = hit_events.hit
+             WHERE hit_events.community = $1 AND hit_events.prober = $2 AND hit_events.cursor > $3
+             ORDER BY hit_events.cursor LIMIT $4",
+        )
+        .bind(community.as_str())
+        .bind(prober.as_str())
+        .bind(int(cursor))
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.0)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| {
+            Ok(HitEventRecord {
+                cursor: number(row, "cursor")?,
+                hit: hit_record(row)?,
+            })
+        })
+        .collect()
+    }
+
+    async fn get_last_cursor(&mut self, community: &CommunityId, prober: &NodeId) -> Result<u64> {
+        let row = query("SELECT last FROM hit_cursors WHERE community = $1 AND prober = $2")
+            .bind(community.as_str())
+            .bind(prober.as_str())
+            .fetch_optional(&mut *self.0)
+            .await
+            .map_err(db_error)?;
+        row.map_or(Ok(0), |row| number(&row, "last"))
+    }
+}
+
+fn guard_count(row: &PgRow) -> Result<(GuardKey, u64)> {
+    let key = GuardKey {
+        prober: text(row, "prober")?,
+        holder: text(row, "holder")?,
+        policy: text(row, "policy")?,
+        day: get(row, "day")?,
+    };
+    Ok((key, number(row, "hits")?))
+}
+
+fn hit_record(row: &PgRow) -> Result<HitRecord> {
+    Ok(HitRecord {
+        id: blob(row, "id", HitId::from_slice)?,
+        key: stack_key(row)?,
+        prober: text(row, "prober")?,
+        record_ref: blob(row, "record_ref", RecordRef::from_slice)?,
+        holder: text(row, "holder")?,
+        state: HitState::from_column(get(row, "state")?)?,
+        filter_version: number(row, "filter_version")?,
+        fpr: get(row, "fpr")?,
+        posterior: get(row, "posterior")?,
+        first_seen: time(row, "first_seen")?,
+        last_seen: time(row, "last_seen")?,
+    })
+}

@@ -1,0 +1,254 @@
+//! Probe sessions, recorded answers, quota.
+
+use async_trait::async_trait;
+use sotto_common::error::Result;
+use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
+use sotto_common::ids::{CommunityId, NodeId, SessionId};
+use sotto_common::selector::Policy;
+use sotto_common::time::Timestamp;
+use sqlx::postgres::PgRow;
+use sqlx::query;
+
+use super::publications::stack_key;
+use super::{PostgresTx, blob, bytes, db_error, get, int, number, text, time};
+use crate::datastore::model::corrupt;
+use crate::datastore::{BatchRecord, ProbeTx, SessionRecord};
+
+#[async_trait]
+impl ProbeTx for PostgresTx<'_> {
+    async fn put_session(&mut self, session: &SessionRecord) -> Result<()> {
+        query(
+            "INSERT INTO sessions
+                 (id, community, epoch, policy, prober, commitment, opening, purpose, legal_basis,
+                  legal_basis_reference, case_ref, opened_at, last_used_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)",
+        )
+        .bind(&session.id.as_bytes()[..])
+        .bind(session.key.community.as_str())
+        .bind(i64::from(session.key.epoch.get()))
+        .bind(session.key.policy.name())
+        .bind(session.prober.as_str())
+        .bind(session.commitment.as_ref().map(|c| &c[..]))
+        .bind(&session.opening[..])
+        .bind(session.grounds.purpose().as_str())
+        .bind(session.grounds.legal_basis().as_str())
+        .bind(session.grounds.reference())
+        .bind(session.grounds.case_ref())
+        .bind(session.opened_at.micros())
+        .execute(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn get_session(&mut self, id: SessionId) -> Result<Option<SessionRecord>> {
+        query("SELECT * FROM sessions WHERE id = $1")
+            .bind(&id.as_bytes()[..])
+            .fetch_optional(&mut *self.0)
+            .await
+            .map_err(db_error)?
+            .map(|row| session_record(&row))
+            .transpose()
+    }
+
+    async fn count_open_sessions(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+    ) -> Result<u64> {
+        let row = query(
+            "SELECT count(*) AS open FROM sessions
+             WHERE community = $1 AND prober = $2 AND closed_at IS NULL",
+        )
+        .bind(community.as_str())
+        .bind(prober.as_str())
+        .fetch_one(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        number(&row, "open")
+    }
+
+    async fn get_longest_unused_session(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+    ) -> Result<Option<SessionId>> {
+        query(
+            "SELECT id FROM sessions
+             WHERE community = $1 AND prober = $2 AND closed_at IS NULL
+             ORDER BY last_used_at, id LIMIT 1",
+        )
+        .bind(community.as_str())
+        .bind(prober.as_str())
+        .fetch_optional(&mut *self.0)
+        .await
+        .map_err(db_error)?
+        .map(|row| blob(&row, "id", SessionId::from_slice))
+        .transpose()
+    }
+
+    async fn update_session_counts(
+        &mut self,
+        id: SessionId,
+        refs: u64,
+        at: Timestamp,
+    ) -> Result<()> {
+        query(
+            "UPDATE sessions SET batches = batches + 1, refs = refs + $2, last_used_at = $3
+             WHERE id = $1",
+        )
+        .bind(&id.as_bytes()[..])
+        .bind(int(refs))
+        .bind(at.micros())
+        .execute(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn update_session_closed(&mut self, id: SessionId, at: Timestamp) -> Result<()> {
+        query("UPDATE sessions SET closed_at = $2, commitment = NULL WHERE id = $1")
+            .bind(&id.as_bytes()[..])
+            .bind(at.micros())
+            .execute(&mut *self.0)
+            .await
+            .map_err(db_error)?;
+        query("DELETE FROM batches WHERE session = $1")
+            .bind(&id.as_bytes()[..])
+            .execute(&mut *self.0)
+            .await
+            .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn get_idle_sessions(&mut self, before: Timestamp) -> Result<Vec<SessionId>> {
+        query("SELECT id FROM sessions WHERE closed_at IS NULL AND last_used_at < $1")
+            .bind(before.micros())
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(db_error)?
+            .iter()
+            .map(|row| blob(row, "id", SessionId::from_slice))
+            .collect()
+    }
+
+    async fn put_batch(&mut self, batch: &BatchRecord) -> Result<()> {
+        query(
+            "INSERT INTO batches (session, number, tags_digest, matches) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(&batch.session.as_bytes()[..])
+        .bind(i64::from(batch.number))
+        .bind(&batch.tags_digest[..])
+        .bind(&batch.matches)
+        .execute(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn get_batch(&mut self, session: SessionId, number: u32) -> Result<Option<BatchRecord>> {
+        query("SELECT tags_digest, matches FROM batches WHERE session = $1 AND number = $2")
+            .bind(&session.as_bytes()[..])
+            .bind(i64::from(number))
+            .fetch_optional(&mut *self.0)
+            .await
+            .map_err(db_error)?
+            .map(|row| {
+                Ok(BatchRecord {
+                    session,
+                    number,
+                    tags_digest: bytes(&row, "tags_digest")?,
+                    matches: get(&row, "matches")?,
+                })
+            })
+            .transpose()
+    }
+
+    async fn get_last_batch(&mut self, session: SessionId) -> Result<Option<u32>> {
+        query("SELECT number FROM batches WHERE session = $1 ORDER BY number DESC LIMIT 1")
+            .bind(&session.as_bytes()[..])
+            .fetch_optional(&mut *self.0)
+            .await
+            .map_err(db_error)?
+            .map(|row| number(&row, "number"))
+            .transpose()
+    }
+
+    async fn get_quota_use(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+        policy: Policy,
+        day: i64,
+    ) -> Result<u64> {
+        let row = query(
+            "SELECT refs FROM quota_use
+             WHERE community = $1 AND node = $2 AND policy = $3 AND day = $4",
+        )
+        .bind(community.as_str())
+        .bind(node.as_str())
+        .bind(policy.name())
+        .bind(day)
+        .fetch_optional(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        row.map_or(Ok(0), |row| number(&row, "refs"))
+    }
+
+    async fn put_quota_use(
+        &mut self,
+        community: &CommunityId,
+        node: &NodeId,
+        policy: Policy,
+        day: i64,
+        refs: u64,
+    ) -> Result<()> {
+        query(
+            "INSERT INTO quota_use (community, node, policy, day, refs) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (community, node, policy, day) DO UPDATE SET refs = excluded.refs",
+        )
+        .bind(community.as_str())
+        .bind(node.as_str())
+        .bind(policy.name())
+        .bind(day)
+        .bind(int(refs))
+        .execute(&mut *self.0)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn delete_quota_use(&mut self, day: i64) -> Result<()> {
+        query("DELETE FROM quota_use WHERE day < $1")
+            .bind(day)
+            .execute(&mut *self.0)
+            .await
+            .map_err(db_error)?;
+        Ok(())
+    }
+}
+
+fn session_record(row: &PgRow) -> Result<SessionRecord> {
+    let commitment: Option<Vec<u8>> = get(row, "commitment")?;
+    let closed_at: Option<i64> = get(row, "closed_at")?;
+    let grounds = Grounds::new(
+        Purpose::parse(get(row, "purpose")?),
+        LegalBasis::parse(get(row, "legal_basis")?),
+        get(row, "legal_basis_reference")?,
+        get(row, "case_ref")?,
+    );
+    Ok(SessionRecord {
+        id: blob(row, "id", SessionId::from_slice)?,
+        key: stack_key(row)?,
+        prober: text(row, "prober")?,
+        commitment: commitment
+            .map(|c| c.try_into().map_err(|_| corrupt("commitment")))
+            .transpose()?,
+        opening: bytes(row, "opening")?,
+        grounds: grounds.map_err(|_| corrupt("grounds"))?,
+        batches: number(row, "batches")?,
+        refs: number(row, "refs")?,
+        opened_at: time(row, "opened_at")?,
+        closed: closed_at.is_some(),
+    })
+}

@@ -1,0 +1,131 @@
+//! What is PostgreSQL's own: refusals, commits without an answer, what passes and what does not.
+
+use scoped_futures::ScopedFutureExt as _;
+use sotto_common::error::ErrorCode;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, query};
+
+use super::engine::Mark;
+use super::*;
+use crate::datastore::suite::postgres_database;
+
+async fn open(options: &PgConnectOptions) -> Postgres {
+    Postgres::open(options.clone()).await.expect("opened")
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_with_what_to_do() {
+    let Some(url) = postgres_database() else {
+        return;
+    };
+    let options: PgConnectOptions = url.parse().expect("a URL");
+    let store = open(&options).await;
+    // The same program again finds its own schema.
+    open(&options).await.close().await;
+    store.close().await;
+    let mut connection = options.connect().await.expect("connected");
+    query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'of the future', true, '', 0)",
+    )
+    .execute(&mut connection)
+    .await
+    .expect("inserted");
+    let error = Postgres::open(options).await.expect_err("refused");
+    let text = error.source.expect("a text").to_string();
+    assert!(
+        text.contains("9999") && text.contains("newer program"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_commit_without_an_answer_is_asked_after() {
+    let Some(url) = postgres_database() else {
+        return;
+    };
+    let store = open(&url.parse().expect("a URL")).await;
+    let mut other = PgConnection::connect(&url).await.expect("connected");
+
+    let took_place = Mark([1; 16]);
+    took_place.put(&mut other).await.expect("put");
+    assert!(store.was_committed(&took_place).await.expect("told"));
+
+    let never_arrived = Mark([2; 16]);
+    assert!(!store.was_committed(&never_arrived).await.expect("told"));
+    // And it never will: its own commit would now be refused.
+    never_arrived.put(&mut other).await.expect_err("refused");
+
+    for commits in [true, false] {
+        let under_way = Mark([3 + u8::from(commits); 16]);
+        let mut tx = other.begin().await.expect("begun");
+        under_way.put(&mut tx).await.expect("put");
+        let asked = store.was_committed(&under_way);
+        let ending = async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            if commits {
+                tx.commit().await.expect("committed");
+            } else {
+                tx.rollback().await.expect("rolled back");
+            }
+        };
+        let (told, ()) = tokio::join!(asked, ending);
+        assert_eq!(told.expect("told"), commits);
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_session_that_the_server_ends_is_unavailable_and_the_next_one_works() {
+    let Some(url) = postgres_database() else {
+        return;
+    };
+    let store = open(&url.parse().expect("a URL")).await;
+    let ended: Result<()> = store
+        .run_tx("ended", |connection| {
+            async move {
+                query("SELECT pg_terminate_backend(pg_backend_pid())")
+                    .execute(connection)
+                    .await
+                    .map_err(db_error)?;
+                Ok(())
+            }
+            .scope_boxed()
+        })
+        .await;
+    let error = ended.expect_err("ended");
+    assert_eq!(error.code, ErrorCode::Unavailable);
+    assert!(error.retry_after.is_some());
+    let next = store
+        .run_tx("next", |_| async move { Ok(7) }.scope_boxed())
+        .await;
+    assert_eq!(next.expect("committed"), 7);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_only_reads_cannot_write() {
+    let Some(url) = postgres_database() else {
+        return;
+    };
+    let store = open(&url.parse().expect("a URL")).await;
+    let refused: Result<()> = store
+        .read_tx("writes", |connection| {
+            async move { Mark([9; 16]).put(connection).await }.scope_boxed()
+        })
+        .await;
+    refused.expect_err("refused");
+    store.close().await;
+}
+
+#[test]
+fn what_says_nothing_about_the_statement_passes() {
+    for code in [
+        "08006", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "57P03", "58030",
+    ] {
+        assert!(passes(code), "{code}");
+    }
+    for code in ["23505", "42601", "28P01", "3D000", "22021", "XX000", ""] {
+        assert!(!passes(code), "{code}");
+    }
+}

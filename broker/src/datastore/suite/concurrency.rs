@@ -1,0 +1,91 @@
+//! What holds when transactions meet.
+
+use std::collections::BTreeSet;
+
+use futures::future::join_all;
+
+use super::*;
+
+/// How many work at once, and how often each of them.
+const WRITERS: u64 = 8;
+const TURNS: u64 = 12;
+
+pub(super) async fn concurrent_writers_leave_no_gap_in_a_cursor(store: &Datastore) {
+    let hit = &hits::hit(1, "de-bka", HitState::New, NOW);
+    tx!(store, tx => tx.put_hit(hit).await);
+    let (community, nl) = (&community(), &node("nl-fiu"));
+    let seen = join_all((0..WRITERS).map(async |_| {
+        let mut seen = vec![];
+        for _ in 0..TURNS {
+            seen.push(tx!(store, tx => tx.put_hit_event(community, nl, hit.id).await));
+            // In the order of commit: whatever can be read has all that came before it.
+            let events = tx!(store, tx => tx.get_hit_events(community, nl, 0, 1000).await);
+            let cursors: Vec<_> = events.iter().map(|event| event.cursor).collect();
+            assert_eq!(cursors, (1..=cursors.len() as u64).collect::<Vec<_>>());
+        }
+        assert!(seen.is_sorted());
+        seen
+    }))
+    .await;
+    let given: BTreeSet<_> = seen.into_iter().flatten().collect();
+    assert_eq!(given, (1..=WRITERS * TURNS).collect());
+}
+
+pub(super) async fn concurrent_readers_that_write_lose_no_update(store: &Datastore) {
+    let (community, nl) = (&community(), &node("nl-fiu"));
+    join_all((0..WRITERS).map(async |_| {
+        for _ in 0..TURNS {
+            tx!(store, tx => {
+                let used = tx.get_quota_use(community, nl, Policy::Phone, 7).await?;
+                tx.put_quota_use(community, nl, Policy::Phone, 7, used + 1).await
+            });
+        }
+    }))
+    .await;
+    let used = tx!(store, tx => tx.get_quota_use(community, nl, Policy::Phone, 7).await);
+    assert_eq!(used, WRITERS * TURNS);
+}
+
+pub(super) async fn a_bound_holds_for_writers_that_each_see_room(store: &Datastore) {
+    let (community, nl) = (&community(), &node("nl-fiu"));
+    let opened = join_all((0..WRITERS).map(async |_| {
+        let session = &probes::session();
+        tx!(store, tx => {
+            if tx.count_open_sessions(community, nl).await? >= 3 {
+                return Ok(0);
+            }
+            tx.put_session(session).await?;
+            Ok(1)
+        })
+    }))
+    .await;
+    assert_eq!(opened.into_iter().sum::<u64>(), 3);
+    assert_eq!(
+        tx!(store, tx => tx.count_open_sessions(community, nl).await),
+        3
+    );
+}
+
+pub(super) async fn what_two_writers_put_is_there_once(store: &Datastore) {
+    let key = &key();
+    for record_ref in 0..10 {
+        let put = join_all((0..WRITERS).map(async |_| {
+            let hit = &hits::hit(record_ref, "de-bka", HitState::New, NOW);
+            tx!(store, tx => {
+                let known = tx.get_hits_on(key, &hit.prober, &[hit.record_ref]).await?;
+                if known.is_empty() {
+                    tx.put_hit(hit).await?;
+                }
+                Ok(known.is_empty())
+            })
+        }))
+        .await;
+        assert_eq!(put.into_iter().filter(|&put| put).count(), 1);
+    }
+    let made = join_all(
+        (0..WRITERS)
+            .map(async |_| tx!(store, tx => tx.put_community(&community(), b"profile", NOW).await)),
+    )
+    .await;
+    assert_eq!(made.into_iter().filter(|&made| made).count(), 1);
+}

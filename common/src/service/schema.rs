@@ -1,0 +1,34 @@
+//! The version of a database's schema, looked at whenever it is opened.
+
+use std::ops::Deref;
+
+use sqlx::Acquire;
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+
+use crate::error::{Error, Result};
+
+/// Brings a database up to date.
+///
+/// # Errors
+/// If its schema is of a newer program, or was altered, or cannot be changed; the text, which is
+/// for the operator, says what to do.
+pub async fn update<'a, A>(database: A, migrations: &Migrator) -> Result<()>
+where
+    A: Acquire<'a>,
+    <A::Connection as Deref>::Target: Migrate,
+{
+    let known = migrations.iter().map(|m| m.version).max().unwrap_or(0);
+    migrations.run(database).await.map_err(|error| {
+        Error::internal(match error {
+            MigrateError::VersionMissing(version) => format!(
+                "the database has schema version {version}, and this program knows up to {known}: \
+                 run the newer program again, or restore the backup from before the upgrade"
+            ),
+            MigrateError::VersionMismatch(version) => format!(
+                "version {version} of the database's schema is not the one of this program: \
+                 the database belongs to something else"
+            ),
+            error => format!("the database's schema cannot be brought up to date: {error}"),
+        })
+    })
+}

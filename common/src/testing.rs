@@ -1,0 +1,3 @@
+//! What the tests of several crates need; no part of any program.
+
+pub mod postgres;
