@@ -304,7 +304,9 @@ async fn a_session_resumes_only_for_its_prober_under_the_same_nonce_and_opening(
     type Change = fn(&mut v1::ProbeOpening);
     let (mut sandbox, [nl, de]) = Sandbox::with_nodes(MEMBERS).await;
     let opening = nl.opening(Phone);
-    nl.open(opening.clone()).await.expect("opened");
+    let mut probe = nl.open(opening.clone()).await.expect("opened");
+    let pairs = nl.pairs(Phone, &phones(0..3));
+    probe.batch(0, &pairs).await.expect("answered");
     sandbox.restart().await;
     let mut footprint = sandbox.footprint().await;
     let changes: [Change; 7] = [
@@ -344,7 +346,9 @@ async fn a_session_resumes_only_for_its_prober_under_the_same_nonce_and_opening(
 async fn a_session_that_nobody_uses_for_a_week_is_closed() {
     let (mut sandbox, [nl, _de]) = Sandbox::with_nodes(MEMBERS).await;
     let opening = nl.opening(Phone);
-    nl.open(opening.clone()).await.expect("opened");
+    let mut probe = nl.open(opening.clone()).await.expect("opened");
+    let pairs = nl.pairs(Phone, &phones(0..3));
+    probe.batch(0, &pairs).await.expect("answered");
     sandbox.clock.advance(Duration::from_hours(8 * 24));
     sandbox.restart().await;
     sandbox

@@ -118,6 +118,11 @@ impl ProbeTx for PostgresTx<'_> {
             .execute(&mut *self.0)
             .await
             .map_err(db_error)?;
+        query("DELETE FROM sessions WHERE id = $1 AND batches = 0")
+            .bind(&id.as_bytes()[..])
+            .execute(&mut *self.0)
+            .await
+            .map_err(db_error)?;
         Ok(())
     }
 
