@@ -20,7 +20,7 @@ use sotto_common::selector::Policy;
 use sotto_common::time::Clock;
 use sotto_proto::convert::text;
 use sotto_proto::v1;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +43,8 @@ pub(crate) struct App {
     pub(crate) broker: Broker,
     pub(crate) policies: Arc<Policies>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Epochs are opened and taken one at a time: a key and its manifest are two files.
+    pub(crate) epoch_turn: Mutex<()>,
     /// Cursor of the last change of a hit.
     pub(crate) hit_cursor: watch::Sender<u64>,
     pub(crate) publications: Jobs<PublicationKey, PublishProgress>,

@@ -20,7 +20,7 @@ use sotto_proto::v1::analyst_service_server::AnalystServiceServer;
 use sotto_proto::v1::dataset_service_server::DatasetServiceServer;
 use sotto_proto::v1::node_admin_service_server::NodeAdminServiceServer;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -168,6 +168,7 @@ async fn build(
         broker: Broker::new(tls, &config.broker)?,
         policies: Arc::new(Policies::new(stop_list)),
         clock,
+        epoch_turn: Mutex::new(()),
         hit_cursor: watch::Sender::new(0),
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),

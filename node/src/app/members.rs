@@ -30,8 +30,15 @@ pub(crate) struct Listed {
     pub(crate) node: NodeId,
     /// True if the operator has suspended it.
     pub(crate) suspended: bool,
-    /// The keys of its statement, which are signed by themselves; `None` if it has none yet.
-    pub(crate) keys: Option<MemberKeys>,
+    /// Its key statement, which is signed by the key that it states; `None` if it has none yet.
+    pub(crate) stated: Option<KeyStatement>,
+}
+
+impl Listed {
+    /// The keys of its statement.
+    pub(crate) fn keys(&self) -> Option<&MemberKeys> {
+        self.stated.as_ref().map(|stated| &stated.keys)
+    }
 }
 
 /// A node as this node sees it.
@@ -57,7 +64,7 @@ impl App {
 
     fn listed(&self, wire: &v1::EnrolledNode) -> Result<Listed> {
         let node: NodeId = text("node_id", &wire.node_id)?;
-        let keys = match &wire.key_statement {
+        let stated = match &wire.key_statement {
             None => None,
             Some(envelope) => {
                 let claimed: KeyStatement = read_unverified(envelope)?;
@@ -69,13 +76,13 @@ impl App {
                     )
                     .about(node.to_string()));
                 }
-                Some(stated.keys)
+                Some(stated)
             }
         };
         Ok(Listed {
             node,
             suspended: wire.suspended,
-            keys,
+            stated,
         })
     }
 
@@ -88,7 +95,7 @@ impl App {
         let nodes = self.listed_nodes().await?.into_iter();
         Ok(nodes
             .map(|listed| {
-                let pin = self.pin_state(&pins, &listed.node, listed.keys.as_ref());
+                let pin = self.pin_state(&pins, &listed.node, listed.keys());
                 Member { listed, pin }
             })
             .collect())
@@ -260,7 +267,7 @@ mod tests {
             })
         };
         let own = listed("nl-fiu").expect("read");
-        assert_eq!(own.keys, Some(app.keystore.public(&app.node)));
+        assert_eq!(own.keys(), Some(&app.keystore.public(&app.node)));
         // The broker cannot pass it off as another node's.
         assert!(listed("de-bka").is_err());
     }
