@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -23,6 +24,9 @@ const FIRST_EPOCH: Epoch = match Epoch::new(1) {
     Ok(epoch) => epoch,
     Err(_) => unreachable!(),
 };
+
+/// How long the broker is trusted to still have this node's key statement.
+const STATED_AGAIN: Duration = Duration::from_mins(5);
 
 /// A node as the broker lists it. The broker vouches for nothing.
 pub(crate) struct Listed {
@@ -188,8 +192,9 @@ impl App {
     }
 }
 
-/// Hands in this node's key statement until the broker takes it: the node may be started before
-/// it is enrolled.
+/// Hands in this node's key statement, for as long as the node runs: it may be started before it
+/// is enrolled, enrolled anew, or the broker's store set back. The broker takes it any number of
+/// times.
 pub(crate) fn keep_stating(app: Arc<App>) -> BoxFuture<'static, ()> {
     async move {
         let mut backoff = Backoff::default();
@@ -200,16 +205,23 @@ pub(crate) fn keep_stating(app: Arc<App>) -> BoxFuture<'static, ()> {
                 statement: Some(app.key_statement()),
             };
             let outcome = ask!(app.broker.membership(), submit_key_statement, request);
-            match outcome.await {
-                Ok(_) => return info!("the broker has this node's key statement"),
-                // Said once for each reason, not at each attempt.
-                Err(error) if told != Some(error.code) => {
-                    warn!(%error, "key statement not taken yet; trying again");
-                    told = Some(error.code);
+            let outcome = outcome.await;
+            let now = outcome.as_ref().map(drop).map_err(|error| error.code);
+            // Said once for each change, not at each attempt.
+            if told.replace(now) != Some(now) {
+                match &outcome {
+                    Ok(_) => info!("the broker has this node's key statement"),
+                    Err(error) => warn!(%error, "key statement not taken yet; trying again"),
                 }
-                Err(_) => {}
             }
-            tokio::time::sleep(backoff.pause(&mut os_rng())).await;
+            if now.is_ok() {
+                backoff.reset();
+                // At once when the broker is there again: it may not be the one of before.
+                let reconnected = app.reconnected.notified();
+                let _ = tokio::time::timeout(STATED_AGAIN, reconnected).await;
+            } else {
+                tokio::time::sleep(backoff.pause(&mut os_rng())).await;
+            }
         }
     }
     .boxed()
