@@ -16,11 +16,12 @@ use std::sync::Arc;
 
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, NodeId};
+use sotto_common::membership::Manifest;
 use sotto_common::selector::Policy;
 use sotto_common::time::Clock;
 use sotto_proto::convert::text;
 use sotto_proto::v1;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +44,10 @@ pub(crate) struct App {
     pub(crate) broker: Broker,
     pub(crate) policies: Arc<Policies>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Epochs are opened and taken one at a time: a key and its manifest are two files.
+    pub(crate) epoch_turn: Mutex<()>,
+    /// Told when the broker's stream of hits is open anew.
+    pub(crate) reconnected: Notify,
     /// Cursor of the last change of a hit.
     pub(crate) hit_cursor: watch::Sender<u64>,
     pub(crate) publications: Jobs<PublicationKey, PublishProgress>,
@@ -135,10 +140,46 @@ pub(crate) fn node_ids(field: &'static str, nodes: &[String]) -> Result<Vec<Node
     Ok(nodes)
 }
 
+/// Refuses targets that cannot answer under an epoch: those who are no members of it, and the
+/// node itself.
+///
+/// # Errors
+/// `AUDIENCE_UNKNOWN`.
+pub(crate) fn check_targets(own: &NodeId, manifest: &Manifest, targets: &[NodeId]) -> Result<()> {
+    let answers = |target: &NodeId| target != own && manifest.member(target).is_ok();
+    if targets.iter().all(answers) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::AudienceUnknown,
+        "a target is no member of the epoch, or is this node itself",
+    ))
+}
+
 /// Parses a policy; empty = none.
 ///
 /// # Errors
 /// `INVALID_FIELD`.
 pub(crate) fn optional_policy(name: &str) -> Result<Option<Policy>> {
     (!name.is_empty()).then(|| text("policy", name)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn targets_are_other_members_of_the_epoch() {
+        let (_, manifest) = testing::manifest(1);
+        let node = |text: &str| -> NodeId { text.parse().expect("a node") };
+        let check = |own: &str, targets: &[NodeId]| check_targets(&node(own), &manifest, targets);
+        assert!(check("nl-fiu", &[]).is_ok());
+        assert!(check("de-bka", &[node("nl-fiu")]).is_ok());
+        for (own, target) in [("nl-fiu", "nl-fiu"), ("nl-fiu", "fr-pj")] {
+            let error = check(own, &[node(target)]).expect_err("refused");
+            assert_eq!(error.code, ErrorCode::AudienceUnknown);
+            assert!(!error.to_string().contains(target));
+        }
+    }
 }

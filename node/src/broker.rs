@@ -15,7 +15,7 @@ use sotto_proto::v1::membership_service_client::MembershipServiceClient;
 use sotto_proto::v1::probe_service_client::ProbeServiceClient;
 use sotto_proto::v1::publication_service_client::PublicationServiceClient;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::config::BrokerConfig;
 
@@ -114,14 +114,21 @@ impl Broker {
     }
 }
 
-/// Whether the same call may succeed later: the broker is out of reach, or the connection ended
-/// under the call, which HTTP/2 calls an internal error and nobody gives a cause for.
+/// Whether the same call may succeed later: the broker is out of reach, or says that it is busy.
 pub fn is_passing(error: &Error) -> bool {
-    match error.code {
-        ErrorCode::Unavailable => true,
-        ErrorCode::Internal => error.source.is_none(),
-        _ => false,
+    error.code == ErrorCode::Unavailable
+}
+
+/// The error in an answer of the broker. A connection that ends under a call, which HTTP/2 calls
+/// an internal error, comes without details and passes; a fault of the broker itself has them.
+pub fn refusal(status: &Status) -> Error {
+    if status.code() == Code::Internal && status.details().is_empty() {
+        return Error::new(
+            ErrorCode::Unavailable,
+            format!("the connection to the broker ended: {}", status.message()),
+        );
     }
+    from_status(status)
 }
 
 /// Makes a call with its deadline, and again a few times while the broker is out of reach. All
@@ -174,7 +181,7 @@ where
     request.set_timeout(timeout);
     match send(request).await {
         Ok(response) => Ok(response.into_inner()),
-        Err(status) => Err(from_status(&status)),
+        Err(status) => Err(refusal(&status)),
     }
 }
 
@@ -201,13 +208,18 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_ends_passes_and_a_fault_of_this_node_does_not() {
+    fn a_connection_that_ends_passes_and_a_fault_of_either_side_does_not() {
         let cut = Status::from_error(Box::new(std::io::Error::other("cut")));
         // So tonic tells a server that goes away in an orderly manner.
         let goaway = Status::internal("h2 protocol error: NO_ERROR");
         for status in [cut, goaway] {
-            assert!(is_passing(&from_status(&status)));
+            assert!(is_passing(&refusal(&status)));
         }
+        let fault = refusal(&to_status(Error::internal("disk")));
+        assert!(fault.code == ErrorCode::Internal && !is_passing(&fault));
+        assert!(!is_passing(&refusal(&Status::unimplemented(
+            "no such call"
+        ))));
         assert!(!is_passing(&Error::internal("own")));
         assert!(!is_passing(&Error::new(ErrorCode::EpochUnknown, "none")));
     }

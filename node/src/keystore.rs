@@ -2,9 +2,9 @@
 //!
 //! A file holds the 32 bytes of its key. `epochs/<n>.gms` is the secret of an epoch.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rand::CryptoRng;
@@ -48,13 +48,7 @@ impl Keystore {
             let path = path.to_path_buf();
             move |source| ConfigError::Unwritable { path, source }
         };
-        for dir in [dir, &dir.join(EPOCHS)] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .map_err(unwritable(dir))?;
-        }
+        private_dirs(dir)?;
         let keys = Self {
             dir: dir.to_path_buf(),
             signing: SigningKey::generate(rng),
@@ -82,11 +76,12 @@ impl Keystore {
         Ok(keys)
     }
 
-    /// Reads the keys of a directory.
+    /// Reads the keys of a directory, which is closed to others first.
     ///
     /// # Errors
-    /// [`ConfigError`] if a key is missing, is not one, or can be read by group or others.
+    /// [`ConfigError`] if the directory cannot be closed to others, or a key is missing, is not one, or can be read by group or others.
     pub fn open(dir: &Path) -> Result<Self, ConfigError> {
+        private_dirs(dir)?;
         let hpke = HpkeKeyPair::from_private(SUITE, &read(dir, HPKE)?).map_err(|error| {
             ConfigError::Content {
                 path: dir.join(HPKE),
@@ -161,6 +156,38 @@ impl Keystore {
     }
 }
 
+fn private_dirs(keys: &Path) -> Result<(), ConfigError> {
+    private_dir(keys)?;
+    private_dir(&keys.join(EPOCHS))
+}
+
+/// Makes a directory of mode 0700; one that is there with a wider mode is closed to others.
+///
+/// # Errors
+/// [`ConfigError`] if the directory cannot be made, or belongs to another user.
+pub(crate) fn private_dir(dir: &Path) -> Result<(), ConfigError> {
+    let unwritable = |source| ConfigError::Unwritable {
+        path: dir.to_path_buf(),
+        source,
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(unwritable)?;
+    let mode = dir.metadata().map_err(unwritable)?.permissions().mode();
+    let others = mode & 0o077;
+    if others == 0 {
+        return Ok(());
+    }
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(|error| {
+        ConfigError::Content {
+            path: dir.to_path_buf(),
+            problem: format!("others can get in, and the mode cannot be set to 0700: {error}"),
+        }
+    })
+}
+
 fn read(dir: &Path, name: &str) -> Result<Secret<32>, ConfigError> {
     let path = dir.join(name);
     let bytes = SecretFile(path.clone()).read()?;
@@ -172,9 +199,6 @@ fn read(dir: &Path, name: &str) -> Result<Secret<32>, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt as _;
-
     use sotto_common::random::os_rng;
 
     use super::*;
@@ -198,6 +222,21 @@ mod tests {
         assert_eq!(permissions(&keys.join(EPOCHS)), 0o700);
         for name in [SIGNING, COSIGNING, HPKE, RECORD_REF] {
             assert_eq!(permissions(&keys.join(name)), 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn directories_that_others_can_get_into_are_closed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        create(dir.path());
+        let keys = dir.path().join("keys");
+        let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
+        for path in [&keys, &keys.join(EPOCHS)] {
+            std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("set");
+        }
+        Keystore::open(&keys).expect("read");
+        for path in [&keys, &keys.join(EPOCHS)] {
+            assert_eq!(mode(path), 0o700);
         }
     }
 

@@ -1,10 +1,7 @@
 //! Puts the node together and runs it.
 
 use std::error::Error as StdError;
-use std::fs::DirBuilder;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +17,7 @@ use sotto_proto::v1::analyst_service_server::AnalystServiceServer;
 use sotto_proto::v1::dataset_service_server::DatasetServiceServer;
 use sotto_proto::v1::node_admin_service_server::NodeAdminServiceServer;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,7 +28,7 @@ use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
 use crate::broker::Broker;
 use crate::config::NodeConfig;
-use crate::keystore::Keystore;
+use crate::keystore::{Keystore, private_dir};
 use crate::rpc::admin::Admin;
 use crate::rpc::analyst::Analysts;
 use crate::rpc::dataset::Datasets;
@@ -168,6 +165,8 @@ async fn build(
         broker: Broker::new(tls, &config.broker)?,
         policies: Arc::new(Policies::new(stop_list)),
         clock,
+        epoch_turn: Mutex::new(()),
+        reconnected: Notify::new(),
         hit_cursor: watch::Sender::new(0),
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),
@@ -248,15 +247,4 @@ async fn run(parts: Parts) -> Result<(), ServeError> {
             Ok(())
         }
     }
-}
-
-fn private_dir(path: &Path) -> Result<(), ConfigError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| ConfigError::Unwritable {
-            path: path.to_path_buf(),
-            source,
-        })
 }

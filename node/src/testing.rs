@@ -15,7 +15,7 @@ use sotto_common::secret::{Selector, Tag};
 use sotto_common::selector::{Policy, StopList};
 use sotto_common::time::{MockClock, Timestamp};
 use tempfile::TempDir;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -121,6 +121,8 @@ pub(crate) async fn app() -> (App, TempDir) {
         broker: Broker::nowhere(),
         policies: Arc::new(Policies::new(StopList::default())),
         clock: Arc::new(MockClock::at(Timestamp::from_seconds(2_000))),
+        epoch_turn: Mutex::new(()),
+        reconnected: Notify::new(),
         hit_cursor: watch::Sender::new(0),
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),

@@ -8,9 +8,9 @@ use sotto_common::random::os_rng;
 use sotto_common::secret::Selector;
 use sotto_common::selector::Policy;
 
-use super::App;
 use super::epochs::EpochKeys;
 use super::session::{Opening, Pairs, found};
+use super::{App, check_targets};
 use crate::broker::{Backoff, is_passing};
 use crate::store::RecordHit;
 
@@ -36,6 +36,7 @@ impl App {
         })?;
         let epoch = self.active_epoch().await?;
         epoch.manifest.policy(policy)?;
+        check_targets(&self.node, &epoch.manifest, targets)?;
         let id = SessionId::generate(self.clock.now(), &mut os_rng());
         let row = self
             .store
@@ -88,7 +89,8 @@ impl App {
         stream.ask(0, pairs).await;
         let answer = stream.answer(0).await?;
         let now = self.clock.now();
-        let hits = found(&epoch.manifest, opening.policy, pairs, &answer.matches, now)?;
+        let (own, manifest) = (&self.node, &epoch.manifest);
+        let hits = found(own, manifest, opening, pairs, &answer.matches, now)?;
         let cursor = self.store.put_answered_hits(&hits).await?;
         self.hits_changed(cursor);
         // The answer is here and durable: a close that is lost loses nothing.

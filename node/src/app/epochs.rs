@@ -1,27 +1,24 @@
-//! Epochs: opened as custodian, fetched as member (protocol §8).
+//! Epochs as a member takes and uses them (protocol §8).
+
+mod custody;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sotto_common::epoch::{Gms, KeySchedule};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::Epoch;
-use sotto_common::membership::{KeyConfirmation, Manifest, ManifestPolicy, MemberKeys, Profile};
+use sotto_common::membership::{KeyConfirmation, Manifest, ManifestPolicy, Profile};
 use sotto_common::random::os_rng;
-use sotto_common::sealed::{HpkePublicKey, SealInfo, Sealed, Suite};
+use sotto_common::sealed::{SealInfo, Sealed};
 use sotto_common::secret::Secret;
 use sotto_common::time::Timestamp;
 use sotto_proto::convert::{read_unverified, sign, verify};
 use sotto_proto::v1;
 
 use super::App;
-use crate::broker::{ask, is_passing};
+use crate::broker::ask;
 use crate::store::StoredEpoch;
-
-/// How long an epoch lasts if nobody says.
-const DEFAULT_DAYS: u32 = 30;
-const DAY: Duration = Duration::from_hours(24);
 
 /// An epoch whose key is in use.
 pub(crate) struct EpochKeys {
@@ -32,81 +29,6 @@ pub(crate) struct EpochKeys {
 }
 
 impl App {
-    /// As custodian: makes an epoch key, seals it to every member, opens the epoch and confirms
-    /// it. What a crash interrupted is sent again as it was made.
-    ///
-    /// # Errors
-    /// `ROLE_FORBIDDEN` if this node is not on its own list of custodians, `MEMBER_NOT_PINNED`,
-    /// or those of the broker.
-    pub(crate) async fn start_epoch(&self, days: u32) -> Result<Manifest> {
-        if !self.custodians.contains(&self.node) {
-            return Err(Error::new(
-                ErrorCode::RoleForbidden,
-                "this node is not on its own list of custodians; see `custodians` in its \
-                 configuration",
-            ));
-        }
-        let stored = self.store.epochs().await?;
-        let draft = match stored.iter().find(|epoch| epoch.draft) {
-            Some(draft) if draft.manifest.not_after > self.clock.now() => draft.clone(),
-            _ => self.draft_epoch(days, &stored).await?,
-        };
-        let epoch = draft.manifest.epoch;
-        match self.open_epoch(&draft).await {
-            Ok(()) => {}
-            Err(error) if is_passing(&error) => return Err(error),
-            Err(error) => {
-                // The broker has refused it for good: the next attempt makes another.
-                self.store.delete_draft(epoch).await?;
-                return Err(error);
-            }
-        }
-        let now = self.clock.now();
-        self.store
-            .put_epoch(epoch, &draft.envelope, false, now)
-            .await?;
-        self.confirm(&draft.envelope, &draft.manifest).await?;
-        Ok(draft.manifest)
-    }
-
-    /// Makes secret and manifest; both are durable before anybody sees them.
-    async fn draft_epoch(&self, days: u32, stored: &[StoredEpoch]) -> Result<StoredEpoch> {
-        let days = if days == 0 { DEFAULT_DAYS } else { days };
-        if days > 31 {
-            return Err(Error::field("days", "1 to 31"));
-        }
-        let members = self.members_to_seal_to().await?;
-        let profile = self.proposed_profile().await?;
-        let latest = self.broker_epochs().await?.iter().map(|e| e.epoch).max();
-        let own = stored.iter().map(|e| e.manifest.epoch.get()).max();
-        let last = latest.max(own).unwrap_or(0);
-        let epoch = Epoch::new(last.saturating_add(1)).map_err(Error::internal)?;
-        let gms = Gms::generate(&mut os_rng());
-        let schedule = KeySchedule::derive(&gms, &self.community, epoch);
-        let now = self.clock.now();
-        let manifest = Manifest {
-            community: self.community.clone(),
-            epoch,
-            custodian: self.node.clone(),
-            members,
-            key_commitment: schedule.key_commitment(),
-            policies: self.manifest_policies(&profile, &schedule),
-            profile,
-            not_before: now,
-            not_after: now.plus(DAY * days),
-        };
-        manifest.validate()?;
-        let envelope = sign(manifest.clone(), self.keystore.signing());
-        self.keystore.put_gms(epoch, &gms, &mut os_rng())?;
-        self.store.put_epoch(epoch, &envelope, true, now).await?;
-        Ok(StoredEpoch {
-            envelope,
-            manifest,
-            fetched_at: now,
-            draft: true,
-        })
-    }
-
     fn manifest_policies(&self, profile: &Profile, schedule: &KeySchedule) -> Vec<ManifestPolicy> {
         let row = |policy| ManifestPolicy {
             policy,
@@ -114,79 +36,6 @@ impl App {
             forms: self.policies.forms(policy),
         };
         profile.policies().iter().map(|p| row(p.policy)).collect()
-    }
-
-    /// Every enrolled node with a key statement; all must be pinned.
-    async fn members_to_seal_to(&self) -> Result<Vec<MemberKeys>> {
-        let nodes = self.listed_nodes().await?.into_iter();
-        let members: Vec<_> = nodes
-            .filter(|listed| !listed.suspended)
-            .filter_map(|listed| listed.keys)
-            .collect();
-        if !members.iter().any(|member| member.node == self.node) {
-            return Err(Error::new(
-                ErrorCode::NotAMember,
-                "the broker does not have this node's key statement yet",
-            ));
-        }
-        self.check_pins(&members).await?;
-        Ok(members)
-    }
-
-    async fn proposed_profile(&self) -> Result<Profile> {
-        let request = v1::GetCommunityRequest {
-            community: self.community.to_string(),
-        };
-        let answer = ask!(self.broker.membership(), get_community, request);
-        answer
-            .await?
-            .proposed_profile
-            .ok_or_else(|| Error::field("proposed_profile", "the community has no profile"))?
-            .try_into()
-    }
-
-    async fn open_epoch(&self, draft: &StoredEpoch) -> Result<()> {
-        let gms = self.gms_of(draft.manifest.epoch)?;
-        let aad = body_digest(&draft.envelope);
-        let envelopes = draft
-            .manifest
-            .members
-            .iter()
-            .map(|member| self.seal_to(member, draft.manifest.epoch, &aad, &gms))
-            .collect::<Result<Vec<_>>>()?;
-        let request = v1::OpenEpochRequest {
-            community: self.community.to_string(),
-            manifest: Some(draft.envelope.clone()),
-            envelopes,
-        };
-        ask!(self.broker.membership(), open_epoch, request)
-            .await
-            .map(drop)
-    }
-
-    fn seal_to(
-        &self,
-        member: &MemberKeys,
-        epoch: Epoch,
-        aad: &[u8],
-        gms: &Gms,
-    ) -> Result<v1::SealedEpochKey> {
-        let suite = Suite::X25519Sha256ChaCha20Poly1305;
-        let no_key = || {
-            Error::new(
-                ErrorCode::ManifestInvalid,
-                "a member has no HPKE key that can be sealed to",
-            )
-            .about(member.node.to_string())
-        };
-        let key = member.hpke.iter().find(|key| key.kem == suite.ids().0);
-        let key = key.ok_or_else(no_key)?;
-        let key = HpkePublicKey::from_slice(suite, &key.key).map_err(|_| no_key())?;
-        let info = SealInfo::epoch_key(&self.community, epoch, &member.node);
-        let sealed = key
-            .seal(&info, aad, gms.secret().expose(), &mut os_rng())
-            .map_err(|_| no_key())?;
-        Ok(v1::SealedEpochKey::new(&member.node, sealed))
     }
 
     /// Takes an epoch, the latest for `None`: checks its manifest, opens the envelope, checks KC,
@@ -200,6 +49,7 @@ impl App {
         &self,
         epoch: Option<Epoch>,
     ) -> Result<(Manifest, v1::EpochState)> {
+        let _turn = self.epoch_turn.lock().await;
         let request = v1::GetEpochRequest {
             community: self.community.to_string(),
             epoch: epoch.map_or(0, Epoch::get),
@@ -215,13 +65,7 @@ impl App {
             .ok_or_else(|| invalid("the broker gave no envelope for this node"))?;
         let gms = self.open_envelope(&envelope, &manifest, &Sealed::try_from(&sealed)?)?;
         let schedule = KeySchedule::derive(&gms, &self.community, manifest.epoch);
-        // protocol §3: "refuses an epoch whose opened GMS does not match", in constant time.
-        if !schedule.matches(&manifest.key_commitment) {
-            return Err(Error::new(
-                ErrorCode::KeyMismatch,
-                "the key in the envelope is not the one that the manifest commits to",
-            ));
-        }
+        check_commitment(&schedule, &manifest)?;
         check_rows(
             &manifest,
             &self.manifest_policies(&manifest.profile, &schedule),
@@ -427,6 +271,17 @@ impl App {
         let gms = self.keystore.gms(epoch)?;
         gms.ok_or_else(|| Error::internal(format!("no key of epoch {epoch} in the keystore")))
     }
+}
+
+/// protocol §3: "refuses an epoch whose opened GMS does not match", in constant time.
+fn check_commitment(schedule: &KeySchedule, manifest: &Manifest) -> Result<()> {
+    if schedule.matches(&manifest.key_commitment) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::KeyMismatch,
+        "the epoch key is not the one that the manifest commits to",
+    ))
 }
 
 /// Own canaries and forms against the manifest's, the other way round than the broker's rule 4:
@@ -643,13 +498,5 @@ mod tests {
         foreign.policies[0].canary_tags.reverse();
         let error = check_rows(&foreign, &own).expect_err("refused");
         assert_eq!(error.code, ErrorCode::CanaryMissing);
-    }
-
-    #[tokio::test]
-    async fn only_a_custodian_on_its_own_list_makes_an_epoch() {
-        let (mut app, _dir) = testing::app().await;
-        app.custodians.retain(|custodian| *custodian != app.node);
-        let error = app.start_epoch(1).await.expect_err("refused");
-        assert_eq!(error.code, ErrorCode::RoleForbidden);
     }
 }

@@ -6,13 +6,12 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::random::os_rng;
-use sotto_proto::status::from_status;
 use sotto_proto::v1;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::App;
-use crate::broker::Backoff;
+use crate::broker::{Backoff, refusal};
 use crate::hit::Hit;
 use crate::store::RecordHit;
 
@@ -67,8 +66,9 @@ impl App {
             .hits()
             .watch_hits(request)
             .await
-            .map_err(|status| from_status(&status))?
+            .map_err(|status| refusal(&status))?
             .into_inner();
+        self.reconnected.notify_one();
         // Without a limit of time: keep-alive finds a peer that is gone. What has come is stored
         // at once, in one transaction.
         let mut chunks = events.ready_chunks(MOST_EVENTS);
@@ -77,7 +77,7 @@ impl App {
             let mut read = 0;
             let mut outcome = Ok(());
             for event in chunk {
-                match event.map_err(|s| from_status(&s)).and_then(streamed) {
+                match event.map_err(|s| refusal(&s)).and_then(streamed) {
                     Ok((cursor, hit)) => {
                         read = cursor;
                         hits.push(hit);

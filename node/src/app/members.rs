@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -24,14 +25,24 @@ const FIRST_EPOCH: Epoch = match Epoch::new(1) {
     Err(_) => unreachable!(),
 };
 
+/// How long the broker is trusted to still have this node's key statement.
+const STATED_AGAIN: Duration = Duration::from_mins(5);
+
 /// A node as the broker lists it. The broker vouches for nothing.
 pub(crate) struct Listed {
     /// The node.
     pub(crate) node: NodeId,
     /// True if the operator has suspended it.
     pub(crate) suspended: bool,
-    /// The keys of its statement, which are signed by themselves; `None` if it has none yet.
-    pub(crate) keys: Option<MemberKeys>,
+    /// Its key statement, which is signed by the key that it states; `None` if it has none yet.
+    pub(crate) stated: Option<KeyStatement>,
+}
+
+impl Listed {
+    /// The keys of its statement.
+    pub(crate) fn keys(&self) -> Option<&MemberKeys> {
+        self.stated.as_ref().map(|stated| &stated.keys)
+    }
 }
 
 /// A node as this node sees it.
@@ -57,7 +68,7 @@ impl App {
 
     fn listed(&self, wire: &v1::EnrolledNode) -> Result<Listed> {
         let node: NodeId = text("node_id", &wire.node_id)?;
-        let keys = match &wire.key_statement {
+        let stated = match &wire.key_statement {
             None => None,
             Some(envelope) => {
                 let claimed: KeyStatement = read_unverified(envelope)?;
@@ -69,13 +80,13 @@ impl App {
                     )
                     .about(node.to_string()));
                 }
-                Some(stated.keys)
+                Some(stated)
             }
         };
         Ok(Listed {
             node,
             suspended: wire.suspended,
-            keys,
+            stated,
         })
     }
 
@@ -88,7 +99,7 @@ impl App {
         let nodes = self.listed_nodes().await?.into_iter();
         Ok(nodes
             .map(|listed| {
-                let pin = self.pin_state(&pins, &listed.node, listed.keys.as_ref());
+                let pin = self.pin_state(&pins, &listed.node, listed.keys());
                 Member { listed, pin }
             })
             .collect())
@@ -181,8 +192,9 @@ impl App {
     }
 }
 
-/// Hands in this node's key statement until the broker takes it: the node may be started before
-/// it is enrolled.
+/// Hands in this node's key statement, for as long as the node runs: it may be started before it
+/// is enrolled, enrolled anew, or the broker's store set back. The broker takes it any number of
+/// times.
 pub(crate) fn keep_stating(app: Arc<App>) -> BoxFuture<'static, ()> {
     async move {
         let mut backoff = Backoff::default();
@@ -193,16 +205,23 @@ pub(crate) fn keep_stating(app: Arc<App>) -> BoxFuture<'static, ()> {
                 statement: Some(app.key_statement()),
             };
             let outcome = ask!(app.broker.membership(), submit_key_statement, request);
-            match outcome.await {
-                Ok(_) => return info!("the broker has this node's key statement"),
-                // Said once for each reason, not at each attempt.
-                Err(error) if told != Some(error.code) => {
-                    warn!(%error, "key statement not taken yet; trying again");
-                    told = Some(error.code);
+            let outcome = outcome.await;
+            let now = outcome.as_ref().map(drop).map_err(|error| error.code);
+            // Said once for each change, not at each attempt.
+            if told.replace(now) != Some(now) {
+                match &outcome {
+                    Ok(_) => info!("the broker has this node's key statement"),
+                    Err(error) => warn!(%error, "key statement not taken yet; trying again"),
                 }
-                Err(_) => {}
             }
-            tokio::time::sleep(backoff.pause(&mut os_rng())).await;
+            if now.is_ok() {
+                backoff.reset();
+                // At once when the broker is there again: it may not be the one of before.
+                let reconnected = app.reconnected.notified();
+                let _ = tokio::time::timeout(STATED_AGAIN, reconnected).await;
+            } else {
+                tokio::time::sleep(backoff.pause(&mut os_rng())).await;
+            }
         }
     }
     .boxed()
@@ -260,7 +279,7 @@ mod tests {
             })
         };
         let own = listed("nl-fiu").expect("read");
-        assert_eq!(own.keys, Some(app.keystore.public(&app.node)));
+        assert_eq!(own.keys(), Some(&app.keystore.public(&app.node)));
         // The broker cannot pass it off as another node's.
         assert!(listed("de-bka").is_err());
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::epochs::EpochKeys;
 use super::jobs::{JobState, Reporter};
 use super::session::{AHEAD, Opening, Pairs, ProbeStream, found};
-use super::{App, is_of_the_caller, off_the_runtime};
+use super::{App, check_targets, is_of_the_caller, off_the_runtime};
 use crate::broker::{Backoff, is_passing};
 use crate::store::{Batch, ProbeKey, ProbeSession, SelectorRow};
 
@@ -178,6 +178,7 @@ impl App {
         let dataset = self.store.dataset(&key.dataset).await?;
         let dataset = dataset.ok_or_else(unknown_dataset)?;
         epoch.manifest.policy(dataset.policy)?;
+        check_targets(&self.node, &epoch.manifest, &key.targets)?;
         let session = ProbeSession {
             id: SessionId::generate(self.clock.now(), &mut os_rng()),
             key: key.clone(),
@@ -308,13 +309,8 @@ impl App {
             Err(error) => return Err(error),
         };
         let now = self.clock.now();
-        let hits = found(
-            &flight.epoch.manifest,
-            session.policy,
-            pairs,
-            &answer.matches,
-            now,
-        )?;
+        let (manifest, asked) = (&flight.epoch.manifest, opening(session));
+        let hits = found(&self.node, manifest, &asked, pairs, &answer.matches, now)?;
         let cursor = self
             .store
             .answer_batch(session.id, batch.number, pairs.rows, &hits)

@@ -16,7 +16,6 @@ use sotto_common::random::os_rng;
 use sotto_common::selector::Policy;
 use sotto_common::service::files::{self, Readers};
 use sotto_proto::convert::sign;
-use sotto_proto::status::from_status;
 use sotto_proto::v1;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -25,7 +24,7 @@ use tokio::sync::watch;
 use super::epochs::EpochKeys;
 use super::jobs::{JobState, Reporter};
 use super::{App, is_of_the_caller, off_the_runtime};
-use crate::broker::{Backoff, LONG_CALL_TIMEOUT, ask, call_once, is_passing};
+use crate::broker::{Backoff, LONG_CALL_TIMEOUT, ask, call_once, is_passing, refusal};
 use crate::store::{OutboxItem, SelectorId};
 
 /// How long the broker may take to acknowledge a chunk.
@@ -389,14 +388,14 @@ impl App {
             .publications()
             .upload_publication(chunks(file, offset, total, first))
             .await
-            .map_err(|status| from_status(&status))?
+            .map_err(|status| refusal(&status))?
             .into_inner();
         let mut acknowledged = offset;
         while acknowledged < total {
             let answer = tokio::time::timeout(CHUNK_TIMEOUT, answers.message())
                 .await
                 .map_err(Error::unavailable)?
-                .map_err(|status| from_status(&status))?
+                .map_err(|status| refusal(&status))?
                 .ok_or_else(|| Error::unavailable("the upload ended early"))?;
             acknowledged = answer.acknowledged;
             backoff.reset();

@@ -17,7 +17,6 @@ use sotto_common::selector::Policy;
 use sotto_common::tag::RecordRefKey;
 use sotto_common::time::Timestamp;
 use sotto_proto::convert::{id, text};
-use sotto_proto::status::from_status;
 use sotto_proto::v1;
 use sotto_proto::v1::probe_request::Message as Ask;
 use sotto_proto::v1::probe_response::Message as Told;
@@ -27,6 +26,7 @@ use tonic::Streaming;
 
 use super::App;
 use super::epochs::EpochKeys;
+use crate::broker::refusal;
 use crate::hit::Hit;
 use crate::store::{SelectorId, SelectorRow};
 
@@ -89,7 +89,7 @@ impl App {
         let answers = tokio::time::timeout(ANSWER_TIMEOUT, call)
             .await
             .map_err(Error::unavailable)?
-            .map_err(|status| from_status(&status))?
+            .map_err(|status| refusal(&status))?
             .into_inner();
         let mut stream = ProbeStream { requests, answers };
         match stream.next().await? {
@@ -142,7 +142,7 @@ impl ProbeStream {
         tokio::time::timeout(ANSWER_TIMEOUT, self.answers.message())
             .await
             .map_err(Error::unavailable)?
-            .map_err(|status| from_status(&status))?
+            .map_err(|status| refusal(&status))?
             .and_then(|response| response.message)
             .ok_or_else(|| Error::unavailable("the probe stream ended early"))
     }
@@ -234,35 +234,53 @@ impl Pairs {
 /// The hits of an answer. State and first time of those known before come by the hit stream.
 ///
 /// # Errors
-/// `INTERNAL` for an answer that is not one to these refs.
+/// `INTERNAL` for an answer that is not one to this question: of a ref that was not asked, of a
+/// holder that is no member, not targeted or this node itself, of a holder twice for a ref, or
+/// with a probability that is none.
 pub(crate) fn found(
+    own: &NodeId,
     manifest: &Manifest,
-    policy: Policy,
+    opening: &Opening<'_>,
     pairs: &Pairs,
     matches: &[u8],
     now: Timestamp,
 ) -> Result<Vec<Hit>> {
-    let matches = v1::ProbeMatches::decode(matches).map_err(Error::internal)?;
+    let policy = opening.policy;
+    let matches = v1::ProbeMatches::decode(matches).map_err(|_| lie("it cannot be decoded"))?;
     let prior = manifest.profile.policy(policy)?.prior;
     let asked: HashSet<RecordRef> = pairs.refs.iter().map(|(r, _)| *r).collect();
+    let mut seen = HashSet::new();
     let mut hits = Vec::new();
     for matched in matches.refs {
-        let record_ref = id("record_ref", &matched.record_ref, RecordRef::from_slice)?;
+        let record_ref = id("record_ref", &matched.record_ref, RecordRef::from_slice)
+            .map_err(|_| lie("a record ref is not of its form"))?;
         if !asked.contains(&record_ref) {
-            return Err(Error::internal(
-                "the broker answered a ref that was not asked",
-            ));
+            return Err(lie("a record ref was not asked"));
         }
-        for holder in matched.holders {
-            let false_positive = holder.false_positive_probability;
+        for told in matched.holders {
+            let holder: NodeId = text("holder", &told.holder)
+                .map_err(|_| lie("the id of a holder is not of its form"))?;
+            let targeted = opening.targets.is_empty() || opening.targets.contains(&holder);
+            if holder == *own || !targeted || manifest.member(&holder).is_err() {
+                return Err(lie("a holder was not asked"));
+            }
+            if !seen.insert((record_ref, holder.clone())) {
+                return Err(lie("a holder comes twice for a record ref"));
+            }
+            let false_positive = told.false_positive_probability;
+            // Not so for what is no number either.
+            if !(0.0..=1.0).contains(&false_positive) {
+                return Err(lie("a probability is not from 0 to 1"));
+            }
             hits.push(Hit {
-                id: id("hit_id", &holder.hit_id, HitId::from_slice)?,
+                id: id("hit_id", &told.hit_id, HitId::from_slice)
+                    .map_err(|_| lie("the id of a hit is not of its form"))?,
                 epoch: manifest.epoch,
                 policy,
                 record_ref,
-                holder: text("holder", &holder.holder)?,
+                holder,
                 state: HitState::New,
-                filter_version: holder.filter_version,
+                filter_version: told.filter_version,
                 false_positive,
                 posterior: posterior(prior, false_positive),
                 first_seen: now,
@@ -271,6 +289,14 @@ pub(crate) fn found(
         }
     }
     Ok(hits)
+}
+
+/// An answer that no honest broker gives. It does not pass: it is not asked for again.
+fn lie(what: &str) -> Error {
+    Error::new(
+        ErrorCode::Internal,
+        format!("the broker's answer does not fit the question: {what}; nothing of it was taken"),
+    )
 }
 
 fn out_of_order() -> Error {
@@ -283,6 +309,7 @@ fn out_of_order() -> Error {
 #[cfg(test)]
 mod tests {
     use sotto_common::epoch::Gms;
+    use sotto_common::grounds::{LegalBasis, Purpose};
     use sotto_common::random::os_rng;
     use sotto_common::secret::Selector;
 
@@ -315,41 +342,98 @@ mod tests {
         assert_ne!(one.refs[0].0, one.refs[1].0);
     }
 
-    #[test]
-    fn an_answer_to_another_question_is_refused() {
-        let (_, manifest) = manifest(1);
-        let asked = RecordRef::new([1; 16]);
+    fn holder(node: &str) -> v1::HolderMatch {
+        let hit_id = HitId::generate(Timestamp::from_seconds(1), &mut os_rng());
+        v1::HolderMatch {
+            holder: node.into(),
+            filter_version: 3,
+            false_positive_probability: 1e-9,
+            hit_id: hit_id.as_bytes().to_vec().into(),
+        }
+    }
+
+    /// Reads an answer to `de-bka`, which asked ref 1 of members `nl-fiu` and `fr-pj`.
+    fn read(
+        record_ref: u8,
+        holders: Vec<v1::HolderMatch>,
+        targets: &[&str],
+    ) -> Result<Vec<Hit>, Error> {
+        let (_, mut manifest) = manifest(1);
+        let node = |text: &str| -> NodeId { text.parse().expect("a node") };
+        for other in ["de-bka", "fr-pj"] {
+            let mut member = manifest.members[0].clone();
+            member.node = node(other);
+            manifest.members.push(member);
+        }
         let pairs = Pairs {
             tags: vec![0; 16],
-            refs: vec![(asked, 1)],
+            refs: vec![(RecordRef::new([1; 16]), 1)],
             ..Pairs::default()
         };
-        let hit_id = HitId::generate(Timestamp::from_seconds(1), &mut os_rng());
-        let answer = |record_ref: RecordRef| {
-            let holder = v1::HolderMatch {
-                holder: "de-bka".into(),
-                filter_version: 3,
-                false_positive_probability: 1e-9,
-                hit_id: hit_id.as_bytes().to_vec().into(),
-            };
-            let matched = v1::RefMatches {
-                record_ref: record_ref.as_bytes().to_vec().into(),
-                holders: vec![holder],
-            };
-            v1::ProbeMatches {
-                refs: vec![matched],
-            }
-            .encode_to_vec()
+        let answered = v1::RefMatches {
+            record_ref: vec![record_ref; 16].into(),
+            holders,
         };
-        let now = Timestamp::from_seconds(5);
-        let read = |matches: &[u8]| found(&manifest, Policy::Email, &pairs, matches, now);
-        let hits = read(&answer(asked)).expect("read");
-        assert_eq!(
-            (hits.len(), hits[0].id, hits[0].first_seen),
-            (1, hit_id, now)
+        let matches = v1::ProbeMatches {
+            refs: vec![answered],
+        }
+        .encode_to_vec();
+        let grounds = Grounds::new(
+            Some(Purpose::Investigation),
+            Some(LegalBasis::Eu2023977),
+            "",
+            "2026-17",
         );
+        let now = Timestamp::from_seconds(5);
+        let opening = Opening {
+            id: SessionId::generate(now, &mut os_rng()),
+            nonce: &SessionNonce::generate(&mut os_rng()),
+            policy: Policy::Email,
+            grounds: &grounds.expect("grounds"),
+            targets: &targets
+                .iter()
+                .map(|target| node(target))
+                .collect::<Vec<_>>(),
+        };
+        found(&node("de-bka"), &manifest, &opening, &pairs, &matches, now)
+    }
+
+    #[test]
+    fn an_answer_to_the_question_gives_a_hit_for_each_holder() {
+        let hits = read(1, vec![holder("nl-fiu"), holder("fr-pj")], &[]).expect("read");
+        assert_eq!(hits.len(), 2);
+        assert_eq!(hits[0].first_seen, Timestamp::from_seconds(5));
         assert!(hits[0].posterior > 0.999);
-        assert!(read(&answer(RecordRef::new([2; 16]))).is_err());
-        assert!(read(&[0xff]).is_err());
+        assert!(read(1, vec![holder("nl-fiu")], &["nl-fiu"]).is_ok());
+    }
+
+    #[test]
+    fn an_answer_that_no_honest_broker_gives_is_refused_and_not_asked_for_again() {
+        let with = |probability| v1::HolderMatch {
+            false_positive_probability: probability,
+            ..holder("nl-fiu")
+        };
+        let no_hit_id = v1::HolderMatch {
+            hit_id: vec![1].into(),
+            ..holder("nl-fiu")
+        };
+        for (record_ref, holders, targets) in [
+            (2, vec![holder("nl-fiu")], &[][..]),
+            (1, vec![holder("de-bka")], &[]),
+            (1, vec![holder("se-noa")], &[]),
+            (1, vec![holder("NL FIU")], &[]),
+            (1, vec![holder("nl-fiu")], &["fr-pj"]),
+            (1, vec![holder("nl-fiu"), holder("nl-fiu")], &[]),
+            (1, vec![with(f64::NAN)], &[]),
+            (1, vec![with(f64::INFINITY)], &[]),
+            (1, vec![with(-0.1)], &[]),
+            (1, vec![with(1.1)], &[]),
+            (1, vec![no_hit_id], &[]),
+        ] {
+            let error = read(record_ref, holders, targets).expect_err("refused");
+            assert_eq!(error.code, ErrorCode::Internal);
+            assert!(error.text.contains("does not fit"), "{error}");
+            assert!(!crate::broker::is_passing(&error));
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::args;
 use super::fault::{Fault, Result};
 use super::render::{Cell, record};
 use crate::config::NodeConfig;
-use crate::keystore::Keystore;
+use crate::keystore::{Keystore, private_dir};
 
 /// A new node.
 #[derive(Args, Debug)]
@@ -87,7 +87,7 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<()> {
     )
     .map_err(|error| Fault::new(format!("tls.trust_domain: {error}")))?;
 
-    make_dir(&config.data_dir)?;
+    private_dir(&config.data_dir)?;
     let keys = Keystore::create(&config.keys_dir(), &mut os_rng())?;
     let fingerprint = keys.public(&config.node_id).signing.fingerprint();
     let csr = tls_request(context, &spiffe, &config.tls.key.0, &config.tls.certificate)?;

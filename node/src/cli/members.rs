@@ -52,6 +52,22 @@ pub(crate) enum EpochCommand {
         #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         epoch: Option<u32>,
     },
+    /// As custodian: close the list of confirmations, which makes the epoch active
+    ///
+    /// A member that has not confirmed yet may still do so, and takes part from then on.
+    #[command(after_help = "Example:\n  sotto-node epoch close 3")]
+    Close {
+        /// The epoch
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        epoch: u32,
+    },
+    /// As custodian: end an epoch, and with it every filter in it
+    #[command(after_help = "Example:\n  sotto-node epoch end 3")]
+    End {
+        /// The epoch
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        epoch: u32,
+    },
     /// List the epochs, who has confirmed them, and whether this node has their key
     #[command(after_help = "Example:\n  sotto-node epoch ls")]
     Ls,
@@ -211,6 +227,12 @@ pub(crate) async fn epoch(context: &Context, command: EpochCommand) -> Result<()
                     Cell::texts(&opened.members),
                 ],
             )?;
+            if !opened.left_out.is_empty() {
+                context.note(&format!(
+                    "not sealed to {}: their key statements are for a later epoch",
+                    opened.left_out.join(", ")
+                ));
+            }
             context.note("each member now runs `sotto-node epoch fetch`");
             Ok(())
         }
@@ -228,6 +250,16 @@ pub(crate) async fn epoch(context: &Context, command: EpochCommand) -> Result<()
                     Cell::new(hex::encode(fetched.kid)),
                 ],
             )
+        }
+        EpochCommand::Close { epoch } => {
+            let request = unary(v1::CloseEpochConfirmationsRequest { epoch });
+            admin.close_epoch_confirmations(request).await?;
+            context.done(&["epoch", "closed"], &[Cell::new(epoch), Cell::new(true)])
+        }
+        EpochCommand::End { epoch } => {
+            let request = unary(v1::FinishEpochRequest { epoch });
+            admin.finish_epoch(request).await?;
+            context.done(&["epoch", "ended"], &[Cell::new(epoch), Cell::new(true)])
         }
         EpochCommand::Ls => {
             let request = unary(v1::ListNodeEpochsRequest {});

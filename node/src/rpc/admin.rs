@@ -75,13 +75,38 @@ impl NodeAdminService for Admin {
         request: Request<v1::StartEpochRequest>,
     ) -> Result<Response<v1::StartEpochResponse>, Status> {
         answer(async {
-            let manifest = self.0.start_epoch(request.into_inner().days).await?;
+            let (manifest, left_out) = self.0.start_epoch(request.into_inner().days).await?;
             let members = manifest.members.iter().map(|m| m.node.to_string());
             Ok(v1::StartEpochResponse {
                 epoch: manifest.epoch.get(),
                 kid: manifest.kid().as_bytes().to_vec().into(),
                 members: members.collect(),
+                left_out: left_out.iter().map(ToString::to_string).collect(),
             })
+        })
+        .await
+    }
+
+    async fn close_epoch_confirmations(
+        &self,
+        request: Request<v1::CloseEpochConfirmationsRequest>,
+    ) -> Result<Response<v1::CloseEpochConfirmationsResponse>, Status> {
+        answer(async {
+            let epoch = epoch(request.into_inner().epoch)?;
+            self.0.close_confirmations(epoch).await?;
+            Ok(v1::CloseEpochConfirmationsResponse {})
+        })
+        .await
+    }
+
+    async fn finish_epoch(
+        &self,
+        request: Request<v1::FinishEpochRequest>,
+    ) -> Result<Response<v1::FinishEpochResponse>, Status> {
+        answer(async {
+            let epoch = epoch(request.into_inner().epoch)?;
+            self.0.end_epoch(epoch).await?;
+            Ok(v1::FinishEpochResponse {})
         })
         .await
     }
@@ -125,7 +150,7 @@ impl NodeAdminService for Admin {
 }
 
 fn member(member: &Member) -> v1::Member {
-    let keys = member.listed.keys.as_ref();
+    let keys = member.listed.keys();
     v1::Member {
         node_id: member.listed.node.to_string(),
         fingerprint: keys

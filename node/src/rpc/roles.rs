@@ -35,6 +35,11 @@ const ROLES: &[(&str, &[Role])] = &[
     ("/sotto.v1.NodeAdminService/ListMembers", &[DataManager]),
     ("/sotto.v1.NodeAdminService/PinMember", &[DataManager]),
     ("/sotto.v1.NodeAdminService/StartEpoch", &[DataManager]),
+    (
+        "/sotto.v1.NodeAdminService/CloseEpochConfirmations",
+        &[DataManager],
+    ),
+    ("/sotto.v1.NodeAdminService/FinishEpoch", &[DataManager]),
     ("/sotto.v1.NodeAdminService/FetchEpoch", &[DataManager]),
     ("/sotto.v1.NodeAdminService/ListNodeEpochs", &[DataManager]),
 ];

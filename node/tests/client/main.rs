@@ -147,6 +147,20 @@ async fn a_refusal_says_what_to_do_and_has_its_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_custodian_closes_the_confirmations_of_an_epoch_and_another_node_does_not_end_it() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let output = run(&lab, &["epoch", "close", "3", "--output", "json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let closed = stdout(&output);
+    assert!(closed.contains("\"epoch\":3"), "{closed}");
+    let output = run(&lab, &["epoch", "end", "3"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("ROLE_FORBIDDEN"));
+    let output = run(&lab, &["epoch", "end", "0"]).await;
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_does_not_answer_has_its_exit_code() {
     let lab = Lab::start(FakeNode::default()).await;
     lab.stop().await;

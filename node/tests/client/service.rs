@@ -371,6 +371,20 @@ impl v1::node_admin_service_server::NodeAdminService for FakeNode {
         refused(ErrorCode::EpochUnknown)
     }
 
+    async fn close_epoch_confirmations(
+        &self,
+        _: Request<v1::CloseEpochConfirmationsRequest>,
+    ) -> Result<Response<v1::CloseEpochConfirmationsResponse>, Status> {
+        Ok(Response::new(v1::CloseEpochConfirmationsResponse {}))
+    }
+
+    async fn finish_epoch(
+        &self,
+        _: Request<v1::FinishEpochRequest>,
+    ) -> Result<Response<v1::FinishEpochResponse>, Status> {
+        refused(ErrorCode::RoleForbidden)
+    }
+
     async fn list_node_epochs(
         &self,
         _: Request<v1::ListNodeEpochsRequest>,
