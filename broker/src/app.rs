@@ -6,7 +6,9 @@ mod hits;
 mod membership;
 mod probing;
 mod publication;
+mod replicas;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -16,20 +18,23 @@ use sotto_common::membership::{EpochState, Manifest};
 use sotto_common::time::{Clock, Timestamp};
 use sotto_proto::convert;
 use sotto_proto::v1;
-use tokio::sync::{Mutex, RwLock, watch};
+use tokio::sync::{Mutex, RwLock};
 
 pub(crate) use epochs::EpochView;
 pub(crate) use membership::LimitsChange;
 pub(crate) use probing::{Opening, ProbeSession};
 
+use crate::cache::Cache;
 use crate::datastore::{Datastore, EpochRecord, NodeRecord, Tx};
-use crate::filters::FilterFiles;
 use crate::matcher::Matcher;
+use crate::objects::Objects;
+use replicas::Standing;
 
 /// The broker's state and use cases; shared by all calls.
 pub(crate) struct Broker {
     store: Datastore,
-    files: FilterFiles,
+    objects: Objects,
+    cache: Cache,
     matcher: Matcher,
     clock: Arc<dyn Clock>,
     /// Batches hold it shared from their snapshot to their commit; whatever changes the active
@@ -37,46 +42,43 @@ pub(crate) struct Broker {
     matching: RwLock<()>,
     /// One upload or activation of a publication at a time, by stripe.
     uploads: [Mutex<()>; 64],
-    /// Moves whenever a hit event has been committed.
-    hit_events: watch::Sender<u64>,
+    standing: Standing,
 }
 
 impl Broker {
-    /// Brings the files in line with the ledger and maps the active filters.
+    /// Maps the active filters, and takes a place among the brokers on the ledger. `replica_file`
+    /// names, in the data folder, which of them the last run was.
     ///
     /// # Errors
-    /// If the ledger or the folders cannot be read.
+    /// If the ledger, the object store or the cache cannot be used, or a filter is not what was
+    /// published.
     pub(crate) async fn start(
         store: Datastore,
-        files: FilterFiles,
+        objects: Objects,
+        cache: Cache,
+        replica_file: PathBuf,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let broker = Self {
             store,
-            files,
+            objects,
+            cache,
             matcher: Matcher::default(),
             clock,
             matching: RwLock::new(()),
             uploads: std::array::from_fn(|_| Mutex::new(())),
-            hit_events: watch::Sender::new(0),
+            standing: Standing::new(replica_file),
         };
-        broker.recover_filters().await?;
+        broker.join().await?;
         Ok(broker)
     }
 
-    /// Closes the ledger; what was committed stays.
+    /// Leaves the brokers on the ledger, and closes it; what was committed stays.
     pub(crate) async fn close(&self) {
+        if let Err(error) = self.leave().await {
+            tracing::warn!(%error, "the others wait for this broker until its lease has run out");
+        }
         self.store.close().await;
-    }
-
-    /// One pass of everything that time ends: epochs, filters, idle probe sessions, old counts.
-    ///
-    /// # Errors
-    /// If the ledger cannot be written; the next pass does what was left.
-    pub(crate) async fn expire(&self) -> Result<()> {
-        self.expire_epochs().await?;
-        self.expire_publications().await?;
-        self.expire_sessions().await
     }
 
     fn now(&self) -> Timestamp {

@@ -8,33 +8,41 @@ mod postgres;
 mod sqlite;
 #[cfg(test)]
 mod suite;
+mod wakeups;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use scoped_futures::{ScopedBoxFuture, ScopedFutureExt as _};
 use sotto_common::error::{Error, Result};
 use sotto_common::hit::HitState;
-use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId};
+use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId};
 use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
 use sotto_common::selector::Policy;
+use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::sqlite::Sqlite;
 use sotto_common::time::Timestamp;
 use sqlx::postgres::PgConnectOptions;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Ledger};
 use postgres::Postgres;
 
 pub(crate) use model::{
-    Act, BatchRecord, EpochRecord, GuardKey, HitEventRecord, HitFilter, HitRecord, Limits,
-    MemberRecord, NodeRecord, PublicationRecord, SessionRecord, StackKey,
+    Act, BatchRecord, ChunkRecord, EpochRecord, GuardKey, HitEventRecord, HitFilter, HitRecord,
+    Limits, MemberRecord, NodeRecord, PublicationRecord, ReplicaRecord, SessionRecord, StackKey,
 };
+pub(crate) use wakeups::{Signal, Wakeups};
 
 /// Everything that one transaction can do, whatever the engine.
-pub(crate) trait Tx: MembershipTx + PublicationTx + ProbeTx + HitTx {}
-impl<T: MembershipTx + PublicationTx + ProbeTx + HitTx> Tx for T {}
+pub(crate) trait Tx:
+    MembershipTx + PublicationTx + ProbeTx + HitTx + ReplicaTx + AtRestTx
+{
+}
+impl<T: MembershipTx + PublicationTx + ProbeTx + HitTx + ReplicaTx + AtRestTx> Tx for T {}
 
 /// Communities, nodes, limits, epochs (protocol §8).
 #[async_trait]
@@ -158,13 +166,16 @@ pub(crate) trait PublicationTx: Send {
         holder: &NodeId,
     ) -> Result<Vec<PublicationRecord>>;
     async fn count_uploads(&mut self, community: &CommunityId, holder: &NodeId) -> Result<u64>;
-    /// Moves a publication on; where it ends, its header, and with it the salt, is erased.
-    async fn update_publication(
-        &mut self,
-        id: PublicationId,
-        state: PublicationState,
-        fpr: f64,
-    ) -> Result<()>;
+    /// The publications that moved in a generation after this one, in that order.
+    async fn get_moved_publications(&mut self, after: u64) -> Result<Vec<PublicationRecord>>;
+    /// Writes what [`PublicationRecord::moved`] has changed.
+    async fn update_publication(&mut self, publication: &PublicationRecord) -> Result<()>;
+    async fn put_chunk(&mut self, chunk: &ChunkRecord) -> Result<()>;
+    /// The acknowledged chunks of an upload, in order.
+    async fn get_chunks(&mut self, id: PublicationId) -> Result<Vec<ChunkRecord>>;
+    /// How many bytes of an upload are acknowledged, in how many chunks.
+    async fn get_acknowledged(&mut self, id: PublicationId) -> Result<(u64, u64)>;
+    async fn delete_chunks(&mut self, id: PublicationId) -> Result<()>;
     async fn get_version(&mut self, key: &StackKey, holder: &NodeId) -> Result<u64>;
     async fn put_version(&mut self, key: &StackKey, holder: &NodeId, version: u64) -> Result<()>;
     /// The publication that used a salt, by the salt's digest.
@@ -303,9 +314,61 @@ pub(crate) trait HitTx: Send {
     async fn get_last_cursor(&mut self, community: &CommunityId, prober: &NodeId) -> Result<u64>;
 }
 
-/// The ledger on its engine.
+/// The brokers on this ledger. Leases run by the clock of the ledger, which all of them share.
+#[async_trait]
+pub(crate) trait ReplicaTx: Send {
+    /// Adds a broker that matches with the filters of a generation.
+    async fn put_replica(&mut self, id: ReplicaId, generation: u64, lease: Duration) -> Result<()>;
+    /// Renews a broker's lease, and says what it matches with now; false once it was removed.
+    async fn update_lease(
+        &mut self,
+        id: ReplicaId,
+        generation: u64,
+        lease: Duration,
+    ) -> Result<bool>;
+    /// Every broker. A lease that ends later than `lease` from now was not given by this clock, and
+    /// does not run.
+    async fn get_replicas(&mut self, lease: Duration) -> Result<Vec<ReplicaRecord>>;
+    /// Removes a broker, and its leases on jobs: nothing that it does can be committed any more.
+    async fn delete_replica(&mut self, id: ReplicaId) -> Result<()>;
+    /// The generation of the active filters.
+    async fn get_generation(&mut self) -> Result<u64>;
+    /// Begins the next generation.
+    async fn update_generation(&mut self) -> Result<u64>;
+    /// Takes or renews the lease on a job; false while another broker has it.
+    async fn update_job(
+        &mut self,
+        name: &'static str,
+        replica: ReplicaId,
+        lease: Duration,
+    ) -> Result<bool>;
+}
+
+/// Sealing anew what is sealed at rest, under the first key of the list.
+#[async_trait]
+pub(crate) trait AtRestTx: Send {
+    /// Of every object key; returns how many were not under that key.
+    async fn update_object_seals(&mut self) -> Result<u64>;
+    /// Of the case references of at most `limit` sessions after `after`, in the order of their
+    /// ids; returns the last of these sessions.
+    async fn update_case_ref_seals(
+        &mut self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Option<SessionId>>;
+}
+
+/// The ledger.
 #[derive(Clone, Debug)]
-pub(crate) enum Datastore {
+pub(crate) struct Datastore {
+    engine: Engine,
+    cipher: ColumnCipher,
+    wakeups: Wakeups,
+    replica: Arc<ArcSwapOption<ReplicaId>>,
+}
+
+#[derive(Clone, Debug)]
+enum Engine {
     /// A file beside the filters.
     Sqlite(Sqlite),
     /// A database server.
@@ -318,46 +381,80 @@ impl Datastore {
     /// # Errors
     /// If it cannot be opened or is of a newer version.
     pub(crate) async fn open(config: &Config) -> Result<Self> {
+        let cipher = match &config.ledger_keys_file {
+            Some(file) => ColumnCipher::load(file).map_err(Error::internal)?,
+            None => ColumnCipher::off(),
+        };
         match &config.ledger {
-            Ledger::Sqlite => Self::open_file(&config.data_dir.join("ledger.db")).await,
+            Ledger::Sqlite => Self::open_file(&config.data_dir.join("ledger.db"), cipher).await,
             Ledger::Postgres(url) => {
                 let password = config.ledger_password_file.as_ref();
-                Self::open_server(url.options(password).map_err(Error::internal)?).await
+                let options = url.options(password).map_err(Error::internal)?;
+                Self::open_server(options, cipher).await
             }
         }
     }
 
-    async fn open_file(path: &Path) -> Result<Self> {
+    async fn open_file(path: &Path, cipher: ColumnCipher) -> Result<Self> {
         let sqlite = Sqlite::open(path, &sqlite::MIGRATIONS).await?;
-        Ok(Self::Sqlite(sqlite))
+        Ok(Self {
+            engine: Engine::Sqlite(sqlite),
+            cipher,
+            wakeups: Wakeups::default(),
+            replica: Arc::default(),
+        })
     }
 
-    async fn open_server(options: PgConnectOptions) -> Result<Self> {
-        Ok(Self::Postgres(Postgres::open(options).await?))
+    async fn open_server(options: PgConnectOptions, cipher: ColumnCipher) -> Result<Self> {
+        let postgres = Postgres::open(options).await?;
+        let wakeups = postgres.wakeups();
+        Ok(Self {
+            engine: Engine::Postgres(postgres),
+            cipher,
+            wakeups,
+            replica: Arc::default(),
+        })
     }
 
     /// Runs `work` in one transaction: all of it or nothing. It may run more than once.
     ///
     /// # Errors
-    /// What `work` returns, or `UNAVAILABLE`; nothing is stored then.
+    /// What `work` returns, or `UNAVAILABLE`. Nothing is stored then, but for one case: when
+    /// the database does not say within a minute whether it took place.
     pub(crate) async fn run_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
     where
         T: Send + 'env,
         F: for<'t> Fn(&'t mut (dyn Tx + 't)) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
-        let work = &work;
-        match self {
-            Self::Sqlite(sqlite) => {
+        let replica = self.replica.load().as_deref().copied();
+        self.run_tx_as(replica, name, work).await
+    }
+
+    /// As [`Self::run_tx`], as another broker than this one is so far: to join, or to leave.
+    pub(crate) async fn run_tx_as<'env, T, F>(
+        &self,
+        replica: Option<ReplicaId>,
+        name: &'static str,
+        work: F,
+    ) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut (dyn Tx + 't)) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
+    {
+        let (work, cipher) = (&work, &self.cipher);
+        match &self.engine {
+            Engine::Sqlite(sqlite) => {
                 sqlite
                     .run_tx(name, |connection| {
-                        async move { work(&mut sqlite::SqliteTx(connection)).await }.scope_boxed()
+                        async move { work(&mut sqlite::EngineTx { connection, cipher }).await }
+                            .scope_boxed()
                     })
                     .await
             }
-            Self::Postgres(postgres) => {
+            Engine::Postgres(postgres) => {
                 postgres
-                    .run_tx(name, |connection| {
-                        async move { work(&mut postgres::PostgresTx(connection)).await }
+                    .run_tx(name, replica, |connection| {
+                        async move { work(&mut postgres::EngineTx { connection, cipher }).await }
                             .scope_boxed()
                     })
                     .await
@@ -374,19 +471,20 @@ impl Datastore {
         T: Send + 'env,
         F: for<'t> Fn(&'t mut (dyn Tx + 't)) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
-        let work = &work;
-        match self {
-            Self::Sqlite(sqlite) => {
+        let (work, cipher) = (&work, &self.cipher);
+        match &self.engine {
+            Engine::Sqlite(sqlite) => {
                 sqlite
                     .read_tx(name, |connection| {
-                        async move { work(&mut sqlite::SqliteTx(connection)).await }.scope_boxed()
+                        async move { work(&mut sqlite::EngineTx { connection, cipher }).await }
+                            .scope_boxed()
                     })
                     .await
             }
-            Self::Postgres(postgres) => {
+            Engine::Postgres(postgres) => {
                 postgres
                     .read_tx(name, |connection| {
-                        async move { work(&mut postgres::PostgresTx(connection)).await }
+                        async move { work(&mut postgres::EngineTx { connection, cipher }).await }
                             .scope_boxed()
                     })
                     .await
@@ -394,20 +492,27 @@ impl Datastore {
         }
     }
 
-    /// Tripped once the ledger may hold more than the broker was told: it must then start anew.
-    pub(crate) fn doubt(&self) -> CancellationToken {
-        match self {
-            // A file answers or fails; it does not go away in between.
-            Self::Sqlite(_) => CancellationToken::new(),
-            Self::Postgres(postgres) => postgres.doubt().clone(),
-        }
+    /// Whether other brokers may be on this ledger: a file has one broker.
+    pub(crate) const fn is_shared(&self) -> bool {
+        matches!(self.engine, Engine::Postgres(_))
+    }
+
+    /// As which of the brokers on a shared ledger this one commits from now on. Once that one was
+    /// removed, everything is refused as `UNAVAILABLE`.
+    pub(crate) fn commit_as(&self, replica: ReplicaId) {
+        self.replica.store(Some(Arc::new(replica)));
+    }
+
+    /// What other brokers on this ledger, or other calls at this one, have committed.
+    pub(crate) const fn wakeups(&self) -> &Wakeups {
+        &self.wakeups
     }
 
     /// Closes the ledger.
     pub(crate) async fn close(&self) {
-        match self {
-            Self::Sqlite(sqlite) => sqlite.close().await,
-            Self::Postgres(postgres) => postgres.close().await,
+        match &self.engine {
+            Engine::Sqlite(sqlite) => sqlite.close().await,
+            Engine::Postgres(postgres) => postgres.close().await,
         }
     }
 }

@@ -101,6 +101,15 @@ pub(crate) struct Question<'a> {
     pub(crate) now: Timestamp,
 }
 
+/// What a publication has become.
+pub(crate) struct Change {
+    pub(crate) key: StackKey,
+    pub(crate) holder: NodeId,
+    pub(crate) publication: PublicationId,
+    /// Its filter; none once it has ended.
+    pub(crate) layer: Option<Arc<Layer>>,
+}
+
 /// All active filters.
 #[derive(Default)]
 pub(crate) struct Matcher {
@@ -143,24 +152,21 @@ impl Matcher {
             .collect()
     }
 
-    /// The stack of one holder as it stands.
-    pub(crate) fn stack(&self, key: &StackKey, holder: &NodeId) -> Vec<Arc<Layer>> {
-        let active = self.active.load();
-        active
-            .get(key)
-            .and_then(|h| h.get(holder))
-            .map_or(Vec::new(), |stack| stack.to_vec())
-    }
-
-    /// Replaces the stack of one holder; an empty one removes it. Callers take turns.
-    pub(crate) fn set_stack(&self, key: &StackKey, holder: &NodeId, layers: Vec<Arc<Layer>>) {
+    /// Takes over what has moved, in one step for all readers. Callers take turns.
+    pub(crate) fn update(&self, changes: Vec<Change>) {
         let mut next = Snapshot::clone(&self.active.load());
-        let holders = next.entry(key.clone()).or_default();
-        if layers.is_empty() {
-            holders.remove(holder);
-        } else {
-            holders.insert(holder.clone(), layers.into());
+        for change in changes {
+            let holders = next.entry(change.key).or_default();
+            let stack = holders.get(&change.holder).map_or(&[][..], |stack| stack);
+            let kept = stack.iter().filter(|l| l.publication != change.publication);
+            let layers: Arc<[_]> = kept.cloned().chain(change.layer).collect();
+            if layers.is_empty() {
+                holders.remove(&change.holder);
+            } else {
+                holders.insert(change.holder, layers);
+            }
         }
+        next.retain(|_, holders| !holders.is_empty());
         self.active.store(Arc::new(next));
     }
 }
@@ -209,6 +215,15 @@ mod tests {
         Arc::new(Layer::new(facts, mapped))
     }
 
+    fn change(publication: PublicationId, layer: Option<Arc<Layer>>) -> Change {
+        Change {
+            key: key(),
+            holder: node("de-bka"),
+            publication,
+            layer,
+        }
+    }
+
     fn probe(matcher: &Matcher, prober: &str, now: Timestamp, tags: &[Tag]) -> Vec<HolderMatches> {
         let question = Question {
             key: &key(),
@@ -247,7 +262,7 @@ mod tests {
 
             let matcher = Matcher::default();
             let layers = [0, 1].map(|i| layer(i as u64 + 1, params, &salts[i], &bits[i]));
-            matcher.set_stack(&key(), &node("de-bka"), layers.to_vec());
+            matcher.update(layers.into_iter().map(|layer| change(layer.publication, Some(layer))).collect());
             let found = probe(&matcher, "nl-fiu", NOW, &tags);
             for (i, tag) in tags.iter().enumerate() {
                 let highest = [1, 0].into_iter()
@@ -264,13 +279,14 @@ mod tests {
         let length = usize::try_from(params.byte_len()).expect("small");
         let ones = layer(3, params, &Salt::new([1; 16]), &vec![0xff; length]);
         let matcher = Matcher::default();
-        matcher.set_stack(&key(), &node("de-bka"), vec![ones]);
+        let publication = ones.publication;
+        matcher.update(vec![change(publication, Some(ones))]);
         let tags = [Tag::new([7; 16])];
         assert_eq!(probe(&matcher, "nl-fiu", NOW, &tags)[0].versions, [3]);
         assert!(probe(&matcher, "de-bka", NOW, &tags).is_empty());
         let expired = NOW.plus(Duration::from_secs(1));
         assert!(probe(&matcher, "nl-fiu", expired, &tags).is_empty());
-        matcher.set_stack(&key(), &node("de-bka"), vec![]);
+        matcher.update(vec![change(publication, None)]);
         assert!(probe(&matcher, "nl-fiu", NOW, &tags).is_empty());
     }
 }

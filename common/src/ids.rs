@@ -190,6 +190,10 @@ uuid_id! {
     /// A probe session.
     SessionId, "probe session id"
 }
+uuid_id! {
+    /// One run of a broker, among those that serve one ledger.
+    ReplicaId, "replica id"
+}
 
 /// The opaque reference of a prober to one of its records and one canonical value (protocol §2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -249,7 +249,6 @@ impl Broker {
             return Err(Error::field("reason", "say why"));
         }
         let at = self.now();
-        let exclusive = self.matching.write().await;
         let epochs = self
             .store
             .run_tx("suspend_node", |tx| {
@@ -283,7 +282,6 @@ impl Broker {
                 .scope_boxed()
             })
             .await?;
-        drop(exclusive);
         // Its open hit streams look at the ledger again, and end.
         self.announce_hits();
         for &epoch in &epochs {
@@ -293,7 +291,7 @@ impl Broker {
     }
 
     /// Ends every epoch whose time, or whose overlap with a later one, is over.
-    pub(super) async fn expire_epochs(&self) -> Result<()> {
+    pub(crate) async fn expire_epochs(&self) -> Result<()> {
         let now = self.now();
         let overdue = self
             .store
@@ -309,7 +307,6 @@ impl Broker {
 
     async fn end(&self, community: &CommunityId, epoch: Epoch) -> Result<()> {
         let now = self.now();
-        let exclusive = self.matching.write().await;
         self.store
             .run_tx("end_epoch", |tx| {
                 async move {
@@ -319,7 +316,6 @@ impl Broker {
                 .scope_boxed()
             })
             .await?;
-        drop(exclusive);
         self.delete_filters_of(community, epoch).await
     }
 }

@@ -15,7 +15,7 @@ use sotto_proto::v1;
 use tokio::sync::watch;
 
 use super::{Broker, enrolled};
-use crate::datastore::{Act, GuardKey, HitEventRecord, HitFilter, HitRecord, StackKey, Tx};
+use crate::datastore::{Act, GuardKey, HitEventRecord, HitFilter, HitRecord, Signal, StackKey, Tx};
 use crate::matcher::HolderMatches;
 
 /// Days that a holder can look back at the hits on its filters.
@@ -275,12 +275,12 @@ impl Broker {
     }
 
     /// Changes whenever a hit event has been committed.
-    pub(crate) fn hit_event_signal(&self) -> watch::Receiver<u64> {
-        self.hit_events.subscribe()
+    pub(crate) fn hit_event_signal(&self) -> watch::Receiver<()> {
+        self.store.wakeups().listen(Signal::Hits)
     }
 
     pub(super) fn announce_hits(&self) {
-        self.hit_events.send_modify(|n| *n = n.wrapping_add(1));
+        self.store.wakeups().announce(Signal::Hits);
     }
 
     /// Holder: the hits on its filters per prober, policy and day, a day late, in tens.

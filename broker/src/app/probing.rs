@@ -189,7 +189,7 @@ impl Broker {
     }
 
     /// Closes the sessions that nobody uses, and forgets quota use that can no longer count.
-    pub(super) async fn expire_sessions(&self) -> Result<()> {
+    pub(crate) async fn expire_sessions(&self) -> Result<()> {
         let now = self.now();
         self.store
             .run_tx("expire_sessions", |tx| {
@@ -408,8 +408,9 @@ fn session_record(prober: &NodeId, opening: &Opening, now: Timestamp) -> Session
     }
 }
 
-/// A digest of the opening's fields besides id, nonce and what the manifest fixes: a column of the
-/// ledger, not part of the protocol.
+/// A digest of the opening's fields besides id and what the manifest fixes: a column of the
+/// ledger, not part of the protocol. The nonce, which the ledger does not have, keeps a reader of
+/// the ledger from guessing the case reference.
 fn opening_digest(opening: &Opening) -> [u8; 32] {
     let StackKey {
         community,
@@ -428,6 +429,7 @@ fn opening_digest(opening: &Opening) -> [u8; 32] {
     ];
     fields.extend(opening.targets.iter().map(NodeId::as_str));
     let mut hasher = Sha256::new();
+    hasher.update(opening.nonce.expose());
     for field in fields {
         hasher.update((field.len() as u64).to_be_bytes());
         hasher.update(field);

@@ -3,22 +3,29 @@
 mod checks;
 mod stacks;
 
+use std::path::Path;
+
 use prost::Message as _;
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::admission;
 use sotto_common::ids::{CommunityId, Epoch, NodeId, PublicationId};
+use sotto_common::random::os_rng;
 use sotto_common::publication::{FilterHeader, MAX_CHUNK, PublicationState};
 use sotto_common::selector::Policy;
 use sotto_proto::convert;
 use sotto_proto::v1;
 
 use self::checks::{
-    check_header, header_of, is_final, known_publication, offer_of, record_of, salt_digest, switch,
+    check_chunk, check_header, header_of, is_final, known_publication, offer_of, own_publication, record_of,
+    salt_digest, switch,
 };
+use self::stacks::end;
 use super::{Broker, active_epoch, blocking, enrolled};
-use crate::datastore::{PublicationRecord, StackKey};
+use crate::cache::Part;
+use crate::datastore::{ChunkRecord, PublicationRecord, StackKey};
 use crate::matcher::MappedFilter;
+use crate::objects::ObjectKey;
 
 /// Most uploads that a node may have open in a community.
 const MAX_UPLOADS: u64 = 32;
@@ -48,13 +55,15 @@ impl Broker {
         }
         let (header, bytes) = (&header, &signed.encode_to_vec());
         let now = self.now();
-        let state = self
+        let (acknowledged, state) = self
             .store
             .run_tx("create_publication", |tx| {
                 async move {
                     enrolled(tx, community, caller).await?;
                     if let Some(known) = tx.get_publication(header.publication).await? {
-                        return known_publication(&known, caller, header);
+                        let state = known_publication(&known, caller, header)?;
+                        let (acknowledged, _) = tx.get_acknowledged(known.id).await?;
+                        return Ok((acknowledged, state));
                     }
                     let (_, manifest) = active_epoch(tx, community, header.epoch, now).await?;
                     let member = &manifest.member(caller)?.signing;
@@ -69,39 +78,22 @@ impl Broker {
                         .await?;
                     tx.put_publication(&record_of(header, bytes.clone()))
                         .await?;
-                    Ok(PublicationState::Uploading)
+                    Ok((0, PublicationState::Uploading))
                 }
                 .scope_boxed()
             })
             .await?;
-        let acknowledged = match state {
-            PublicationState::Uploading => self.files.acknowledged(header.publication)?,
-            _ => header.params.byte_len(),
-        };
-        Ok((acknowledged, state))
+        Ok(match state {
+            PublicationState::Uploading => (acknowledged, state),
+            _ => (header.params.byte_len(), state),
+        })
     }
 
-    /// Holder: the upload that chunks may be appended to, with its length in bytes.
+    /// Holder: appends a chunk to an upload; returns how many bytes are acknowledged.
     ///
     /// # Errors
-    /// `PUBLICATION_UNKNOWN`, `PUBLICATION_STATE` if it is not uploading.
-    pub(crate) async fn upload_length(
-        &self,
-        caller: &NodeId,
-        community: &CommunityId,
-        id: PublicationId,
-    ) -> Result<u64> {
-        let record = self.own_publication(caller, community, id).await?;
-        if record.state != PublicationState::Uploading {
-            return Err(not_uploading(record.state));
-        }
-        Ok(header_of(&record)?.params.byte_len())
-    }
-
-    /// Holder: appends a chunk to an upload of `length` bytes; returns what is acknowledged.
-    ///
-    /// # Errors
-    /// `INVALID_FIELD` for an empty or oversized chunk, `OFFSET_MISMATCH`, `FILTER_LENGTH`,
+    /// `INVALID_FIELD` for an empty or oversized chunk, `OFFSET_MISMATCH` with the offset to go on
+    /// from, `FILTER_LENGTH` beyond the filter's length, `LIMIT_REACHED` for too many small chunks,
     /// `PUBLICATION_STATE` once it is no longer uploading.
     pub(crate) async fn append(
         &self,
@@ -115,16 +107,37 @@ impl Broker {
             return Err(Error::field("data", "1 to 1048576 bytes"));
         }
         let _turn = self.upload_lock(id).lock().await;
-        let length = self.upload_length(caller, community, id).await?;
-        let files = self.files.clone();
-        blocking(move || files.append(id, offset, &data, length)).await
+        let chunk = &ChunkRecord {
+            publication: id,
+            start: offset,
+            length: data.len() as u64,
+            object: ObjectKey::generate(id, &mut os_rng()),
+        };
+        // Asked twice: before the bytes are stored, and when they are acknowledged.
+        self.store
+            .read_tx("check_chunk", |tx| {
+                async move { check_chunk(tx, caller, community, chunk).await }.scope_boxed()
+            })
+            .await?;
+        self.objects.put(&chunk.object, data).await?;
+        self.store
+            .run_tx("append_chunk", |tx| {
+                async move {
+                    check_chunk(tx, caller, community, chunk).await?;
+                    tx.put_chunk(chunk).await
+                }
+                .scope_boxed()
+            })
+            .await?;
+        Ok(offset + chunk.length)
     }
 
-    /// Holder: checks the uploaded bits and makes the filter active. Idempotent.
+    /// Holder: checks the uploaded bits and makes the filter active at every broker. Idempotent.
     ///
     /// # Errors
     /// The rules of protocol §5.3; a filter that breaks rule 2, 3 or 4 or has another digest is
-    /// refused for good and its upload deleted.
+    /// refused for good and its upload deleted. `UNAVAILABLE` if another broker does not match with
+    /// it yet: the call is then to be made again.
     pub(crate) async fn activate(
         &self,
         caller: &NodeId,
@@ -134,33 +147,32 @@ impl Broker {
         let _turn = self.upload_lock(id).lock().await;
         let record = self.own_publication(caller, community, id).await?;
         match record.state {
-            PublicationState::Active => return Ok(record),
+            PublicationState::Active => {
+                self.until_all_match(record.generation).await?;
+                return Ok(record);
+            }
             PublicationState::Uploading => {}
             state => return Err(not_uploading(state)),
         }
         let header = header_of(&record)?;
-        let acknowledged = self.files.acknowledged(id)?;
-        let length = header.params.byte_len();
-        if acknowledged != length {
-            let text = format!("{acknowledged} of {length} bytes are here: upload the rest first");
-            return Err(Error::new(ErrorCode::FilterLength, text));
-        }
-        let fpr = match self.check_upload(&header).await {
-            Ok(fpr) => fpr,
+        let part = self.assemble(&header).await?;
+        match self.check_upload(&header, part.path()).await {
+            Ok(fpr) => self.make_active(&record, &header, fpr, part).await,
             Err(error) => {
                 if is_final(error.code) {
-                    self.refuse(id).await?;
+                    self.refuse(&record).await?;
                 }
-                return Err(error);
+                Err(error)
             }
-        };
-        self.make_active(&record, &header, fpr).await
+        }
     }
 
-    /// Holder: withdraws a publication; it matches nothing once this returns. Idempotent.
+    /// Holder: withdraws a publication; it matches nothing at any broker once this returns.
+    /// Idempotent.
     ///
     /// # Errors
-    /// `PUBLICATION_UNKNOWN`.
+    /// `PUBLICATION_UNKNOWN`; `UNAVAILABLE` if another broker may still match with it: the call is
+    /// then to be made again.
     pub(crate) async fn withdraw(
         &self,
         caller: &NodeId,
@@ -169,14 +181,14 @@ impl Broker {
     ) -> Result<()> {
         let _turn = self.upload_lock(id).lock().await;
         let record = &self.own_publication(caller, community, id).await?;
-        let exclusive = self.matching.write().await;
-        let gone = self
+        let moves = self
             .store
             .run_tx("withdraw_publication", |tx| {
                 async move {
                     let mut gone = Vec::new();
-                    if record.state == PublicationState::Uploading {
-                        gone.push(record.clone());
+                    let now = tx.get_publication(id).await?.ok_or_else(unknown)?;
+                    if now.state == PublicationState::Uploading {
+                        gone.push(now);
                     }
                     for layer in tx.get_stack(&record.key, caller).await? {
                         // A base takes its supplements with it (protocol §5.4).
@@ -184,18 +196,16 @@ impl Broker {
                             gone.push(layer);
                         }
                     }
-                    for layer in &gone {
-                        let state = layer.state.transition(PublicationState::Withdrawn)?;
-                        tx.update_publication(layer.id, state, layer.fpr).await?;
-                    }
-                    Ok(gone)
+                    end(tx, gone, PublicationState::Withdrawn).await
                 }
                 .scope_boxed()
             })
             .await?;
-        self.unmap(&record.key, caller, &gone);
-        drop(exclusive);
-        self.delete_files(gone).await
+        // One that had ended before may still be waited for.
+        let generation = moves.generation.max(record.generation);
+        self.until_all_match(generation).await?;
+        self.delete_objects(moves).await;
+        Ok(())
     }
 
     /// Holder: its publications in an epoch, and its last accepted version per policy.
@@ -244,22 +254,33 @@ impl Broker {
     ) -> Result<PublicationRecord> {
         self.store
             .read_tx("get_publication", |tx| {
-                async move {
-                    enrolled(tx, community, caller).await?;
-                    let known = tx.get_publication(id).await?;
-                    known
-                        .filter(|record| {
-                            record.holder == *caller && record.key.community == *community
-                        })
-                        .ok_or_else(unknown)
-                }
-                .scope_boxed()
+                async move { own_publication(tx, caller, community, id).await }.scope_boxed()
             })
             .await
     }
 
+    /// Puts an upload together in a file of the cache.
+    async fn assemble(&self, header: &FilterHeader) -> Result<Part> {
+        let (id, length) = (header.publication, header.params.byte_len());
+        let chunks = self
+            .store
+            .read_tx("get_chunks", |tx| {
+                async move { tx.get_chunks(id).await }.scope_boxed()
+            })
+            .await?;
+        let acknowledged: u64 = chunks.iter().map(|chunk| chunk.length).sum();
+        if acknowledged != length {
+            let text = format!("{acknowledged} of {length} bytes are here: upload the rest first");
+            return Err(Error::new(ErrorCode::FilterLength, text));
+        }
+        let chunks: Vec<_> = chunks.into_iter().map(|c| (c.object, c.length)).collect();
+        let mut part = self.cache.new_part(id).await?;
+        self.objects.get_chunks(&chunks, part.file()).await?;
+        Ok(part)
+    }
+
     /// Rules 1 (digest), 2, 3 and 4 over the uploaded bits; returns f.
-    async fn check_upload(&self, header: &FilterHeader) -> Result<f64> {
+    async fn check_upload(&self, header: &FilterHeader, bits: &Path) -> Result<f64> {
         let now = self.now();
         let canaries = self
             .store
@@ -272,8 +293,7 @@ impl Broker {
                 .scope_boxed()
             })
             .await?;
-        let path = self.files.upload_path(header.publication);
-        let (offer, params) = (offer_of(header), header.params);
+        let (path, offer, params) = (bits.to_owned(), offer_of(header), header.params);
         blocking(move || {
             let bits = MappedFilter::open(&path, params.byte_len()).map_err(Error::unavailable)?;
             Ok(admission::check_bits(&offer, params, &canaries, bits.bytes())?.rate)
@@ -281,45 +301,38 @@ impl Broker {
         .await
     }
 
-    async fn refuse(&self, id: PublicationId) -> Result<()> {
-        self.store
+    async fn refuse(&self, record: &PublicationRecord) -> Result<()> {
+        let moves = self
+            .store
             .run_tx("refuse_publication", |tx| {
-                async move {
-                    tx.update_publication(id, PublicationState::Refused, 0.0)
-                        .await
-                }
-                .scope_boxed()
+                async move { end(tx, vec![record.clone()], PublicationState::Refused).await }
+                    .scope_boxed()
             })
             .await?;
-        self.files.delete_upload(id);
+        self.delete_objects(moves).await;
         Ok(())
     }
 
-    /// Seals the bits, then in one step of the ledger activates them and ends what they replace.
+    /// Stores the bits as one object, then in one step of the ledger activates them and ends what
+    /// they replace.
     async fn make_active(
         &self,
         record: &PublicationRecord,
         header: &FilterHeader,
         fpr: f64,
+        part: Part,
     ) -> Result<PublicationRecord> {
-        let (files, id, digest) = (self.files.clone(), record.id, record.digest);
-        blocking(move || files.seal(id, &digest)).await?;
-        let active = PublicationRecord {
-            state: PublicationState::Active,
+        let object = ObjectKey::generate(record.id, &mut os_rng());
+        self.objects.put_file(&object, part.path()).await?;
+        // The copy that this broker will map. Of no use, and no harm, if it comes to nothing.
+        self.cache.adopt(part, &record.digest).await?;
+        let checked = &PublicationRecord {
             fpr,
+            object: Some(object),
             ..record.clone()
         };
-        // Mapped before the commit: what the ledger calls active must match.
-        let layer = match self.layer(&active, false).await {
-            Ok(layer) => layer,
-            Err(error) => {
-                self.files.unseal(id, &digest)?;
-                return Err(error);
-            }
-        };
-        let exclusive = self.matching.write().await;
         let now = self.now();
-        let switched = self
+        let (active, moves) = self
             .store
             .run_tx("activate_publication", |tx| {
                 async move {
@@ -328,22 +341,13 @@ impl Broker {
                     enrolled(tx, &header.community, &header.holder).await?;
                     header.check_times(now, manifest.not_after)?;
                     check_header(tx, header, &manifest).await?;
-                    switch(tx, record, fpr).await
+                    switch(tx, checked).await
                 }
                 .scope_boxed()
             })
-            .await;
-        let replaced = match switched {
-            Ok(replaced) => replaced,
-            Err(error) => {
-                self.files.unseal(id, &digest)?;
-                return Err(error);
-            }
-        };
-        self.unmap(&record.key, &record.holder, &replaced);
-        self.map(&active, layer);
-        drop(exclusive);
-        self.delete_files(replaced).await?;
+            .await?;
+        self.until_all_match(active.generation).await?;
+        self.delete_objects(moves).await;
         Ok(active)
     }
 }

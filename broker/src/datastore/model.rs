@@ -1,14 +1,16 @@
 //! What the ledger holds, as domain types.
 
 use sotto_common::epoch::Kid;
-use sotto_common::error::Error;
+use sotto_common::error::{Error, Result};
 use sotto_common::grounds::Grounds;
 use sotto_common::hit::HitState;
-use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId};
+use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId};
 use sotto_common::membership::{DEFAULT_DAILY_REFS, EpochState};
 use sotto_common::publication::PublicationState;
 use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
+
+use crate::objects::ObjectKey;
 
 /// The largest class that a node may publish before the operator says otherwise: 14,552 tags.
 /// protocol §5.2 leaves it to the operator (PROTOCOL-NOTES §5.2).
@@ -93,6 +95,49 @@ pub(crate) struct PublicationRecord {
     pub(crate) fpr: f64,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Timestamp,
+    /// The generation of the filters that its last move began; 0 while it is uploading.
+    pub(crate) generation: u64,
+    /// Where its bits are, while it is active.
+    pub(crate) object: Option<ObjectKey>,
+}
+
+impl PublicationRecord {
+    /// This publication moved on in a generation; where it ends, its header, and with it the salt,
+    /// is erased, and so is the name of its object.
+    ///
+    /// # Errors
+    /// `PUBLICATION_STATE` for a move that does not exist.
+    pub(crate) fn moved(&self, to: PublicationState, generation: u64) -> Result<Self> {
+        let ends = to != PublicationState::Active;
+        Ok(Self {
+            state: self.state.transition(to)?,
+            generation,
+            header: if ends { vec![] } else { self.header.clone() },
+            object: if ends { None } else { self.object.clone() },
+            ..self.clone()
+        })
+    }
+}
+
+/// A chunk of an upload that is acknowledged.
+#[derive(Clone, Debug)]
+pub(crate) struct ChunkRecord {
+    pub(crate) publication: PublicationId,
+    /// Offset of its first byte.
+    pub(crate) start: u64,
+    /// In bytes.
+    pub(crate) length: u64,
+    pub(crate) object: ObjectKey,
+}
+
+/// A broker among those on the ledger.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ReplicaRecord {
+    pub(crate) id: ReplicaId,
+    /// The generation of the filters that it matches with.
+    pub(crate) generation: u64,
+    /// Whether its lease runs.
+    pub(crate) live: bool,
 }
 
 /// A probe session.

@@ -1,25 +1,56 @@
 //! The ledger on PostgreSQL, and on what speaks its protocol and keeps its isolation.
 
+/// Microseconds since 1970 by the clock of the database.
+macro_rules! now {
+    () => {
+        "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+    };
+}
+
+/// An order by bytes, whatever the collation of the database.
+macro_rules! bytewise {
+    ($column:literal) => {
+        concat!("convert_to(", $column, ", 'UTF8')")
+    };
+}
+
+#[path = "sql/at_rest.rs"]
+mod at_rest;
+#[path = "sql/columns.rs"]
+mod columns;
 mod engine;
+#[path = "sql/hits.rs"]
 mod hits;
+#[path = "sql/membership.rs"]
 mod membership;
+#[path = "sql/probes.rs"]
 mod probes;
+#[path = "sql/publications.rs"]
 mod publications;
+#[path = "sql/replicas.rs"]
+mod replicas;
 #[cfg(test)]
 mod tests;
+mod wakeups;
 
 use sotto_common::error::{Error, Result};
-use sotto_common::ids::InvalidId;
-use sotto_common::time::Timestamp;
-use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgRow};
+use sotto_common::ids::{NodeId, RecordRef};
+use sotto_common::service::at_rest::ColumnCipher;
+use sqlx::postgres::{PgConnection, PgRow as EngineRow};
+use sqlx::query;
 
-use super::model::corrupt;
+use super::StackKey;
 
 pub(super) use engine::Postgres;
 
+/// The engine, as `sql/` knows it.
+use sqlx::Postgres as Engine;
+
 /// A transaction on PostgreSQL.
-pub(super) struct PostgresTx<'c>(pub(super) &'c mut PgConnection);
+pub(super) struct EngineTx<'c> {
+    pub(super) connection: &'c mut PgConnection,
+    pub(super) cipher: &'c ColumnCipher,
+}
 
 /// What a failed statement means to the caller: a conflict, a lost connection and a server that is
 /// stopping, starting, full or busy pass; the rest is a fault.
@@ -47,48 +78,25 @@ fn passes(code: &str) -> bool {
     ["08", "40", "53", "57", "58"].contains(&code.get(..2).unwrap_or_default()) || code == "55P03"
 }
 
-/// Reads a column that is its own domain type.
-fn get<'r, T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(
-    row: &'r PgRow,
-    column: &'static str,
-) -> Result<T> {
-    row.try_get(column).map_err(Error::internal)
-}
-
-/// Reads a text column that parses to a domain type.
-fn text<T: std::str::FromStr<Err = InvalidId>>(row: &PgRow, column: &'static str) -> Result<T> {
-    get::<&str>(row, column)?
-        .parse()
-        .map_err(|_| corrupt(column))
-}
-
-/// Reads a bytes column that parses to a domain type.
-fn blob<T>(
-    row: &PgRow,
-    column: &'static str,
-    parse: impl FnOnce(&[u8]) -> Result<T, InvalidId>,
-) -> Result<T> {
-    parse(get::<&[u8]>(row, column)?).map_err(|_| corrupt(column))
-}
-
-/// Reads a bytes column of exactly `N` bytes.
-fn bytes<const N: usize>(row: &PgRow, column: &'static str) -> Result<[u8; N]> {
-    get::<&[u8]>(row, column)?
-        .try_into()
-        .map_err(|_| corrupt(column))
-}
-
-/// Reads a number column that fits its domain type.
-fn number<T: TryFrom<i64>>(row: &PgRow, column: &'static str) -> Result<T> {
-    T::try_from(get::<i64>(row, column)?).map_err(|_| corrupt(column))
-}
-
-/// Reads a time column.
-fn time(row: &PgRow, column: &'static str) -> Result<Timestamp> {
-    get(row, column).map(Timestamp::from_micros)
-}
-
-/// A count as a BIGINT; saturates.
-fn int(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
+/// The rows of the hits of a prober that stand on one of `refs`, in one statement.
+async fn probed(
+    connection: &mut PgConnection,
+    key: &StackKey,
+    prober: &NodeId,
+    refs: &[RecordRef],
+) -> Result<Vec<EngineRow>> {
+    let refs: Vec<&[u8]> = refs.iter().map(|r| &r.as_bytes()[..]).collect();
+    query(
+        "SELECT * FROM hits
+         WHERE community = $1 AND epoch = $2 AND policy = $3 AND prober = $4
+           AND record_ref = ANY($5)",
+    )
+    .bind(key.community.as_str())
+    .bind(i64::from(key.epoch.get()))
+    .bind(key.policy.name())
+    .bind(prober.as_str())
+    .bind(refs)
+    .fetch_all(connection)
+    .await
+    .map_err(db_error)
 }

@@ -1,68 +1,77 @@
 //! The ledger on SQLite.
 
+/// Microseconds since 1970 by the clock of the machine.
+macro_rules! now {
+    () => {
+        "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+    };
+}
+
+/// An order by bytes: SQLite's own.
+macro_rules! bytewise {
+    ($column:literal) => {
+        $column
+    };
+}
+
+#[path = "sql/at_rest.rs"]
+mod at_rest;
+#[path = "sql/columns.rs"]
+mod columns;
+#[path = "sql/hits.rs"]
 mod hits;
+#[path = "sql/membership.rs"]
 mod membership;
+#[path = "sql/probes.rs"]
 mod probes;
+#[path = "sql/publications.rs"]
 mod publications;
+#[path = "sql/replicas.rs"]
+mod replicas;
 
-use sotto_common::error::Result;
-use sotto_common::ids::InvalidId;
-use sotto_common::time::Timestamp;
+use sotto_common::error::{Error, Result};
+use sotto_common::ids::{NodeId, RecordRef};
+use sotto_common::service::at_rest::ColumnCipher;
+use sotto_common::service::sqlite::db_error;
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Row as _, Sqlite};
+use sqlx::query;
+use sqlx::sqlite::{SqliteConnection, SqliteRow as EngineRow};
 
-use super::model::corrupt;
+use super::StackKey;
+
+/// The engine, as `sql/` knows it.
+use sqlx::Sqlite as Engine;
 
 /// The schema, migrations that only add.
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
 
 /// A transaction on SQLite.
-pub(super) struct SqliteTx<'c>(pub(super) &'c mut SqliteConnection);
-
-/// Reads a column that is its own domain type.
-fn get<'r, T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(
-    row: &'r SqliteRow,
-    column: &'static str,
-) -> Result<T> {
-    row.try_get(column)
-        .map_err(sotto_common::error::Error::internal)
+pub(super) struct EngineTx<'c> {
+    pub(super) connection: &'c mut SqliteConnection,
+    pub(super) cipher: &'c ColumnCipher,
 }
 
-/// Reads a text column that parses to a domain type.
-fn text<T: std::str::FromStr<Err = InvalidId>>(row: &SqliteRow, column: &'static str) -> Result<T> {
-    get::<&str>(row, column)?
-        .parse()
-        .map_err(|_| corrupt(column))
-}
-
-/// Reads a blob column that parses to a domain type.
-fn blob<T>(
-    row: &SqliteRow,
-    column: &'static str,
-    parse: impl FnOnce(&[u8]) -> Result<T, InvalidId>,
-) -> Result<T> {
-    parse(get::<&[u8]>(row, column)?).map_err(|_| corrupt(column))
-}
-
-/// Reads a blob column of exactly `N` bytes.
-fn bytes<const N: usize>(row: &SqliteRow, column: &'static str) -> Result<[u8; N]> {
-    get::<&[u8]>(row, column)?
-        .try_into()
-        .map_err(|_| corrupt(column))
-}
-
-/// Reads a number column that fits its domain type.
-fn number<T: TryFrom<i64>>(row: &SqliteRow, column: &'static str) -> Result<T> {
-    T::try_from(get::<i64>(row, column)?).map_err(|_| corrupt(column))
-}
-
-/// Reads a time column.
-fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp> {
-    get(row, column).map(Timestamp::from_micros)
-}
-
-/// A count as SQLite's integer; saturates.
-fn int(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
+/// The rows of the hits of a prober that stand on one of `refs`, in one statement: the refs go in
+/// as one JSON array of hex.
+async fn probed(
+    connection: &mut SqliteConnection,
+    key: &StackKey,
+    prober: &NodeId,
+    refs: &[RecordRef],
+) -> Result<Vec<EngineRow>> {
+    let refs: Vec<String> = refs.iter().map(ToString::to_string).collect();
+    let refs = serde_json::to_string(&refs).map_err(Error::internal)?;
+    query(
+        "SELECT hits.* FROM json_each($5) AS probed CROSS JOIN hits
+         WHERE hits.community = $1 AND hits.epoch = $2 AND hits.policy = $3
+           AND hits.prober = $4 AND hits.record_ref = unhex(probed.value)",
+    )
+    .bind(key.community.as_str())
+    .bind(key.epoch.get())
+    .bind(key.policy.name())
+    .bind(prober.as_str())
+    .bind(refs)
+    .fetch_all(connection)
+    .await
+    .map_err(db_error)
 }

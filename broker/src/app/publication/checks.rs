@@ -5,13 +5,20 @@ use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::Class;
 use sotto_common::filter::admission::{self, Facts, Offer};
 use sotto_common::filter::layers::MAX_SUPPLEMENTS;
-use sotto_common::ids::NodeId;
+use sotto_common::ids::{CommunityId, NodeId, PublicationId};
 use sotto_common::membership::Manifest;
 use sotto_common::publication::{FilterHeader, LayerRole, PublicationState};
 use sotto_proto::convert;
 
-use crate::app::envelope;
-use crate::datastore::{Limits, PublicationRecord, StackKey, Tx};
+use super::stacks::{Moves, end};
+use super::{not_uploading, unknown};
+use crate::app::{enrolled, envelope};
+use crate::datastore::{ChunkRecord, Limits, PublicationRecord, StackKey, Tx};
+
+/// Chunks of an upload that may be of any length; beyond them they are so long on average. Each is
+/// an object and a row.
+const MAX_CHUNKS: u64 = 1024;
+const CHUNK_ON_AVERAGE: u64 = 16 * 1024;
 
 /// What an announced publication answers to its header sent again.
 pub(super) fn known_publication(
@@ -96,25 +103,77 @@ pub(super) async fn check_layer(
     Ok(())
 }
 
-/// Activates a publication in the ledger and ends what it replaces, which is returned.
+/// Activates a publication in the ledger, and ends what it replaces. Returns it, and what else has
+/// moved or is no longer needed.
 pub(super) async fn switch(
     tx: &mut (dyn Tx + '_),
-    record: &PublicationRecord,
-    fpr: f64,
-) -> Result<Vec<PublicationRecord>> {
-    let mut replaced = Vec::new();
-    if record.supplement_of.is_none() {
-        replaced = tx.get_stack(&record.key, &record.holder).await?;
-        for layer in &replaced {
-            let state = layer.state.transition(PublicationState::Replaced)?;
-            tx.update_publication(layer.id, state, layer.fpr).await?;
-        }
+    checked: &PublicationRecord,
+) -> Result<(PublicationRecord, Moves)> {
+    let replaced = match checked.supplement_of {
+        None => tx.get_stack(&checked.key, &checked.holder).await?,
+        Some(_) => vec![],
+    };
+    let mut moves = end(tx, replaced, PublicationState::Replaced).await?;
+    if moves.generation == 0 {
+        moves.generation = tx.update_generation().await?;
     }
-    let state = record.state.transition(PublicationState::Active)?;
-    tx.update_publication(record.id, state, fpr).await?;
-    tx.put_version(&record.key, &record.holder, record.version)
+    // Read anew: another broker may have been asked to do the same.
+    let now = tx.get_publication(checked.id).await?;
+    let state = now.map_or(checked.state, |now| now.state);
+    let active = PublicationRecord {
+        state,
+        ..checked.clone()
+    };
+    let active = active.moved(PublicationState::Active, moves.generation)?;
+    tx.update_publication(&active).await?;
+    tx.put_version(&active.key, &active.holder, active.version)
         .await?;
-    Ok(replaced)
+    let chunks = tx.get_chunks(active.id).await?;
+    moves.objects.extend(chunks.into_iter().map(|chunk| chunk.object));
+    tx.delete_chunks(active.id).await?;
+    Ok((active, moves))
+}
+
+/// A chunk goes on where the upload of the caller stands.
+pub(super) async fn check_chunk(
+    tx: &mut (dyn Tx + '_),
+    caller: &NodeId,
+    community: &CommunityId,
+    chunk: &ChunkRecord,
+) -> Result<()> {
+    let record = own_publication(tx, caller, community, chunk.publication).await?;
+    if record.state != PublicationState::Uploading {
+        return Err(not_uploading(record.state));
+    }
+    let (acknowledged, chunks) = tx.get_acknowledged(record.id).await?;
+    if chunk.start != acknowledged {
+        let text = format!("go on from offset {acknowledged}");
+        return Err(Error::new(ErrorCode::OffsetMismatch, text).about(acknowledged.to_string()));
+    }
+    let length = header_of(&record)?.params.byte_len();
+    if chunk.start + chunk.length > length {
+        let text = format!("the header says {length} bytes");
+        return Err(Error::new(ErrorCode::FilterLength, text));
+    }
+    if chunks >= MAX_CHUNKS + length / CHUNK_ON_AVERAGE {
+        let text = "too many small chunks: withdraw the publication, and send up to 1 MiB at a time";
+        return Err(Error::new(ErrorCode::LimitReached, text));
+    }
+    Ok(())
+}
+
+/// A publication of the caller.
+pub(super) async fn own_publication(
+    tx: &mut (dyn Tx + '_),
+    caller: &NodeId,
+    community: &CommunityId,
+    id: PublicationId,
+) -> Result<PublicationRecord> {
+    enrolled(tx, community, caller).await?;
+    let known = tx.get_publication(id).await?;
+    known
+        .filter(|record| record.holder == *caller && record.key.community == *community)
+        .ok_or_else(unknown)
 }
 
 pub(super) fn key_of(header: &FilterHeader) -> StackKey {
@@ -154,6 +213,8 @@ pub(super) fn record_of(header: &FilterHeader, bytes: Vec<u8>) -> PublicationRec
         fpr: 0.0,
         created_at: header.created_at,
         expires_at: header.expires_at,
+        generation: 0,
+        object: None,
     }
 }
 

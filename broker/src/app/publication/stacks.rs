@@ -1,70 +1,60 @@
-//! The active filters: mapped after a start, switched, ended by time, deleted (protocol §5.4, §6).
+//! The end of publications, and their objects (protocol §5.4, §6).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use futures::TryStreamExt as _;
 use scoped_futures::ScopedFutureExt as _;
-use sha2::{Digest as _, Sha256};
-use sotto_common::error::{Error, Result};
-use sotto_common::ids::{CommunityId, Epoch, NodeId};
+use sotto_common::error::Result;
+use sotto_common::ids::{CommunityId, Epoch};
 use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
 
 use super::checks::header_of;
-use crate::app::{Broker, blocking, known_epoch};
-use crate::datastore::{PublicationRecord, StackKey};
-use crate::matcher::{Layer, LayerFacts, MappedFilter};
+use crate::app::{Broker, known_epoch};
+use crate::datastore::{PublicationRecord, Tx};
+use crate::matcher::{Layer, LayerFacts};
+use crate::objects::ObjectKey;
+
+/// What a transaction has moved.
+pub(super) struct Moves {
+    /// The generation that it began; 0 if nothing moved.
+    pub(super) generation: u64,
+    /// What is of no use once every broker has caught up with it.
+    pub(super) objects: Vec<ObjectKey>,
+}
+
+/// Ends publications, and forgets their headers, with them their salts, and their chunks.
+pub(super) async fn end(
+    tx: &mut (dyn Tx + '_),
+    gone: Vec<PublicationRecord>,
+    state: PublicationState,
+) -> Result<Moves> {
+    let mut moves = Moves {
+        generation: 0,
+        objects: vec![],
+    };
+    if gone.is_empty() {
+        return Ok(moves);
+    }
+    moves.generation = tx.update_generation().await?;
+    for record in gone {
+        tx.update_publication(&record.moved(state, moves.generation)?)
+            .await?;
+        let chunks = tx.get_chunks(record.id).await?;
+        moves.objects.extend(record.object);
+        moves.objects.extend(chunks.into_iter().map(|chunk| chunk.object));
+        tx.delete_chunks(record.id).await?;
+    }
+    Ok(moves)
+}
 
 impl Broker {
-    /// Brings the files in line with the ledger after a stop of any kind, and maps what is active.
-    pub(in crate::app) async fn recover_filters(&self) -> Result<()> {
-        let (active, uploading) = self
-            .store
-            .read_tx("recover_filters", |tx| {
-                async move {
-                    let active = tx.get_publications_in(PublicationState::Active).await?;
-                    let uploading = tx.get_publications_in(PublicationState::Uploading).await?;
-                    Ok((active, uploading))
-                }
-                .scope_boxed()
-            })
-            .await?;
-        for record in &uploading {
-            // Sealed, but the stop came before its activation: its bits are an upload again.
-            if self.files.exists(record.id, &record.digest) {
-                self.files.unseal(record.id, &record.digest)?;
-            }
-        }
-        let uploads = uploading.iter().map(|record| record.id).collect();
-        let filters = active.iter().map(|record| (record.id, record.digest));
-        let filters: HashSet<_> = filters.collect();
-        let swept = self
-            .files
-            .sweep(&uploads, &filters)
-            .map_err(Error::internal)?;
-        let mapped = active.len();
-        for record in active {
-            let layer = self.layer(&record, true).await?;
-            self.map(&record, layer);
-        }
-        tracing::info!(
-            mapped,
-            uploads = uploading.len(),
-            swept,
-            "filters recovered"
-        );
-        Ok(())
-    }
-
     /// Ends the publications whose time is over.
-    pub(in crate::app) async fn expire_publications(&self) -> Result<()> {
+    pub(crate) async fn expire_publications(&self) -> Result<()> {
         let now = self.now();
-        for state in [PublicationState::Active, PublicationState::Uploading] {
-            self.end_publications("expire_publications", state, |record| {
-                record.expires_at <= now
-            })
+        self.end_publications("expire_publications", |record| record.expires_at <= now)
             .await?;
-        }
         for (community, epoch) in self.ended_epochs_with_filters().await? {
             self.delete_filters_of(&community, epoch).await?;
         }
@@ -76,11 +66,11 @@ impl Broker {
         self.store
             .read_tx("ended_epochs_with_filters", |tx| {
                 async move {
-                    let mut epochs = BTreeSet::new();
-                    for state in [PublicationState::Active, PublicationState::Uploading] {
-                        let records = tx.get_publications_in(state).await?;
-                        epochs.extend(records.into_iter().map(|r| (r.key.community, r.key.epoch)));
-                    }
+                    let standing = standing(tx).await?;
+                    let epochs: BTreeSet<_> = standing
+                        .into_iter()
+                        .map(|record| (record.key.community, record.key.epoch))
+                        .collect();
                     let mut ended = BTreeSet::new();
                     for (community, epoch) in epochs {
                         let record = known_epoch(tx, &community, epoch).await?;
@@ -95,79 +85,59 @@ impl Broker {
             .await
     }
 
-    /// Ends all publications of an epoch; its filters are deleted (protocol §8).
+    /// Ends all publications of an epoch, which match nothing at any broker once this returns;
+    /// their filters are deleted (protocol §8).
     pub(in crate::app) async fn delete_filters_of(
         &self,
         community: &CommunityId,
         epoch: Epoch,
     ) -> Result<()> {
-        for state in [PublicationState::Active, PublicationState::Uploading] {
-            self.end_publications("end_publications", state, |record| {
-                record.key.community == *community && record.key.epoch == epoch
-            })
-            .await?;
-        }
-        Ok(())
+        self.end_publications("end_publications", |record| {
+            record.key.community == *community && record.key.epoch == epoch
+        })
+        .await
     }
 
     async fn end_publications(
         &self,
         name: &'static str,
-        state: PublicationState,
         which: impl Fn(&PublicationRecord) -> bool + Sync,
     ) -> Result<()> {
         let which = &which;
         let any = self
             .store
             .read_tx(name, |tx| {
-                async move { Ok(tx.get_publications_in(state).await?.iter().any(which)) }
-                    .scope_boxed()
+                async move { Ok(standing(tx).await?.iter().any(which)) }.scope_boxed()
             })
             .await?;
         if !any {
             return Ok(());
         }
-        let exclusive = self.matching.write().await;
-        let gone = self
+        let moves = self
             .store
             .run_tx(name, |tx| {
                 async move {
-                    let mut gone = tx.get_publications_in(state).await?;
+                    let mut gone = standing(tx).await?;
                     gone.retain(which);
-                    for record in &gone {
-                        let expired = record.state.transition(PublicationState::Expired)?;
-                        tx.update_publication(record.id, expired, record.fpr)
-                            .await?;
-                    }
-                    Ok(gone)
+                    end(tx, gone, PublicationState::Expired).await
                 }
                 .scope_boxed()
             })
             .await?;
-        for record in &gone {
-            self.unmap(&record.key, &record.holder, std::slice::from_ref(record));
-        }
-        drop(exclusive);
-        self.delete_files(gone).await
+        self.until_all_match(moves.generation).await?;
+        self.delete_objects(moves).await;
+        Ok(())
     }
 
-    /// Opens a sealed filter; `verify` reads it whole and compares its digest.
-    pub(super) async fn layer(
-        &self,
-        record: &PublicationRecord,
-        verify: bool,
-    ) -> Result<Arc<Layer>> {
+    /// The filter of an active publication, fetched if need be.
+    pub(in crate::app) async fn layer(&self, record: &PublicationRecord) -> Result<Arc<Layer>> {
         let header = header_of(record)?;
-        let (path, digest) = (self.files.path(record.id, &record.digest), record.digest);
+        let object = record.object.as_ref().ok_or_else(no_object)?;
         let length = header.params.byte_len();
-        let bits = blocking(move || {
-            let bits = MappedFilter::open(&path, length).map_err(Error::internal)?;
-            if verify && Sha256::digest(bits.bytes())[..] != digest {
-                return Err(Error::internal("a filter file is not what was published"));
-            }
-            Ok(bits)
-        })
-        .await?;
+        let bits = self
+            .cache
+            .get(&self.objects, object, length, &record.digest)
+            .await?;
         let facts = LayerFacts {
             publication: record.id,
             version: record.version,
@@ -180,28 +150,51 @@ impl Broker {
         Ok(Arc::new(Layer::new(facts, bits)))
     }
 
-    pub(super) fn map(&self, record: &PublicationRecord, layer: Arc<Layer>) {
-        let mut layers = self.matcher.stack(&record.key, &record.holder);
-        layers.push(layer);
-        self.matcher.set_stack(&record.key, &record.holder, layers);
+    /// Deletes objects that nothing needs any more.
+    pub(super) async fn delete_objects(&self, moves: Moves) {
+        if let Err(error) = self.objects.delete_all(moves.objects).await {
+            tracing::warn!(%error, "filters that have ended are still stored; deleted later");
+        }
     }
 
-    pub(super) fn unmap(&self, key: &StackKey, holder: &NodeId, gone: &[PublicationRecord]) {
-        let mut layers = self.matcher.stack(key, holder);
-        layers.retain(|layer| !gone.iter().any(|record| record.id == layer.publication));
-        self.matcher.set_stack(key, holder, layers);
+    /// Deletes the objects that the ledger does not need: what a crash, or a store that was away,
+    /// has left behind. Returns how many.
+    ///
+    /// # Errors
+    /// If the store or the ledger cannot be read.
+    pub(crate) async fn sweep_objects(&self) -> Result<usize> {
+        // Listed first: an object is put after its publication is in the ledger.
+        let listed: Vec<_> = self.objects.list().try_collect().await?;
+        let standing = self
+            .store
+            .read_tx("sweep_objects", |tx| {
+                async move { standing(tx).await }.scope_boxed()
+            })
+            .await?;
+        let needed: HashMap<_, _> = standing.iter().map(|record| (record.id, record)).collect();
+        let garbage: Vec<_> = listed
+            .into_iter()
+            .map(|listed| listed.key)
+            .filter(|key| match needed.get(&key.publication()) {
+                None => true,
+                // Another call may be about to acknowledge it.
+                Some(record) if record.state == PublicationState::Uploading => false,
+                Some(record) => record.object.as_ref() != Some(key),
+            })
+            .collect();
+        let swept = garbage.len();
+        self.objects.delete_all(garbage).await?;
+        Ok(swept)
     }
+}
 
-    pub(super) async fn delete_files(&self, gone: Vec<PublicationRecord>) -> Result<()> {
-        let files = self.files.clone();
-        blocking(move || {
-            for record in gone {
-                files.delete_upload(record.id);
-                files.delete(record.id, &record.digest);
-                tracing::info!(publication = %record.id, holder = %record.holder, "filter deleted");
-            }
-            Ok(())
-        })
-        .await
-    }
+/// Publications that have not ended.
+async fn standing(tx: &mut (dyn Tx + '_)) -> Result<Vec<PublicationRecord>> {
+    let mut standing = tx.get_publications_in(PublicationState::Active).await?;
+    standing.extend(tx.get_publications_in(PublicationState::Uploading).await?);
+    Ok(standing)
+}
+
+fn no_object() -> sotto_common::error::Error {
+    sotto_common::error::Error::internal("an active publication without its object")
 }

@@ -12,17 +12,19 @@ use std::time::Duration;
 use rand::Rng as _;
 use scoped_futures::ScopedBoxFuture;
 use sotto_common::error::{Error, Result};
+use sotto_common::ids::ReplicaId;
 use sotto_common::random::{bytes, os_rng};
 use sotto_common::service::schema;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::query;
 use tokio::sync::RwLock;
-use tokio_util::sync::CancellationToken;
 
-use super::db_error;
+use super::{db_error, wakeups};
+use crate::datastore::Wakeups;
 
-const CONNECTIONS: u32 = 16;
+/// One of them listens to the other brokers.
+const CONNECTIONS: u32 = 17;
 /// How long a caller waits for a connection: a server that restarts is waited for.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a transaction is tried before the caller is told to try later.
@@ -46,8 +48,7 @@ struct Shared {
     /// First attempts hold it shared, the last ones alone: so each transaction gets through.
     turns: RwLock<()>,
     commits: AtomicU64,
-    /// Tripped once the outcome of a commit could not be learnt.
-    doubt: CancellationToken,
+    wakeups: Wakeups,
 }
 
 impl Postgres {
@@ -59,7 +60,7 @@ impl Postgres {
         // Bounds for what the broker cannot bound itself: a statement, a connection left behind.
         let options = options.application_name("sotto-broker").options([
             ("statement_timeout", "30s"),
-            ("idle_in_transaction_session_timeout", "60s"),
+            ("idle_in_transaction_session_timeout", "20s"),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
@@ -76,16 +77,23 @@ impl Postgres {
             pool,
             shared: Arc::default(),
         };
+        wakeups::connect(&store.pool, &store.shared.wakeups);
         store.clear_marks().await;
         Ok(store)
     }
 
-    /// Runs `work` in one write transaction: all of it or nothing. It may run more than once.
+    /// Runs `work` in one write transaction of a broker: all of it or nothing. It may run more than
+    /// once.
     ///
     /// # Errors
     /// What `work` returns (nothing is stored then), or `UNAVAILABLE` when the server is away or
     /// the transaction keeps meeting others.
-    pub(crate) async fn run_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
+    pub(crate) async fn run_tx<'env, T, F>(
+        &self,
+        name: &'static str,
+        replica: Option<ReplicaId>,
+        work: F,
+    ) -> Result<T>
     where
         T: Send + 'env,
         F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
@@ -94,10 +102,10 @@ impl Postgres {
         loop {
             let outcome = if attempt <= ATTEMPTS_BESIDE_OTHERS {
                 let _turn = self.shared.turns.read().await;
-                self.try_tx(&work).await
+                self.try_tx(replica, &work).await
             } else {
                 let _turn = self.shared.turns.write().await;
-                self.try_tx(&work).await
+                self.try_tx(replica, &work).await
             };
             match outcome {
                 Err(error) if attempt < ATTEMPTS && is_conflict(&error) => {
@@ -117,18 +125,15 @@ impl Postgres {
         }
     }
 
-    async fn try_tx<'env, T, F>(&self, work: &F) -> Result<T>
+    async fn try_tx<'env, T, F>(&self, replica: Option<ReplicaId>, work: &F) -> Result<T>
     where
         T: Send + 'env,
         F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
-        if self.shared.doubt.is_cancelled() {
-            return Err(Error::unavailable("the broker is stopping to recover"));
-        }
         let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE";
         let mut tx = self.pool.begin_with(begin).await.map_err(db_error)?;
         let value = work(&mut tx).await?;
-        let mark = Mark(bytes(&mut os_rng()));
+        let mark = Mark::new(replica);
         mark.put(&mut tx).await?;
         match tx.commit().await {
             Ok(()) => Ok(value),
@@ -161,10 +166,9 @@ impl Postgres {
         value
     }
 
-    /// Tripped once it cannot be learnt whether a transaction was committed: what the broker holds
-    /// in memory may differ from the ledger, and it must start anew.
-    pub(crate) fn doubt(&self) -> &CancellationToken {
-        &self.shared.doubt
+    /// The wake-ups of this process and of the others on this ledger.
+    pub(crate) fn wakeups(&self) -> Wakeups {
+        self.shared.wakeups.clone()
     }
 
     /// Closes all connections.
@@ -177,7 +181,9 @@ impl Postgres {
         let asked = async {
             loop {
                 match mark.claim(&self.pool).await {
-                    Ok(claimed) => return !claimed,
+                    Ok(claimed) => return Ok(!claimed),
+                    // The marks of a broker that was removed are gone, and tell nothing.
+                    Err(error) if is_removed(&error) => return Err(removed()),
                     Err(error) => {
                         tracing::warn!(%error, "a commit was not answered; asking after it");
                         tokio::time::sleep(Duration::from_millis(250)).await;
@@ -186,10 +192,9 @@ impl Postgres {
             }
         };
         tokio::time::timeout(PATIENCE, asked).await.map_err(|late| {
-            tracing::error!("it cannot be learnt whether a transaction was committed; stopping");
-            self.shared.doubt.cancel();
+            tracing::error!("it cannot be learnt whether a transaction was committed");
             Error::unavailable(late)
-        })
+        })?
     }
 
     async fn count_commit(&self) {
@@ -219,27 +224,58 @@ fn migrations() -> Migrator {
 }
 
 /// What a transaction leaves behind, so that another connection can tell whether it took place.
-pub(super) struct Mark(pub(super) [u8; 16]);
+///
+/// It refers to the broker that made it. So the database itself sees to it that a broker which the
+/// others have removed commits nothing, however late its packets are (ledger: `replicas`).
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    pub(super) id: [u8; 16],
+    pub(super) replica: Option<ReplicaId>,
+}
 
 impl Mark {
+    fn new(replica: Option<ReplicaId>) -> Self {
+        let id = bytes(&mut os_rng());
+        Self { id, replica }
+    }
+
+    fn replica(&self) -> Option<&[u8]> {
+        self.replica.as_ref().map(|replica| &replica.as_bytes()[..])
+    }
+
     pub(super) async fn put(&self, tx: &mut PgConnection) -> Result<()> {
-        query("INSERT INTO commit_marks (id) VALUES ($1)")
-            .bind(&self.0[..])
+        let put = query("INSERT INTO commit_marks (id, replica) VALUES ($1, $2)")
+            .bind(&self.id[..])
+            .bind(self.replica())
             .execute(tx)
-            .await
-            .map_err(db_error)?;
-        Ok(())
+            .await;
+        match put {
+            Ok(_) => Ok(()),
+            Err(error) if is_removed(&error) => Err(removed()),
+            Err(error) => Err(db_error(error)),
+        }
     }
 
     /// Puts the mark from outside its transaction: true = that one is not, and never will be,
     /// committed. The server lets this wait for a transaction that is still under way.
     async fn claim(&self, pool: &PgPool) -> Result<bool, sqlx::Error> {
-        let done = query("INSERT INTO commit_marks (id) VALUES ($1) ON CONFLICT DO NOTHING")
-            .bind(&self.0[..])
+        let claim = "INSERT INTO commit_marks (id, replica) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let done = query(claim)
+            .bind(&self.id[..])
+            .bind(self.replica())
             .execute(pool)
             .await?;
         Ok(done.rows_affected() == 1)
     }
+}
+
+/// Foreign key violation: the broker's row is gone.
+fn is_removed(error: &sqlx::Error) -> bool {
+    sqlstate(error).is_some_and(|code| code == "23503")
+}
+
+fn removed() -> Error {
+    Error::unavailable("the other brokers have removed this one; it is joining them again")
 }
 
 /// Grows with each attempt, up to twice over by chance, so that those who met do not meet again.
@@ -266,6 +302,6 @@ fn is_rolled_back(error: &sqlx::Error) -> bool {
         .is_some_and(|code| code != "40003" && (code.starts_with("40") || code.starts_with("23")))
 }
 
-fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+pub(super) fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error()?.code()
 }

@@ -13,6 +13,13 @@ async fn open(options: &PgConnectOptions) -> Postgres {
     Postgres::open(options.clone()).await.expect("opened")
 }
 
+fn mark(n: u8) -> Mark {
+    Mark {
+        id: [n; 16],
+        replica: None,
+    }
+}
+
 #[tokio::test]
 async fn a_newer_schema_is_refused_with_what_to_do() {
     let Some(url) = postgres_database() else {
@@ -47,17 +54,17 @@ async fn a_commit_without_an_answer_is_asked_after() {
     let store = open(&url.parse().expect("a URL")).await;
     let mut other = PgConnection::connect(&url).await.expect("connected");
 
-    let took_place = Mark([1; 16]);
+    let took_place = mark(1);
     took_place.put(&mut other).await.expect("put");
     assert!(store.was_committed(&took_place).await.expect("told"));
 
-    let never_arrived = Mark([2; 16]);
+    let never_arrived = mark(2);
     assert!(!store.was_committed(&never_arrived).await.expect("told"));
     // And it never will: its own commit would now be refused.
     never_arrived.put(&mut other).await.expect_err("refused");
 
     for commits in [true, false] {
-        let under_way = Mark([3 + u8::from(commits); 16]);
+        let under_way = mark(3 + u8::from(commits));
         let mut tx = other.begin().await.expect("begun");
         under_way.put(&mut tx).await.expect("put");
         let asked = store.was_committed(&under_way);
@@ -111,7 +118,7 @@ async fn what_only_reads_cannot_write() {
     let store = open(&url.parse().expect("a URL")).await;
     let refused: Result<()> = store
         .read_tx("writes", |connection| {
-            async move { Mark([9; 16]).put(connection).await }.scope_boxed()
+            async move { mark(9).put(connection).await }.scope_boxed()
         })
         .await;
     refused.expect_err("refused");

@@ -6,22 +6,24 @@ use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
 use sotto_common::ids::{CommunityId, NodeId, SessionId};
 use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
-use sqlx::postgres::PgRow;
 use sqlx::query;
 
+use super::at_rest::case_ref;
+use super::columns::{blob, bytes, get, int, number, text, time};
 use super::publications::stack_key;
-use super::{PostgresTx, blob, bytes, db_error, get, int, number, text, time};
+use super::{EngineRow, EngineTx, db_error};
 use crate::datastore::model::corrupt;
 use crate::datastore::{BatchRecord, ProbeTx, SessionRecord};
 
 #[async_trait]
-impl ProbeTx for PostgresTx<'_> {
+impl ProbeTx for EngineTx<'_> {
     async fn put_session(&mut self, session: &SessionRecord) -> Result<()> {
+        let case_ref = self.seal(case_ref(&session.id), session.grounds.case_ref());
         query(
             "INSERT INTO sessions
                  (id, community, epoch, policy, prober, commitment, opening, purpose, legal_basis,
-                  legal_basis_reference, case_ref, opened_at, last_used_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)",
+                  legal_basis_reference, case_ref, case_ref_at_rest, opened_at, last_used_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, '', $11, $12, $12)",
         )
         .bind(&session.id.as_bytes()[..])
         .bind(session.key.community.as_str())
@@ -33,9 +35,9 @@ impl ProbeTx for PostgresTx<'_> {
         .bind(session.grounds.purpose().as_str())
         .bind(session.grounds.legal_basis().as_str())
         .bind(session.grounds.reference())
-        .bind(session.grounds.case_ref())
+        .bind(case_ref)
         .bind(session.opened_at.micros())
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -44,10 +46,10 @@ impl ProbeTx for PostgresTx<'_> {
     async fn get_session(&mut self, id: SessionId) -> Result<Option<SessionRecord>> {
         query("SELECT * FROM sessions WHERE id = $1")
             .bind(&id.as_bytes()[..])
-            .fetch_optional(&mut *self.0)
+            .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)?
-            .map(|row| session_record(&row))
+            .map(|row| self.session_record(&row))
             .transpose()
     }
 
@@ -62,7 +64,7 @@ impl ProbeTx for PostgresTx<'_> {
         )
         .bind(community.as_str())
         .bind(prober.as_str())
-        .fetch_one(&mut *self.0)
+        .fetch_one(&mut *self.connection)
         .await
         .map_err(db_error)?;
         number(&row, "open")
@@ -80,7 +82,7 @@ impl ProbeTx for PostgresTx<'_> {
         )
         .bind(community.as_str())
         .bind(prober.as_str())
-        .fetch_optional(&mut *self.0)
+        .fetch_optional(&mut *self.connection)
         .await
         .map_err(db_error)?
         .map(|row| blob(&row, "id", SessionId::from_slice))
@@ -100,7 +102,7 @@ impl ProbeTx for PostgresTx<'_> {
         .bind(&id.as_bytes()[..])
         .bind(int(refs))
         .bind(at.micros())
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -110,17 +112,17 @@ impl ProbeTx for PostgresTx<'_> {
         query("UPDATE sessions SET closed_at = $2, commitment = NULL WHERE id = $1")
             .bind(&id.as_bytes()[..])
             .bind(at.micros())
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;
         query("DELETE FROM batches WHERE session = $1")
             .bind(&id.as_bytes()[..])
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;
         query("DELETE FROM sessions WHERE id = $1 AND batches = 0")
             .bind(&id.as_bytes()[..])
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;
         Ok(())
@@ -129,7 +131,7 @@ impl ProbeTx for PostgresTx<'_> {
     async fn get_idle_sessions(&mut self, before: Timestamp) -> Result<Vec<SessionId>> {
         query("SELECT id FROM sessions WHERE closed_at IS NULL AND last_used_at < $1")
             .bind(before.micros())
-            .fetch_all(&mut *self.0)
+            .fetch_all(&mut *self.connection)
             .await
             .map_err(db_error)?
             .iter()
@@ -145,7 +147,7 @@ impl ProbeTx for PostgresTx<'_> {
         .bind(i64::from(batch.number))
         .bind(&batch.tags_digest[..])
         .bind(&batch.matches)
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -155,7 +157,7 @@ impl ProbeTx for PostgresTx<'_> {
         query("SELECT tags_digest, matches FROM batches WHERE session = $1 AND number = $2")
             .bind(&session.as_bytes()[..])
             .bind(i64::from(number))
-            .fetch_optional(&mut *self.0)
+            .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)?
             .map(|row| {
@@ -172,7 +174,7 @@ impl ProbeTx for PostgresTx<'_> {
     async fn get_last_batch(&mut self, session: SessionId) -> Result<Option<u32>> {
         query("SELECT number FROM batches WHERE session = $1 ORDER BY number DESC LIMIT 1")
             .bind(&session.as_bytes()[..])
-            .fetch_optional(&mut *self.0)
+            .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)?
             .map(|row| number(&row, "number"))
@@ -194,7 +196,7 @@ impl ProbeTx for PostgresTx<'_> {
         .bind(node.as_str())
         .bind(policy.name())
         .bind(day)
-        .fetch_optional(&mut *self.0)
+        .fetch_optional(&mut *self.connection)
         .await
         .map_err(db_error)?;
         row.map_or(Ok(0), |row| number(&row, "refs"))
@@ -217,7 +219,7 @@ impl ProbeTx for PostgresTx<'_> {
         .bind(policy.name())
         .bind(day)
         .bind(int(refs))
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -226,24 +228,32 @@ impl ProbeTx for PostgresTx<'_> {
     async fn delete_quota_use(&mut self, day: i64) -> Result<()> {
         query("DELETE FROM quota_use WHERE day < $1")
             .bind(day)
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;
         Ok(())
     }
 }
 
-fn session_record(row: &PgRow) -> Result<SessionRecord> {
+impl EngineTx<'_> {
+    fn session_record(&self, row: &EngineRow) -> Result<SessionRecord> {
+    let id = blob(row, "id", SessionId::from_slice)?;
+    let stored: Option<&[u8]> = get(row, "case_ref_at_rest")?;
+    let case_ref = match stored {
+        Some(stored) => self.open(case_ref(&id), stored)?,
+        // Of the time before this column.
+        None => get(row, "case_ref")?,
+    };
     let commitment: Option<Vec<u8>> = get(row, "commitment")?;
     let closed_at: Option<i64> = get(row, "closed_at")?;
     let grounds = Grounds::new(
         Purpose::parse(get(row, "purpose")?),
         LegalBasis::parse(get(row, "legal_basis")?),
         get(row, "legal_basis_reference")?,
-        get(row, "case_ref")?,
+        &case_ref,
     );
     Ok(SessionRecord {
-        id: blob(row, "id", SessionId::from_slice)?,
+        id,
         key: stack_key(row)?,
         prober: text(row, "prober")?,
         commitment: commitment
@@ -256,4 +266,5 @@ fn session_record(row: &PgRow) -> Result<SessionRecord> {
         opened_at: time(row, "opened_at")?,
         closed: closed_at.is_some(),
     })
+}
 }

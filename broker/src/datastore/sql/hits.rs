@@ -5,18 +5,17 @@ use sotto_common::error::Result;
 use sotto_common::hit::HitState;
 use sotto_common::ids::{CommunityId, HitId, NodeId, RecordRef};
 use sotto_common::selector::Policy;
-use sotto_common::service::sqlite::db_error;
 use sqlx::query;
-use sqlx::sqlite::SqliteRow;
 
+use super::columns::{blob, get, int, number, text, time};
 use super::publications::stack_key;
-use super::{SqliteTx, blob, get, int, number, text, time};
+use super::{EngineRow, EngineTx, db_error, probed};
 use crate::datastore::{
     GuardKey, HitEventRecord, HitFilter, HitRecord, HitTx, StackKey, StateColumn as _,
 };
 
 #[async_trait]
-impl HitTx for SqliteTx<'_> {
+impl HitTx for EngineTx<'_> {
     async fn put_hit(&mut self, hit: &HitRecord) -> Result<()> {
         query(
             "INSERT INTO hits
@@ -26,7 +25,7 @@ impl HitTx for SqliteTx<'_> {
         )
         .bind(&hit.id.as_bytes()[..])
         .bind(hit.key.community.as_str())
-        .bind(hit.key.epoch.get())
+        .bind(i64::from(hit.key.epoch.get()))
         .bind(hit.key.policy.name())
         .bind(hit.prober.as_str())
         .bind(&hit.record_ref.as_bytes()[..])
@@ -38,7 +37,7 @@ impl HitTx for SqliteTx<'_> {
         .bind(hit.first_seen.micros())
         .bind(hit.last_seen.micros())
         .bind(hit.first_seen.day())
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -50,25 +49,11 @@ impl HitTx for SqliteTx<'_> {
         prober: &NodeId,
         refs: &[RecordRef],
     ) -> Result<Vec<HitRecord>> {
-        // One statement for the whole batch: the refs go in as one JSON array of hex.
-        let refs: Vec<String> = refs.iter().map(ToString::to_string).collect();
-        let refs = serde_json::to_string(&refs).map_err(sotto_common::error::Error::internal)?;
-        query(
-            "SELECT hits.* FROM json_each($5) AS probed CROSS JOIN hits
-             WHERE hits.community = $1 AND hits.epoch = $2 AND hits.policy = $3
-               AND hits.prober = $4 AND hits.record_ref = unhex(probed.value)",
-        )
-        .bind(key.community.as_str())
-        .bind(key.epoch.get())
-        .bind(key.policy.name())
-        .bind(prober.as_str())
-        .bind(refs)
-        .fetch_all(&mut *self.0)
-        .await
-        .map_err(db_error)?
-        .iter()
-        .map(hit_record)
-        .collect()
+        probed(&mut *self.connection, key, prober, refs)
+            .await?
+            .iter()
+            .map(hit_record)
+            .collect()
     }
 
     async fn get_hit(
@@ -81,7 +66,7 @@ impl HitTx for SqliteTx<'_> {
             .bind(&id.as_bytes()[..])
             .bind(community.as_str())
             .bind(prober.as_str())
-            .fetch_optional(&mut *self.0)
+            .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)?
             .map(|row| hit_record(&row))
@@ -111,13 +96,13 @@ impl HitTx for SqliteTx<'_> {
         .bind(prober.as_str())
         .bind(after.map_or(vec![], |id| id.as_bytes().to_vec()))
         .bind(HitState::Quarantined.as_str())
-        .bind(filter.epoch.map(sotto_common::ids::Epoch::get))
+        .bind(filter.epoch.map(|epoch| i64::from(epoch.get())))
         .bind(filter.policy.map(Policy::name))
         .bind(filter.holder.as_ref().map(NodeId::as_str))
         .bind(filter.state.map(HitState::as_str))
         .bind(filter.since.map(sotto_common::time::Timestamp::micros))
-        .bind(limit)
-        .fetch_all(&mut *self.0)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?
         .iter()
@@ -137,20 +122,27 @@ impl HitTx for SqliteTx<'_> {
         .bind(hit.fpr)
         .bind(hit.posterior)
         .bind(hit.last_seen.micros())
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
     }
 
     async fn count_quarantine(&mut self, community: &CommunityId) -> Result<Vec<(GuardKey, u64)>> {
-        query(
+        query(concat!(
             "SELECT prober, holder, policy, day, count(*) AS hits FROM hits
              WHERE community = $1 AND state = 'QUARANTINED'
-             GROUP BY prober, holder, policy, day ORDER BY day, prober, holder, policy",
-        )
+             GROUP BY prober, holder, policy, day
+             ORDER BY day, ",
+            bytewise!("prober"),
+            ", ",
+            bytewise!("holder"),
+            ",
+                 ",
+            bytewise!("policy")
+        ))
         .bind(community.as_str())
-        .fetch_all(&mut *self.0)
+        .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?
         .iter()
@@ -175,8 +167,8 @@ impl HitTx for SqliteTx<'_> {
         .bind(group.holder.as_str())
         .bind(group.policy.name())
         .bind(group.day)
-        .bind(limit)
-        .fetch_all(&mut *self.0)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?
         .iter()
@@ -194,7 +186,7 @@ impl HitTx for SqliteTx<'_> {
         .bind(key.holder.as_str())
         .bind(key.policy.name())
         .bind(key.day)
-        .fetch_optional(&mut *self.0)
+        .fetch_optional(&mut *self.connection)
         .await
         .map_err(db_error)?;
         row.map_or(Ok(0), |row| number(&row, "hits"))
@@ -218,7 +210,7 @@ impl HitTx for SqliteTx<'_> {
         .bind(key.policy.name())
         .bind(key.day)
         .bind(int(hits))
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -231,16 +223,19 @@ impl HitTx for SqliteTx<'_> {
         from: i64,
         before: i64,
     ) -> Result<Vec<(GuardKey, u64)>> {
-        query(
+        query(concat!(
             "SELECT prober, holder, policy, day, hits FROM hit_counts
              WHERE community = $1 AND holder = $2 AND day >= $3 AND day < $4
-             ORDER BY day, prober, policy",
-        )
+             ORDER BY day, ",
+            bytewise!("prober"),
+            ", ",
+            bytewise!("policy")
+        ))
         .bind(community.as_str())
         .bind(holder.as_str())
         .bind(from)
         .bind(before)
-        .fetch_all(&mut *self.0)
+        .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?
         .iter()
@@ -254,20 +249,28 @@ impl HitTx for SqliteTx<'_> {
         prober: &NodeId,
         hit: HitId,
     ) -> Result<u64> {
-        // One writer: the cursors of a prober are without gaps and in the order of commit.
+        // The prober's row is locked until this transaction ends: its cursors are without gaps
+        // and in the order of commit.
         let row = query(
-            "INSERT INTO hit_events (community, prober, cursor, hit)
-             SELECT $1, $2, coalesce(max(cursor), 0) + 1, $3 FROM hit_events
-             WHERE community = $1 AND prober = $2
-             RETURNING cursor",
+            "INSERT INTO hit_cursors (community, prober, last) VALUES ($1, $2, 1)
+             ON CONFLICT (community, prober) DO UPDATE SET last = hit_cursors.last + 1
+             RETURNING last",
         )
         .bind(community.as_str())
         .bind(prober.as_str())
-        .bind(&hit.as_bytes()[..])
-        .fetch_one(&mut *self.0)
+        .fetch_one(&mut *self.connection)
         .await
         .map_err(db_error)?;
-        number(&row, "cursor")
+        let cursor = number(&row, "last")?;
+        query("INSERT INTO hit_events (community, prober, cursor, hit) VALUES ($1, $2, $3, $4)")
+            .bind(community.as_str())
+            .bind(prober.as_str())
+            .bind(int(cursor))
+            .bind(&hit.as_bytes()[..])
+            .execute(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        Ok(cursor)
     }
 
     async fn get_hit_events(
@@ -285,8 +288,8 @@ impl HitTx for SqliteTx<'_> {
         .bind(community.as_str())
         .bind(prober.as_str())
         .bind(int(cursor))
-        .bind(limit)
-        .fetch_all(&mut *self.0)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?
         .iter()
@@ -300,20 +303,17 @@ impl HitTx for SqliteTx<'_> {
     }
 
     async fn get_last_cursor(&mut self, community: &CommunityId, prober: &NodeId) -> Result<u64> {
-        let row = query(
-            "SELECT coalesce(max(cursor), 0) AS cursor FROM hit_events
-             WHERE community = $1 AND prober = $2",
-        )
-        .bind(community.as_str())
-        .bind(prober.as_str())
-        .fetch_one(&mut *self.0)
-        .await
-        .map_err(db_error)?;
-        number(&row, "cursor")
+        let row = query("SELECT last FROM hit_cursors WHERE community = $1 AND prober = $2")
+            .bind(community.as_str())
+            .bind(prober.as_str())
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        row.map_or(Ok(0), |row| number(&row, "last"))
     }
 }
 
-fn guard_count(row: &SqliteRow) -> Result<(GuardKey, u64)> {
+fn guard_count(row: &EngineRow) -> Result<(GuardKey, u64)> {
     let key = GuardKey {
         prober: text(row, "prober")?,
         holder: text(row, "holder")?,
@@ -323,7 +323,7 @@ fn guard_count(row: &SqliteRow) -> Result<(GuardKey, u64)> {
     Ok((key, number(row, "hits")?))
 }
 
-fn hit_record(row: &SqliteRow) -> Result<HitRecord> {
+fn hit_record(row: &EngineRow) -> Result<HitRecord> {
     Ok(HitRecord {
         id: blob(row, "id", HitId::from_slice)?,
         key: stack_key(row)?,

@@ -7,17 +7,17 @@ use sotto_common::ids::{CommunityId, Epoch, NodeId};
 use sotto_common::membership::{EpochState, MAX_OVERLAP};
 use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
-use sqlx::postgres::PgRow;
 use sqlx::query;
 
-use super::{PostgresTx, bytes, db_error, get, int, number, text, time};
+use super::columns::{bytes, get, int, number, text, time};
+use super::{EngineRow, EngineTx, db_error};
 use crate::datastore::model::corrupt;
 use crate::datastore::{
     Act, EpochRecord, Limits, MemberRecord, MembershipTx, NodeRecord, StateColumn as _,
 };
 
 #[async_trait]
-impl MembershipTx for PostgresTx<'_> {
+impl MembershipTx for EngineTx<'_> {
     async fn put_community(
         &mut self,
         name: &CommunityId,
@@ -31,7 +31,7 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(name.as_str())
         .bind(profile)
         .bind(at.micros())
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(done.rows_affected() == 1)
@@ -41,7 +41,7 @@ impl MembershipTx for PostgresTx<'_> {
         query("UPDATE communities SET profile = $2 WHERE name = $1")
             .bind(name.as_str())
             .bind(profile)
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;
         Ok(())
@@ -50,7 +50,7 @@ impl MembershipTx for PostgresTx<'_> {
     async fn get_profile(&mut self, name: &CommunityId) -> Result<Option<Vec<u8>>> {
         sqlx::query_scalar("SELECT profile FROM communities WHERE name = $1")
             .bind(name.as_str())
-            .fetch_optional(&mut *self.0)
+            .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)
     }
@@ -58,7 +58,7 @@ impl MembershipTx for PostgresTx<'_> {
     async fn put_custodians(&mut self, name: &CommunityId, nodes: &[NodeId]) -> Result<()> {
         query("DELETE FROM custodians WHERE community = $1")
             .bind(name.as_str())
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;
         for node in nodes {
@@ -67,7 +67,7 @@ impl MembershipTx for PostgresTx<'_> {
             )
             .bind(name.as_str())
             .bind(node.as_str())
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;
         }
@@ -75,14 +75,17 @@ impl MembershipTx for PostgresTx<'_> {
     }
 
     async fn get_custodians(&mut self, name: &CommunityId) -> Result<Vec<NodeId>> {
-        query("SELECT node FROM custodians WHERE community = $1 ORDER BY convert_to(node, 'UTF8')")
-            .bind(name.as_str())
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(db_error)?
-            .iter()
-            .map(|row| text(row, "node"))
-            .collect()
+        query(concat!(
+            "SELECT node FROM custodians WHERE community = $1 ORDER BY ",
+            bytewise!("node")
+        ))
+        .bind(name.as_str())
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| text(row, "node"))
+        .collect()
     }
 
     async fn put_node(
@@ -99,7 +102,7 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(community.as_str())
         .bind(node.as_str())
         .bind(at.micros())
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -113,7 +116,7 @@ impl MembershipTx for PostgresTx<'_> {
         query("SELECT * FROM nodes WHERE community = $1 AND node = $2")
             .bind(community.as_str())
             .bind(node.as_str())
-            .fetch_optional(&mut *self.0)
+            .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)?
             .map(|row| node_record(&row))
@@ -121,14 +124,17 @@ impl MembershipTx for PostgresTx<'_> {
     }
 
     async fn get_nodes(&mut self, community: &CommunityId) -> Result<Vec<NodeRecord>> {
-        query("SELECT * FROM nodes WHERE community = $1 ORDER BY convert_to(node, 'UTF8')")
-            .bind(community.as_str())
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(db_error)?
-            .iter()
-            .map(node_record)
-            .collect()
+        query(concat!(
+            "SELECT * FROM nodes WHERE community = $1 ORDER BY ",
+            bytewise!("node")
+        ))
+        .bind(community.as_str())
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(node_record)
+        .collect()
     }
 
     async fn update_suspension(
@@ -141,7 +147,7 @@ impl MembershipTx for PostgresTx<'_> {
             .bind(community.as_str())
             .bind(node.as_str())
             .bind(reason)
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;
         Ok(())
@@ -161,7 +167,7 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(node.as_str())
         .bind(statement)
         .bind(&signing_key[..])
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -185,7 +191,7 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(policy.name())
         .bind(int(limits.daily_refs))
         .bind(i64::from(limits.max_class))
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -204,7 +210,7 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(community.as_str())
         .bind(node.as_str())
         .bind(policy.name())
-        .fetch_optional(&mut *self.0)
+        .fetch_optional(&mut *self.connection)
         .await
         .map_err(db_error)?;
         row.map_or(Ok(Limits::default()), |row| {
@@ -234,7 +240,7 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(&epoch.kid.as_bytes()[..])
         .bind(epoch.not_before.micros())
         .bind(epoch.not_after.micros())
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         for member in members {
@@ -246,7 +252,7 @@ impl MembershipTx for PostgresTx<'_> {
             .bind(i64::from(epoch.epoch.get()))
             .bind(member.node.as_str())
             .bind(&member.envelope)
-            .execute(&mut *self.0)
+            .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;
         }
@@ -261,7 +267,7 @@ impl MembershipTx for PostgresTx<'_> {
         query("SELECT * FROM epochs WHERE community = $1 AND epoch = $2")
             .bind(community.as_str())
             .bind(i64::from(epoch.get()))
-            .fetch_optional(&mut *self.0)
+            .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)?
             .map(|row| epoch_record(&row))
@@ -271,7 +277,7 @@ impl MembershipTx for PostgresTx<'_> {
     async fn get_epochs(&mut self, community: &CommunityId) -> Result<Vec<EpochRecord>> {
         query("SELECT * FROM epochs WHERE community = $1 ORDER BY epoch DESC")
             .bind(community.as_str())
-            .fetch_all(&mut *self.0)
+            .fetch_all(&mut *self.connection)
             .await
             .map_err(db_error)?
             .iter()
@@ -289,7 +295,7 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(EpochState::Ended.as_str())
         .bind(now.micros())
         .bind(now.minus(MAX_OVERLAP).micros())
-        .fetch_all(&mut *self.0)
+        .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?
         .iter()
@@ -302,13 +308,14 @@ impl MembershipTx for PostgresTx<'_> {
         community: &CommunityId,
         epoch: Epoch,
     ) -> Result<Vec<MemberRecord>> {
-        query(
+        query(concat!(
             "SELECT node, envelope, confirmation IS NOT NULL AS confirmed FROM epoch_members
-             WHERE community = $1 AND epoch = $2 ORDER BY convert_to(node, 'UTF8')",
-        )
+             WHERE community = $1 AND epoch = $2 ORDER BY ",
+            bytewise!("node")
+        ))
         .bind(community.as_str())
         .bind(i64::from(epoch.get()))
-        .fetch_all(&mut *self.0)
+        .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?
         .iter()
@@ -337,7 +344,7 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(i64::from(epoch.get()))
         .bind(node.as_str())
         .bind(confirmation)
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -360,7 +367,7 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(state.as_str())
         .bind(state == EpochState::Active)
         .bind(at.micros())
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -377,14 +384,14 @@ impl MembershipTx for PostgresTx<'_> {
         .bind(act.what)
         .bind(act.subject)
         .bind(act.reason)
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
     }
 }
 
-fn node_record(row: &PgRow) -> Result<NodeRecord> {
+fn node_record(row: &EngineRow) -> Result<NodeRecord> {
     let signing_key: Option<Vec<u8>> = get(row, "signing_key")?;
     Ok(NodeRecord {
         node: text(row, "node")?,
@@ -397,7 +404,7 @@ fn node_record(row: &PgRow) -> Result<NodeRecord> {
     })
 }
 
-fn epoch_record(row: &PgRow) -> Result<EpochRecord> {
+fn epoch_record(row: &EngineRow) -> Result<EpochRecord> {
     Ok(EpochRecord {
         epoch: epoch_number(row)?,
         state: EpochState::from_column(get(row, "state")?)?,
@@ -409,6 +416,6 @@ fn epoch_record(row: &PgRow) -> Result<EpochRecord> {
     })
 }
 
-pub(super) fn epoch_number(row: &PgRow) -> Result<Epoch> {
+pub(super) fn epoch_number(row: &EngineRow) -> Result<Epoch> {
     Epoch::new(number(row, "epoch")?).map_err(|_| corrupt("epoch"))
 }

@@ -5,26 +5,26 @@ use sotto_common::error::Result;
 use sotto_common::ids::{CommunityId, Epoch, NodeId, PublicationId};
 use sotto_common::publication::PublicationState;
 use sotto_common::selector::Policy;
-use sotto_common::service::sqlite::db_error;
 use sqlx::query;
-use sqlx::sqlite::SqliteRow;
 
+use super::at_rest::{chunk_object, chunk_row, filter_object};
+use super::columns::{blob, bytes, get, int, number, text, time};
 use super::membership::epoch_number;
-use super::{SqliteTx, blob, bytes, get, int, number, text, time};
-use crate::datastore::{PublicationRecord, PublicationTx, StackKey, StateColumn as _};
+use super::{EngineRow, EngineTx, db_error};
+use crate::datastore::{ChunkRecord, PublicationRecord, PublicationTx, StackKey, StateColumn as _};
 
 #[async_trait]
-impl PublicationTx for SqliteTx<'_> {
+impl PublicationTx for EngineTx<'_> {
     async fn put_publication(&mut self, publication: &PublicationRecord) -> Result<()> {
-        query(
+        let rows = query(
             "INSERT INTO publications
                  (id, community, epoch, policy, holder, version, supplement_of, state, header,
-                  digest, class, fpr, created_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                  digest, class, fpr, created_at, expires_at, generation)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind(&publication.id.as_bytes()[..])
         .bind(publication.key.community.as_str())
-        .bind(publication.key.epoch.get())
+        .bind(i64::from(publication.key.epoch.get()))
         .bind(publication.key.policy.name())
         .bind(publication.holder.as_str())
         .bind(int(publication.version))
@@ -32,11 +32,12 @@ impl PublicationTx for SqliteTx<'_> {
         .bind(publication.state.as_str())
         .bind(&publication.header)
         .bind(&publication.digest[..])
-        .bind(publication.class)
+        .bind(i64::from(publication.class))
         .bind(publication.fpr)
         .bind(publication.created_at.micros())
         .bind(publication.expires_at.micros())
-        .execute(&mut *self.0)
+        .bind(int(publication.generation))
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -45,10 +46,10 @@ impl PublicationTx for SqliteTx<'_> {
     async fn get_publication(&mut self, id: PublicationId) -> Result<Option<PublicationRecord>> {
         query("SELECT * FROM publications WHERE id = $1")
             .bind(&id.as_bytes()[..])
-            .fetch_optional(&mut *self.0)
+            .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)?
-            .map(|row| publication_record(&row))
+            .map(|row| self.publication_record(&row))
             .transpose()
     }
 
@@ -60,37 +61,35 @@ impl PublicationTx for SqliteTx<'_> {
         policy: Option<Policy>,
         limit: u32,
     ) -> Result<Vec<PublicationRecord>> {
-        query(
+        query(concat!(
             "SELECT * FROM publications
              WHERE community = $1 AND epoch = $2 AND holder = $3
                AND ($4 IS NULL OR policy = $4)
-             ORDER BY policy, version DESC, id DESC LIMIT $5",
-        )
+             ORDER BY ",
+            bytewise!("policy"),
+            ", version DESC, id DESC LIMIT $5"
+        ))
         .bind(community.as_str())
-        .bind(epoch.get())
+        .bind(i64::from(epoch.get()))
         .bind(holder.as_str())
         .bind(policy.map(Policy::name))
-        .bind(limit)
-        .fetch_all(&mut *self.0)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
         .await
-        .map_err(db_error)?
-        .iter()
-        .map(publication_record)
-        .collect()
+        .map_err(db_error)?;
+        self.publication_records(&rows)
     }
 
     async fn get_publications_in(
         &mut self,
         state: PublicationState,
     ) -> Result<Vec<PublicationRecord>> {
-        query("SELECT * FROM publications WHERE state = $1")
+        let rows = query("SELECT * FROM publications WHERE state = $1")
             .bind(state.as_str())
-            .fetch_all(&mut *self.0)
+            .fetch_all(&mut *self.connection)
             .await
-            .map_err(db_error)?
-            .iter()
-            .map(publication_record)
-            .collect()
+        .map_err(db_error)?;
+        self.publication_records(&rows)
     }
 
     async fn get_stack(
@@ -98,22 +97,20 @@ impl PublicationTx for SqliteTx<'_> {
         key: &StackKey,
         holder: &NodeId,
     ) -> Result<Vec<PublicationRecord>> {
-        query(
+        let rows = query(
             "SELECT * FROM publications
              WHERE community = $1 AND epoch = $2 AND policy = $3 AND holder = $4 AND state = $5
              ORDER BY version",
         )
         .bind(key.community.as_str())
-        .bind(key.epoch.get())
+        .bind(i64::from(key.epoch.get()))
         .bind(key.policy.name())
         .bind(holder.as_str())
         .bind(PublicationState::Active.as_str())
-        .fetch_all(&mut *self.0)
+        .fetch_all(&mut *self.connection)
         .await
-        .map_err(db_error)?
-        .iter()
-        .map(publication_record)
-        .collect()
+        .map_err(db_error)?;
+        self.publication_records(&rows)
     }
 
     async fn count_uploads(&mut self, community: &CommunityId, holder: &NodeId) -> Result<u64> {
@@ -124,30 +121,95 @@ impl PublicationTx for SqliteTx<'_> {
         .bind(community.as_str())
         .bind(holder.as_str())
         .bind(PublicationState::Uploading.as_str())
-        .fetch_one(&mut *self.0)
+        .fetch_one(&mut *self.connection)
         .await
         .map_err(db_error)?;
         number(&row, "uploads")
     }
 
-    async fn update_publication(
-        &mut self,
-        id: PublicationId,
-        state: PublicationState,
-        fpr: f64,
-    ) -> Result<()> {
+    async fn get_moved_publications(&mut self, after: u64) -> Result<Vec<PublicationRecord>> {
+        let rows = query("SELECT * FROM publications WHERE generation > $1 ORDER BY generation")
+            .bind(int(after))
+            .fetch_all(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        self.publication_records(&rows)
+    }
+
+    async fn update_publication(&mut self, publication: &PublicationRecord) -> Result<()> {
+        let object = publication
+            .object
+            .as_ref()
+            .map(|key| self.seal(filter_object(&publication.id), key.expose()));
         query(
             "UPDATE publications
-             SET state = $2, fpr = $3, header = CASE WHEN $4 THEN header ELSE X'' END
-             WHERE id = $1",
+             SET state = $2, fpr = $3, header = $4, generation = $5, object = $6 WHERE id = $1",
         )
-        .bind(&id.as_bytes()[..])
-        .bind(state.as_str())
-        .bind(fpr)
-        .bind(state == PublicationState::Active)
-        .execute(&mut *self.0)
+        .bind(&publication.id.as_bytes()[..])
+        .bind(publication.state.as_str())
+        .bind(publication.fpr)
+        .bind(&publication.header)
+        .bind(int(publication.generation))
+        .bind(object)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn put_chunk(&mut self, chunk: &ChunkRecord) -> Result<()> {
+        let row = chunk_row(chunk.publication, chunk.start);
+        let object = self.seal(chunk_object(&row), chunk.object.expose());
+        query("INSERT INTO chunks (publication, start, length, object) VALUES ($1, $2, $3, $4)")
+            .bind(&chunk.publication.as_bytes()[..])
+            .bind(int(chunk.start))
+            .bind(int(chunk.length))
+            .bind(object)
+            .execute(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn get_chunks(&mut self, id: PublicationId) -> Result<Vec<ChunkRecord>> {
+        query("SELECT * FROM chunks WHERE publication = $1 ORDER BY start")
+            .bind(&id.as_bytes()[..])
+            .fetch_all(&mut *self.connection)
+            .await
+            .map_err(db_error)?
+            .iter()
+            .map(|row| {
+                let start = number(row, "start")?;
+                let cell_row = chunk_row(id, start);
+                let stored: &[u8] = get(row, "object")?;
+                Ok(ChunkRecord {
+                    publication: id,
+                    start,
+                    length: number(row, "length")?,
+                    object: self.open_key(chunk_object(&cell_row), stored)?,
+                })
+            })
+            .collect()
+    }
+
+    async fn get_acknowledged(&mut self, id: PublicationId) -> Result<(u64, u64)> {
+        let row = query(
+            "SELECT coalesce(max(start + length), 0) AS bytes, count(*) AS chunks FROM chunks
+             WHERE publication = $1",
+        )
+        .bind(&id.as_bytes()[..])
+        .fetch_one(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok((number(&row, "bytes")?, number(&row, "chunks")?))
+    }
+
+    async fn delete_chunks(&mut self, id: PublicationId) -> Result<()> {
+        query("DELETE FROM chunks WHERE publication = $1")
+            .bind(&id.as_bytes()[..])
+            .execute(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
         Ok(())
     }
 
@@ -157,10 +219,10 @@ impl PublicationTx for SqliteTx<'_> {
              WHERE community = $1 AND epoch = $2 AND policy = $3 AND holder = $4",
         )
         .bind(key.community.as_str())
-        .bind(key.epoch.get())
+        .bind(i64::from(key.epoch.get()))
         .bind(key.policy.name())
         .bind(holder.as_str())
-        .fetch_optional(&mut *self.0)
+        .fetch_optional(&mut *self.connection)
         .await
         .map_err(db_error)?;
         row.map_or(Ok(0), |row| number(&row, "version"))
@@ -174,11 +236,11 @@ impl PublicationTx for SqliteTx<'_> {
              DO UPDATE SET version = excluded.version",
         )
         .bind(key.community.as_str())
-        .bind(key.epoch.get())
+        .bind(i64::from(key.epoch.get()))
         .bind(key.policy.name())
         .bind(holder.as_str())
         .bind(int(version))
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -192,7 +254,7 @@ impl PublicationTx for SqliteTx<'_> {
         query("SELECT publication FROM salts WHERE community = $1 AND digest = $2")
             .bind(community.as_str())
             .bind(&digest[..])
-            .fetch_optional(&mut *self.0)
+            .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)?
             .map(|row| blob(&row, "publication", PublicationId::from_slice))
@@ -212,7 +274,7 @@ impl PublicationTx for SqliteTx<'_> {
         .bind(community.as_str())
         .bind(&digest[..])
         .bind(&publication.as_bytes()[..])
-        .execute(&mut *self.0)
+        .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
@@ -220,7 +282,7 @@ impl PublicationTx for SqliteTx<'_> {
 }
 
 /// Reads community, epoch and policy.
-pub(super) fn stack_key(row: &SqliteRow) -> Result<StackKey> {
+pub(super) fn stack_key(row: &EngineRow) -> Result<StackKey> {
     Ok(StackKey {
         community: text(row, "community")?,
         epoch: epoch_number(row)?,
@@ -228,10 +290,18 @@ pub(super) fn stack_key(row: &SqliteRow) -> Result<StackKey> {
     })
 }
 
-fn publication_record(row: &SqliteRow) -> Result<PublicationRecord> {
+impl EngineTx<'_> {
+    fn publication_records(&self, rows: &[EngineRow]) -> Result<Vec<PublicationRecord>> {
+        rows.iter().map(|row| self.publication_record(row)).collect()
+    }
+
+    fn publication_record(&self, row: &EngineRow) -> Result<PublicationRecord> {
+    let id = blob(row, "id", PublicationId::from_slice)?;
+    let object: Option<&[u8]> = get(row, "object")?;
+    let object = object.map(|stored| self.open_key(filter_object(&id), stored));
     let supplement_of: Option<i64> = get(row, "supplement_of")?;
     Ok(PublicationRecord {
-        id: blob(row, "id", PublicationId::from_slice)?,
+        id,
         key: stack_key(row)?,
         holder: text(row, "holder")?,
         version: number(row, "version")?,
@@ -243,5 +313,8 @@ fn publication_record(row: &SqliteRow) -> Result<PublicationRecord> {
         fpr: get(row, "fpr")?,
         created_at: time(row, "created_at")?,
         expires_at: time(row, "expires_at")?,
+        generation: number(row, "generation")?,
+        object: object.transpose()?,
     })
+}
 }

@@ -1,0 +1,361 @@
+//! This broker among those on its ledger.
+//!
+//! The active filters have a *generation*, which every transaction that moves a publication
+//! increments. A broker *catches up* with it: it reads what has moved, maps and unmaps, and says so
+//! with its lease. A call that began a generation is answered once every broker has caught up with
+//! it. One whose lease has run out is removed from the ledger instead: from then on the ledger
+//! takes nothing from it before it has caught up and joined again. So leases decide how long others
+//! wait, and never what is right.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use scoped_futures::ScopedFutureExt as _;
+use sotto_common::error::{Error, Result};
+use sotto_common::ids::ReplicaId;
+use sotto_common::publication::PublicationState;
+use sotto_common::random::os_rng;
+use sotto_common::service::files::{self, Readers};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::Broker;
+use crate::datastore::{PublicationRecord, ReplicaRecord, Signal};
+use crate::matcher::Change;
+
+/// How long a broker that is silent keeps the others waiting.
+const LEASE: Duration = Duration::from_secs(10);
+const RENEW_EVERY: Duration = Duration::from_secs(2);
+/// Renewals by a broker that does not get at a filter: then it lets the others go on without it.
+const RENEWALS_WHILE_FAILING: u32 = 5;
+/// How long a call waits for the other brokers before its caller is told to ask again.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Filters that are fetched at once.
+const FETCHES: usize = 4;
+
+/// Where this broker stands.
+pub(super) struct Standing {
+    /// The generation that the matcher has, none before the start; held while catching up.
+    caught_up: Mutex<Option<u64>>,
+    /// As `caught_up`, to be read at any time.
+    generation: AtomicU64,
+    /// Whether the last try to catch up failed.
+    failing: AtomicBool,
+    /// The generation that this broker's lease names; held while renewing or joining.
+    reported: Mutex<u64>,
+    replica: ArcSwapOption<ReplicaId>,
+    /// Names the replica that the last run in this data folder was.
+    file: PathBuf,
+}
+
+impl Standing {
+    pub(super) fn new(file: PathBuf) -> Self {
+        Self {
+            caught_up: Mutex::default(),
+            generation: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            reported: Mutex::default(),
+            replica: ArcSwapOption::empty(),
+            file,
+        }
+    }
+
+    /// As whom this broker is on a shared ledger.
+    pub(super) fn replica(&self) -> Option<ReplicaId> {
+        self.replica.load().as_deref().copied()
+    }
+
+    /// The replica that the last run in this data folder was: that process is gone.
+    fn predecessor(&self) -> Option<ReplicaId> {
+        let text = std::fs::read_to_string(&self.file).ok()?;
+        text.trim().parse().ok()
+    }
+
+    fn note(&self, id: ReplicaId) -> Result<()> {
+        let line = format!("{id}\n");
+        files::write(&self.file, line.as_bytes(), Readers::Owner, &mut os_rng())
+            .map_err(Error::unavailable)
+    }
+}
+
+impl Broker {
+    /// Catches up with the ledger, and takes a place among the brokers on it.
+    ///
+    /// # Errors
+    /// If the ledger or the object store cannot be read, or a filter is not what was published.
+    pub(super) async fn join(&self) -> Result<()> {
+        // What takes long comes before the others have to wait for it.
+        let generation = self.catch_up().await?;
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        let mut reported = self.standing.reported.lock().await;
+        let last = self.standing.replica().or(self.standing.predecessor());
+        let id = ReplicaId::generate(self.now(), &mut os_rng());
+        self.store
+            .run_tx_as(Some(id), "join", |tx| {
+                async move {
+                    if let Some(last) = last {
+                        tx.delete_replica(last).await?;
+                    }
+                    tx.put_replica(id, generation, LEASE).await
+                }
+                .scope_boxed()
+            })
+            .await?;
+        *reported = generation;
+        // From the commit on others wait for this broker. What moved before it: now. No batch that
+        // was matched before that can still be committed, as a broker that had been removed.
+        self.catch_up().await?;
+        self.store.commit_as(id);
+        self.standing.replica.store(Some(Arc::new(id)));
+        self.standing.note(id)?;
+        tracing::info!(replica = %id, "joined the brokers on this ledger");
+        Ok(())
+    }
+
+    /// Gives the place up, so that the others need not wait for this broker.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written; the lease then runs out.
+    pub(crate) async fn leave(&self) -> Result<()> {
+        let Some(id) = self.standing.replica() else {
+            return Ok(());
+        };
+        self.store
+            .run_tx_as(None, "leave", |tx| {
+                async move { tx.delete_replica(id).await }.scope_boxed()
+            })
+            .await?;
+        self.store.wakeups().announce(Signal::Filters);
+        Ok(())
+    }
+
+    /// Catches up whenever there is something to catch up with, and keeps the lease, until
+    /// `shutdown`. Nothing to do on a ledger that is not shared.
+    pub(crate) async fn keep_up(&self, shutdown: CancellationToken) {
+        if self.store.is_shared() {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = self.follow() => {}
+                () = self.keep_lease() => {}
+            }
+        }
+    }
+
+    async fn follow(&self) {
+        let mut wakeups = self.store.wakeups().listen(Signal::Filters);
+        loop {
+            wakeups.mark_unchanged();
+            let followed = async {
+                self.catch_up().await?;
+                self.report().await
+            };
+            let outcome = followed.await;
+            self.standing
+                .failing
+                .store(outcome.is_err(), Ordering::Release);
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "not caught up with the filters of the ledger; again");
+            }
+            if wakeups.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn keep_lease(&self) {
+        let mut ticks = tokio::time::interval(RENEW_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failing = 0;
+        loop {
+            ticks.tick().await;
+            failing = match self.standing.failing.load(Ordering::Acquire) {
+                true => failing + 1,
+                false => 0,
+            };
+            if failing > RENEWALS_WHILE_FAILING {
+                tracing::error!("this broker does not get at a filter: the others go on without it");
+            } else if let Err(error) = self.renew().await {
+                tracing::warn!(%error, "the lease was not renewed; again");
+            }
+        }
+    }
+
+    /// Renews the lease, or joins again if this broker was removed.
+    async fn renew(&self) -> Result<()> {
+        let Some(id) = self.standing.replica() else {
+            return Ok(());
+        };
+        let mut reported = self.standing.reported.lock().await;
+        let generation = self.standing.generation.load(Ordering::Acquire);
+        let renewed = self
+            .store
+            .run_tx("renew_lease", |tx| {
+                async move { tx.update_lease(id, generation, LEASE).await }.scope_boxed()
+            })
+            .await;
+        if let Err(error) = renewed {
+            drop(reported);
+            return match self.replicas().await?.iter().any(|r| r.id == id) {
+                true => Err(error),
+                false => {
+                    tracing::warn!("the other brokers have removed this one");
+                    self.join().await
+                }
+            };
+        }
+        if *reported != generation {
+            *reported = generation;
+            self.store.wakeups().announce(Signal::Filters);
+        }
+        Ok(())
+    }
+
+    /// Says which generation this broker has caught up with, if it has not yet.
+    async fn report(&self) -> Result<()> {
+        let generation = self.standing.generation.load(Ordering::Acquire);
+        if *self.standing.reported.lock().await == generation {
+            return Ok(());
+        }
+        self.renew().await
+    }
+
+    async fn replicas(&self) -> Result<Vec<ReplicaRecord>> {
+        self.store
+            .read_tx("get_replicas", |tx| {
+                async move { tx.get_replicas(LEASE).await }.scope_boxed()
+            })
+            .await
+    }
+
+    /// Returns once every broker on the ledger matches with the filters of `generation`, or can
+    /// commit nothing.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if that takes too long: the call has taken place, and is to be made again.
+    pub(super) async fn until_all_match(&self, generation: u64) -> Result<()> {
+        self.catch_up().await?;
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        self.store.wakeups().announce(Signal::Filters);
+        self.report().await?;
+        let waited = async {
+            let mut wakeups = self.store.wakeups().listen(Signal::Filters);
+            loop {
+                wakeups.mark_unchanged();
+                let mut behind = self.replicas().await?;
+                behind.retain(|replica| replica.generation < generation);
+                if behind.is_empty() {
+                    return Ok(());
+                }
+                if behind.iter().any(|replica| !replica.live) {
+                    self.remove_dead(generation).await?;
+                } else if wakeups.changed().await.is_err() {
+                    return Err(Error::unavailable("the broker is stopping"));
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, waited)
+            .await
+            .map_err(|_| Error::unavailable("another broker has not caught up yet: ask again"))?
+    }
+
+    /// Removes the brokers that are behind and whose lease has run out. This waits for those of
+    /// their transactions that are about to be committed.
+    async fn remove_dead(&self, generation: u64) -> Result<()> {
+        let removed = self
+            .store
+            .run_tx("remove_dead", |tx| {
+                async move {
+                    let mut dead = tx.get_replicas(LEASE).await?;
+                    dead.retain(|replica| !replica.live && replica.generation < generation);
+                    for replica in &dead {
+                        tx.delete_replica(replica.id).await?;
+                    }
+                    Ok(dead)
+                }
+                .scope_boxed()
+            })
+            .await?;
+        for replica in removed {
+            tracing::warn!(replica = %replica.id, "a broker is silent: removed until it joins again");
+        }
+        Ok(())
+    }
+
+    /// Takes over what has moved since the last time; returns the generation that this broker
+    /// matches with.
+    async fn catch_up(&self) -> Result<u64> {
+        let mut caught_up = self.standing.caught_up.lock().await;
+        loop {
+            let since = *caught_up;
+            let (generation, moved) = self.moved(since).await?;
+            match self.take_over(&moved).await {
+                Ok(()) => {
+                    *caught_up = Some(generation);
+                    self.standing.generation.store(generation, Ordering::Release);
+                    return Ok(generation);
+                }
+                // What was not found may have ended while it was looked for.
+                Err(_) if self.moved(since).await?.0 != generation => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn moved(&self, since: Option<u64>) -> Result<(u64, Vec<PublicationRecord>)> {
+        self.store
+            .read_tx("moved_publications", |tx| {
+                async move {
+                    let generation = tx.get_generation().await?;
+                    let moved = match since {
+                        Some(since) if since == generation => vec![],
+                        Some(since) => tx.get_moved_publications(since).await?,
+                        None => tx.get_publications_in(PublicationState::Active).await?,
+                    };
+                    Ok((generation, moved))
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Makes the matcher and the cache what these publications say, in one step.
+    async fn take_over(&self, moved: &[PublicationRecord]) -> Result<()> {
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let changes: Vec<Change> = stream::iter(moved)
+            .map(|record| async move {
+                let layer = match record.state {
+                    PublicationState::Active => Some(self.layer(record).await?),
+                    _ => None,
+                };
+                Ok::<_, Error>(Change {
+                    key: record.key.clone(),
+                    holder: record.holder.clone(),
+                    publication: record.id,
+                    layer,
+                })
+            })
+            .buffered(FETCHES)
+            .try_collect()
+            .await?;
+        let exclusive = self.matching.write().await;
+        self.matcher.update(changes);
+        drop(exclusive);
+        for record in moved {
+            if record.state != PublicationState::Active {
+                self.cache.remove(record.id, &record.digest);
+                tracing::info!(publication = %record.id, holder = %record.holder, "filter unmapped");
+            }
+        }
+        Ok(())
+    }
+}

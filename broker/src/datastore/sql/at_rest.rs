@@ -1,0 +1,155 @@
+//! Columns that are sealed at rest: case references and the keys of objects.
+
+use async_trait::async_trait;
+use sotto_common::error::Result;
+use sotto_common::ids::{PublicationId, SessionId};
+use sotto_common::random::os_rng;
+use sotto_common::service::at_rest::Cell;
+use sqlx::query;
+
+use super::columns::{blob, get, number};
+use super::{EngineTx, db_error};
+use crate::datastore::AtRestTx;
+use crate::datastore::model::corrupt;
+use crate::objects::ObjectKey;
+
+/// `sessions.case_ref_at_rest`.
+pub(super) const fn case_ref(session: &SessionId) -> Cell<'_> {
+    Cell {
+        table: "sessions",
+        row: session.as_bytes(),
+        column: "case_ref_at_rest",
+    }
+}
+
+/// `publications.object`.
+pub(super) const fn filter_object(publication: &PublicationId) -> Cell<'_> {
+    Cell {
+        table: "publications",
+        row: publication.as_bytes(),
+        column: "object",
+    }
+}
+
+/// `chunks.object`, of the row that [`chunk_row`] names.
+pub(super) const fn chunk_object(row: &[u8; 24]) -> Cell<'_> {
+    Cell {
+        table: "chunks",
+        row,
+        column: "object",
+    }
+}
+
+/// Publication and start of a chunk, the primary key of `chunks`.
+pub(super) fn chunk_row(publication: PublicationId, start: u64) -> [u8; 24] {
+    let mut row = [0; 24];
+    row[..16].copy_from_slice(publication.as_bytes());
+    row[16..].copy_from_slice(&start.to_be_bytes());
+    row
+}
+
+impl EngineTx<'_> {
+    pub(super) fn seal(&self, cell: Cell<'_>, clear: &str) -> Vec<u8> {
+        self.cipher.seal(cell, clear.as_bytes(), &mut os_rng())
+    }
+
+    /// Opens a text.
+    pub(super) fn open(&self, cell: Cell<'_>, stored: &[u8]) -> Result<String> {
+        let clear = self.cipher.open(cell, stored)?;
+        let text = std::str::from_utf8(&clear).map_err(|_| corrupt(cell.column))?;
+        Ok(text.to_owned())
+    }
+
+    pub(super) fn open_key(&self, cell: Cell<'_>, stored: &[u8]) -> Result<ObjectKey> {
+        ObjectKey::parse(&self.open(cell, stored)?).ok_or_else(|| corrupt(cell.column))
+    }
+
+    /// The value under the first key, if it is not already.
+    fn seal_anew(&self, cell: Cell<'_>, stored: &[u8]) -> Result<Option<Vec<u8>>> {
+        if self.cipher.is_current(stored) {
+            return Ok(None);
+        }
+        Ok(Some(self.seal(cell, &self.open(cell, stored)?)))
+    }
+}
+
+#[async_trait]
+impl AtRestTx for EngineTx<'_> {
+    async fn update_object_seals(&mut self) -> Result<u64> {
+        let mut sealed = 0;
+        let filters = query("SELECT id, object FROM publications WHERE object IS NOT NULL")
+            .fetch_all(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        for row in filters {
+            let id = blob(&row, "id", PublicationId::from_slice)?;
+            let Some(object) = self.seal_anew(filter_object(&id), get(&row, "object")?)? else {
+                continue;
+            };
+            query("UPDATE publications SET object = $2 WHERE id = $1")
+                .bind(&id.as_bytes()[..])
+                .bind(object)
+                .execute(&mut *self.connection)
+                .await
+                .map_err(db_error)?;
+            sealed += 1;
+        }
+        let chunks = query("SELECT publication, start, object FROM chunks")
+            .fetch_all(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        for row in chunks {
+            let id = blob(&row, "publication", PublicationId::from_slice)?;
+            let start: u64 = number(&row, "start")?;
+            let cell = chunk_row(id, start);
+            let Some(object) = self.seal_anew(chunk_object(&cell), get(&row, "object")?)? else {
+                continue;
+            };
+            query("UPDATE chunks SET object = $3 WHERE publication = $1 AND start = $2")
+                .bind(&id.as_bytes()[..])
+                .bind(super::columns::int(start))
+                .bind(object)
+                .execute(&mut *self.connection)
+                .await
+                .map_err(db_error)?;
+            sealed += 1;
+        }
+        Ok(sealed)
+    }
+
+    async fn update_case_ref_seals(
+        &mut self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Option<SessionId>> {
+        let sessions = query(
+            "SELECT id, case_ref, case_ref_at_rest FROM sessions WHERE id > $1
+             ORDER BY id LIMIT $2",
+        )
+        .bind(after.map_or(vec![], |id| id.as_bytes().to_vec()))
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        let mut last = None;
+        for row in sessions {
+            let id = blob(&row, "id", SessionId::from_slice)?;
+            let stored: Option<&[u8]> = get(&row, "case_ref_at_rest")?;
+            let sealed = match stored {
+                Some(stored) => self.seal_anew(case_ref(&id), stored)?,
+                // Of the time before this column.
+                None => Some(self.seal(case_ref(&id), get(&row, "case_ref")?)),
+            };
+            if let Some(sealed) = sealed {
+                query("UPDATE sessions SET case_ref = '', case_ref_at_rest = $2 WHERE id = $1")
+                    .bind(&id.as_bytes()[..])
+                    .bind(sealed)
+                    .execute(&mut *self.connection)
+                    .await
+                    .map_err(db_error)?;
+            }
+            last = Some(id);
+        }
+        Ok(last)
+    }
+}
