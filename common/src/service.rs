@@ -11,6 +11,7 @@ pub mod client;
 pub mod config;
 pub mod files;
 pub mod identity;
+pub mod metrics;
 pub mod pki;
 pub mod schema;
 pub mod shutdown;
