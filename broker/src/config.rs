@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use sotto_common::service::config::{SecretFile, TlsConfig};
+use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
 
@@ -41,4 +42,7 @@ pub struct Config {
     /// Log lines.
     #[serde(default)]
     pub log: LogConfig,
+    /// Where metrics can be read.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
 }

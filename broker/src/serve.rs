@@ -8,8 +8,8 @@ use std::time::Duration;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::random::os_rng;
 use sotto_common::service::files::{self, Readers};
-use sotto_common::service::shutdown;
 use sotto_common::service::tls::{MAX_MESSAGE, Tls, server_builder};
+use sotto_common::service::{metrics, shutdown};
 use sotto_common::time::Clock;
 use sotto_proto::FILE_DESCRIPTOR_SET;
 use sotto_proto::status::mend_response;
@@ -52,6 +52,7 @@ pub struct BoundBroker {
     address: SocketAddr,
     tls: Arc<Tls>,
     broker: Arc<Broker>,
+    tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Tripped when the ledger may hold more than this process knows of.
     doubt: CancellationToken,
@@ -69,6 +70,10 @@ impl BoundBroker {
     ) -> Result<Self> {
         make_private(&config.data_dir)?;
         let tls = Tls::load(config.tls.clone()).map_err(Error::internal)?;
+        let tasks = TaskTracker::new();
+        metrics::serve(&config.metrics, &tasks, &shutdown)
+            .await
+            .map_err(Error::internal)?;
         let store = Datastore::open(&config).await?;
         let doubt = store.doubt();
         let files = FilterFiles::open(&config.data_dir).map_err(Error::internal)?;
@@ -83,6 +88,7 @@ impl BoundBroker {
             address,
             tls,
             broker,
+            tasks,
             shutdown,
             doubt,
         })
@@ -104,10 +110,10 @@ impl BoundBroker {
             address,
             tls,
             broker,
+            tasks,
             shutdown,
             doubt,
         } = self;
-        let tasks = TaskTracker::new();
         tasks.spawn(stop_in_doubt(doubt.clone(), shutdown.clone()));
         tasks.spawn(expire(Arc::clone(&broker), shutdown.clone()));
         tasks.spawn(Arc::clone(&tls).keep_fresh(shutdown.clone()));

@@ -35,6 +35,8 @@ pub enum Label {
     BatchTags,
     /// The answer to one batch, as logged (protocol §11).
     BatchAnswer,
+    /// Where a sealed value stands in a service's own database; never on the wire.
+    AtRest,
 }
 
 impl Label {
@@ -54,6 +56,7 @@ impl Label {
             Self::Opening => "sotto/v1 opening",
             Self::BatchTags => "sotto/v1 batch-tags",
             Self::BatchAnswer => "sotto/v1 batch-answer",
+            Self::AtRest => "sotto/v1 at rest",
         }
     }
 }
@@ -89,11 +92,20 @@ impl Context {
     /// For a text above 65,535 bytes. Ids, policies, steps and canonical values are far shorter;
     /// a caller with unbounded text checks its length first.
     #[must_use]
-    pub fn text(mut self, text: &str) -> Self {
+    pub fn text(self, text: &str) -> Self {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Appends `LP(bytes)`.
+    ///
+    /// # Panics
+    /// As [`Context::text`].
+    #[must_use]
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
         // Unwrap safety: see `# Panics`; a cut or wrapped length would be another text's bytes.
-        let prefix = length_prefix(text.len()).expect("a context field of at most 65,535 bytes");
+        let prefix = length_prefix(bytes.len()).expect("a context field of at most 65,535 bytes");
         self.0.extend_from_slice(&prefix);
-        self.raw(text.as_bytes())
+        self.raw(bytes)
     }
 
     /// Appends `u32(number)`.

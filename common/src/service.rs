@@ -2,13 +2,16 @@
 //!
 //! A daemon reads its [`config`], sets up [`telemetry`], loads [`tls`], serves with
 //! [`tls::server_builder`] over [`tls::Tls::incoming`], asks [`identity::peer`] who calls, and
-//! drains when [`shutdown`] says so. [`pki`] is the laboratory's certificate authority. The
+//! drains when [`shutdown`] says so. [`pki`] is the laboratory's certificate authority,
+//! [`at_rest`] seals what is sensitive in a database. The
 //! feature is for Unix-like systems: file modes and signals are part of it.
 
+pub mod at_rest;
 pub mod client;
 pub mod config;
 pub mod files;
 pub mod identity;
+pub mod metrics;
 pub mod pki;
 pub mod schema;
 pub mod shutdown;

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 use sotto_common::ids::{CommunityId, NodeId};
 use sotto_common::service::config::{self, ConfigError, TlsConfig};
+use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
 
@@ -50,6 +51,9 @@ pub struct NodeConfig {
     /// How log lines look.
     #[serde(default)]
     pub log: LogConfig,
+    /// Where metrics can be read.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
 }
 
 /// Where the broker is, and who it must be.

@@ -9,6 +9,7 @@ use sotto_common::random::os_rng;
 use sotto_common::selector::StopList;
 use sotto_common::service::config::ConfigError;
 use sotto_common::service::files::{self, Readers};
+use sotto_common::service::metrics;
 use sotto_common::service::shutdown::drain;
 use sotto_common::service::tls::{ConnectionLimits, MAX_MESSAGE, Tls, server_builder};
 use sotto_common::time::Clock;
@@ -95,6 +96,7 @@ pub async fn start(
         return Err(ConfigError::Content { path, problem }.into());
     }
     let tasks = TaskTracker::new();
+    metrics::serve(&config.metrics, &tasks, &shutdown).await?;
     let app = Arc::new(build(&config, &tls, clock, &tasks, &shutdown).await?);
     let listener = TcpListener::bind(config.listen).await?;
     let address = listener.local_addr()?;

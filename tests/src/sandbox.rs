@@ -13,6 +13,7 @@ use sotto_common::ids::Role;
 use sotto_common::membership::{PolicyProfile, Profile};
 use sotto_common::selector::Policy;
 use sotto_common::service::config::TlsConfig;
+use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
 use sotto_common::time::{Clock as _, MockClock, SystemClock, Timestamp};
@@ -145,6 +146,7 @@ impl Sandbox {
             tls: self.tls.clone(),
             connections: ConnectionLimits::default(),
             log: LogConfig::default(),
+            metrics: MetricsConfig::default(),
         };
         let stop = CancellationToken::new();
         let bound = BoundBroker::bind(config, Arc::new(self.clock.clone()), stop.clone());

@@ -8,6 +8,7 @@ mod it {
     mod ledger;
     mod main_flow;
     mod membership;
+    mod metrics;
     mod postgres;
     mod probing;
     mod publishing;

@@ -252,7 +252,8 @@ macro_rules! from_text {
 }
 from_text!(HumanDuration, ByteSize);
 
-/// The path of a file that holds a secret; its content is never a setting.
+/// The path of a file that holds a secret; its content is never a setting. A credential of systemd
+/// is such a file: `LoadCredential=NAME:…` in the unit, and the setting `%d/NAME` by a variable.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct SecretFile(pub PathBuf);

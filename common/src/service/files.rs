@@ -81,15 +81,27 @@ pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Reads a small file that only its owner may read; `None` if others may.
 ///
+/// A file that systemd handed over in `$CREDENTIALS_DIRECTORY` may be of mode 0440 too.
+///
 /// # Errors
 /// As [`read_small`].
 pub fn read_private(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let file = File::open(path)?;
+    let handed_over = std::env::var_os("CREDENTIALS_DIRECTORY")
+        .is_some_and(|directory| path.parent() == Some(Path::new(&directory)));
     // The mode of the open file, not of the path: the two may differ by the time it is read.
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+    if is_exposed(file.metadata()?.permissions().mode(), handed_over) {
         return Ok(None);
     }
     Ok(Some(Zeroizing::new(read_bounded(&file)?)))
+}
+
+/// Whether a mode lets others than the owner at a file. systemd gives root's credentials to the
+/// user of a unit by an access list, whose mask is shown as the bits of the group: there, reading
+/// by the group means reading by that user.
+const fn is_exposed(mode: u32, handed_over: bool) -> bool {
+    let allowed = if handed_over { 0o740 } else { 0o700 };
+    mode & 0o777 & !allowed != 0
 }
 
 fn read_bounded(file: &File) -> io::Result<Vec<u8>> {
@@ -121,6 +133,14 @@ mod tests {
         );
         let read = read_private(&path).expect("read").expect("private");
         assert_eq!(*read, b"k");
+    }
+
+    #[test]
+    fn a_credential_of_systemd_may_show_the_mask_of_its_access_list_and_no_more() {
+        assert!(!is_exposed(0o100_440, true));
+        for (mode, handed_over) in [(0o100_440, false), (0o100_460, true), (0o100_444, true)] {
+            assert!(is_exposed(mode, handed_over), "{mode:o}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 
+use super::metrics::{Engine, Transaction};
 use super::schema;
 use crate::error::{Error, Result};
 
@@ -83,19 +84,22 @@ impl Sqlite {
             + Send
             + Sync,
     {
+        let metered = Transaction::begin(name, Engine::Sqlite);
         let mut attempt = 1;
         loop {
             match transact(&self.writer, "BEGIN IMMEDIATE", &work).await {
                 Err(error) if attempt < ATTEMPTS && is_busy(&error) => {
                     tracing::debug!(tx = name, attempt, "busy, again");
+                    metered.retry();
                     tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
                     attempt += 1;
                 }
-                Err(error) => {
-                    tracing::debug!(tx = name, code = %error.code, "rolled back");
-                    return Err(error);
+                outcome => {
+                    if let Err(error) = &outcome {
+                        tracing::debug!(tx = name, code = %error.code, "rolled back");
+                    }
+                    return metered.end(outcome);
                 }
-                Ok(value) => return Ok(value),
             }
         }
     }
@@ -111,11 +115,12 @@ impl Sqlite {
             + Send
             + Sync,
     {
-        let value = transact(&self.readers, "BEGIN", &work).await;
-        if let Err(error) = &value {
+        let metered = Transaction::begin(name, Engine::Sqlite);
+        let outcome = transact(&self.readers, "BEGIN", &work).await;
+        if let Err(error) = &outcome {
             tracing::debug!(tx = name, code = %error.code, "reading refused");
         }
-        value
+        metered.end(outcome)
     }
 
     /// A pool of read-only connections.

@@ -14,6 +14,7 @@ use scoped_futures::ScopedBoxFuture;
 use sotto_common::error::{Error, Result};
 use sotto_common::ids::ReplicaId;
 use sotto_common::random::{bytes, os_rng};
+use sotto_common::service::metrics::{Engine, Transaction};
 use sotto_common::service::schema;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
@@ -98,6 +99,7 @@ impl Postgres {
         T: Send + 'env,
         F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
+        let metered = Transaction::begin(name, Engine::Postgres);
         let mut attempt = 1;
         loop {
             let outcome = if attempt <= ATTEMPTS_BESIDE_OTHERS {
@@ -110,16 +112,19 @@ impl Postgres {
             match outcome {
                 Err(error) if attempt < ATTEMPTS && is_conflict(&error) => {
                     tracing::debug!(tx = name, attempt, "met another transaction, again");
+                    metered.retry();
                     tokio::time::sleep(pause(attempt)).await;
                     attempt += 1;
                 }
-                Err(error) => {
-                    tracing::debug!(tx = name, attempt, code = %error.code, "rolled back");
-                    return Err(error);
-                }
-                Ok(value) => {
-                    self.count_commit().await;
-                    return Ok(value);
+                outcome => {
+                    let outcome = metered.end(outcome);
+                    match &outcome {
+                        Ok(_) => self.count_commit().await,
+                        Err(error) => {
+                            tracing::debug!(tx = name, attempt, code = %error.code, "rolled back");
+                        }
+                    }
+                    return outcome;
                 }
             }
         }
@@ -155,15 +160,25 @@ impl Postgres {
         T: Send + 'env,
         F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
+        let metered = Transaction::begin(name, Engine::Postgres);
+        let outcome = self.try_read(&work).await;
+        if let Err(error) = &outcome {
+            tracing::debug!(tx = name, code = %error.code, "reading refused");
+        }
+        metered.end(outcome)
+    }
+
+    async fn try_read<'env, T, F>(&self, work: &F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
+    {
         // One snapshot, which no writer can make fail.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let mut tx = self.pool.begin_with(begin).await.map_err(db_error)?;
-        let value = work(&mut tx).await;
-        match &value {
-            Ok(_) => tx.commit().await.map_err(db_error)?,
-            Err(error) => tracing::debug!(tx = name, code = %error.code, "reading refused"),
-        }
-        value
+        let value = work(&mut tx).await?;
+        tx.commit().await.map_err(db_error)?;
+        Ok(value)
     }
 
     /// The wake-ups of this process and of the others on this ledger.

@@ -1,5 +1,8 @@
 //! What is PostgreSQL's own: refusals, commits without an answer, what passes and what does not.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use metrics_exporter_prometheus::PrometheusBuilder;
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::ErrorCode;
 use sqlx::postgres::PgConnectOptions;
@@ -123,6 +126,44 @@ async fn what_only_reads_cannot_write() {
         .await;
     refused.expect_err("refused");
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_met_another_is_counted_once_and_its_retry_beside_it() {
+    let Some(url) = postgres_database() else {
+        return;
+    };
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let recording = metrics::set_default_local_recorder(&recorder);
+    let store = open(&url.parse().expect("a URL")).await;
+    let runs = &AtomicU32::new(0);
+    let put = store.run_tx("put_mark", |connection| {
+        async move {
+            let mark = Mark([9; 16]);
+            mark.put(connection).await?;
+            if runs.fetch_add(1, Ordering::Relaxed) == 0 {
+                // Twice the same: as if another had come between.
+                mark.put(connection).await?;
+            }
+            Ok(())
+        }
+        .scope_boxed()
+    });
+    put.await.expect("committed");
+    let refused = store.read_tx("get_mark", |_| {
+        async { Err::<(), _>(Error::new(ErrorCode::HitUnknown, "no")) }.scope_boxed()
+    });
+    refused.await.expect_err("refused");
+    store.close().await;
+    drop(recording);
+    let text = recorder.handle().render();
+    for line in [
+        r#"sotto_ledger_transactions_total{tx="put_mark",engine="postgres",outcome="committed"} 1"#,
+        r#"sotto_ledger_transactions_total{tx="get_mark",engine="postgres",outcome="refused"} 1"#,
+        r#"sotto_ledger_retries_total{tx="put_mark",engine="postgres"} 1"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");
+    }
 }
 
 #[test]
