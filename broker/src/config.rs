@@ -1,6 +1,7 @@
 //! The configuration of the broker: a TOML file, then `SOTTO_BROKER__…` from the environment.
 
 mod ledger;
+mod objects;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
 
 pub use ledger::{InvalidLedger, Ledger, PostgresUrl};
+pub use objects::{InvalidObjects, ObjectsUrl, S3Url};
 
 /// What the name of every variable begins with.
 pub const PROGRAM: &str = "SOTTO_BROKER";

@@ -6,10 +6,20 @@
 //! and `serve` only.
 
 mod app;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "nothing reads filters from it yet")
+)]
+mod cache;
 pub mod cli;
 pub mod config;
 mod datastore;
 mod filters;
 mod matcher;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "nothing keeps filters in it yet")
+)]
+mod objects;
 mod rpc;
 pub mod serve;
