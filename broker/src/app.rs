@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use prost::Message as _;
+use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, Epoch, NodeId, PublicationId};
 use sotto_common::membership::{EpochState, Manifest};
@@ -29,6 +30,9 @@ use crate::datastore::{Datastore, EpochRecord, NodeRecord, Tx};
 use crate::matcher::Matcher;
 use crate::objects::Objects;
 use replicas::Standing;
+
+/// Case references that one transaction seals anew.
+const SEALS_AT_A_TIME: u32 = 500;
 
 /// The broker's state and use cases; shared by all calls.
 pub(crate) struct Broker {
@@ -69,6 +73,7 @@ impl Broker {
             uploads: std::array::from_fn(|_| Mutex::new(())),
             standing: Standing::new(replica_file),
         };
+        broker.clear_cache().await?;
         broker.join().await?;
         Ok(broker)
     }
@@ -79,6 +84,31 @@ impl Broker {
             tracing::warn!(%error, "the others wait for this broker until its lease has run out");
         }
         self.store.close().await;
+    }
+
+    /// Seals what is sealed at rest under the first key of the list: after it another key may go.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written, or a value does not open.
+    pub(crate) async fn seal_anew(&self) -> Result<()> {
+        self.store
+            .run_tx("seal_objects", |tx| {
+                async move { tx.update_object_seals().await }.scope_boxed()
+            })
+            .await?;
+        let mut last = None;
+        loop {
+            last = self
+                .store
+                .run_tx("seal_case_refs", |tx| {
+                    async move { tx.update_case_ref_seals(last, SEALS_AT_A_TIME).await }
+                        .scope_boxed()
+                })
+                .await?;
+            if last.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     fn now(&self) -> Timestamp {

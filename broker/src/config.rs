@@ -1,6 +1,7 @@
 //! The configuration of the broker: a TOML file, then `SOTTO_BROKER__…` from the environment.
 
 mod ledger;
+mod objects;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
 
 pub use ledger::{InvalidLedger, Ledger, PostgresUrl};
+pub use objects::{InvalidObjects, ObjectsUrl, S3Url};
 
 /// What the name of every variable begins with.
 pub const PROGRAM: &str = "SOTTO_BROKER";
@@ -25,7 +27,8 @@ pub struct Config {
     /// File that the bound address is written to once the broker answers.
     #[serde(default)]
     pub address_file: Option<PathBuf>,
-    /// Folder of the filters, and of the ledger on SQLite; made with mode 0700 if it is not there.
+    /// Folder of one broker alone, with its copies of the filters, and of the ledger on SQLite; made
+    /// with mode 0700 if it is not there.
     pub data_dir: PathBuf,
     /// Where the ledger is: `sqlite:`, the default, is `ledger.db` in `data_dir`; otherwise the
     /// URL of a PostgreSQL database.
@@ -34,6 +37,17 @@ pub struct Config {
     /// File of mode 0600 with the password of the PostgreSQL database.
     #[serde(default)]
     pub ledger_password_file: Option<SecretFile>,
+    /// File of mode 0600 with the keys that seal what is sensitive in the ledger, the first one; none
+    /// = in clear. Every broker on a ledger has the same.
+    #[serde(default)]
+    pub ledger_keys_file: Option<SecretFile>,
+    /// Where the filters are: `local:`, the default, is `objects` in `data_dir`; otherwise a folder,
+    /// `file:///…`, or a bucket, `s3://…`, which all brokers on a ledger share.
+    #[serde(default)]
+    pub objects: ObjectsUrl,
+    /// File of mode 0600 with the credentials for the bucket.
+    #[serde(default)]
+    pub objects_credentials_file: Option<SecretFile>,
     /// Certificate, key and authorities.
     pub tls: TlsConfig,
     /// Bounds on connections.

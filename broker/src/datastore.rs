@@ -19,7 +19,9 @@ use async_trait::async_trait;
 use scoped_futures::{ScopedBoxFuture, ScopedFutureExt as _};
 use sotto_common::error::{Error, Result};
 use sotto_common::hit::HitState;
-use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId};
+use sotto_common::ids::{
+    CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId,
+};
 use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
 use sotto_common::selector::Policy;

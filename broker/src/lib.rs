@@ -2,14 +2,16 @@
 //! read, and reports only hits.
 //!
 //! `rpc` authenticates, converts and calls `app`; `app` holds the use cases and calls `datastore`
-//! (the ledger) and `matcher` (the active filters). SQL stands in `datastore` only, tonic in `rpc`
-//! and `serve` only.
+//! (the ledger), `objects` and `cache` (the stored filters) and `matcher` (the active ones). SQL
+//! stands in `datastore` only, tonic in `rpc` and `serve` only.
 
 mod app;
+mod cache;
 pub mod cli;
 pub mod config;
 mod datastore;
-mod filters;
+mod jobs;
 mod matcher;
+mod objects;
 mod rpc;
 pub mod serve;

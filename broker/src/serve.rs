@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sotto_common::error::{Error, ErrorCode, Result};
+use sotto_common::error::{Error, Result};
 use sotto_common::random::os_rng;
-use sotto_common::service::files::{self, Readers};
+use sotto_common::service::files::{self, DirLock, Readers};
 use sotto_common::service::tls::{MAX_MESSAGE, Tls, server_builder};
 use sotto_common::service::{metrics, shutdown};
 use sotto_common::time::Clock;
@@ -24,14 +24,12 @@ use tonic::service::InterceptorLayer;
 use tower::util::MapResponseLayer;
 
 use crate::app::Broker;
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::datastore::Datastore;
-use crate::filters::FilterFiles;
+use crate::jobs;
+use crate::objects::Objects;
 use crate::rpc::Api;
-
-/// How often epochs, filters and sessions are looked at for an end. Requests check times by
-/// themselves: this only clears away.
-const EXPIRY_EVERY: Duration = Duration::from_secs(10);
 
 /// How long calls may take to end once the broker is asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -54,8 +52,8 @@ pub struct BoundBroker {
     broker: Arc<Broker>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    /// Tripped when the ledger may hold more than this process knows of.
-    doubt: CancellationToken,
+    /// Held as long as this runs: the folder is this broker's alone.
+    lock: DirLock,
 }
 
 impl BoundBroker {
@@ -69,15 +67,19 @@ impl BoundBroker {
         shutdown: CancellationToken,
     ) -> Result<Self> {
         make_private(&config.data_dir)?;
+        let lock = DirLock::acquire(&config.data_dir).map_err(Error::internal)?;
         let tls = Tls::load(config.tls.clone()).map_err(Error::internal)?;
         let tasks = TaskTracker::new();
         metrics::serve(&config.metrics, &tasks, &shutdown)
             .await
             .map_err(Error::internal)?;
         let store = Datastore::open(&config).await?;
-        let doubt = store.doubt();
-        let files = FilterFiles::open(&config.data_dir).map_err(Error::internal)?;
-        let broker = Arc::new(Broker::start(store, files, clock).await?);
+        let (dir, credentials) = (&config.data_dir, config.objects_credentials_file.as_ref());
+        let objects = Objects::open(&config.objects, dir, credentials).map_err(Error::internal)?;
+        let cache = Cache::open(dir).map_err(Error::internal)?;
+        let replica_file = dir.join("replica");
+        let broker = Broker::start(store, objects, cache, replica_file, clock).await?;
+        let broker = Arc::new(broker);
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(Error::internal)?;
@@ -90,7 +92,7 @@ impl BoundBroker {
             broker,
             tasks,
             shutdown,
-            doubt,
+            lock,
         })
     }
 
@@ -112,10 +114,12 @@ impl BoundBroker {
             broker,
             tasks,
             shutdown,
-            doubt,
+            lock,
         } = self;
-        tasks.spawn(stop_in_doubt(doubt.clone(), shutdown.clone()));
-        tasks.spawn(expire(Arc::clone(&broker), shutdown.clone()));
+        tasks.spawn(jobs::run(Arc::clone(&broker), shutdown.clone()));
+        let follower = Arc::clone(&broker);
+        let stopping = shutdown.clone();
+        tasks.spawn(async move { follower.keep_up(stopping).await });
         tasks.spawn(Arc::clone(&tls).keep_fresh(shutdown.clone()));
         tasks.close();
 
@@ -161,33 +165,8 @@ impl BoundBroker {
         tasks.wait().await;
         broker.close().await;
         tracing::info!("broker stopped");
-        if doubt.is_cancelled() {
-            let text = "the ledger must be read anew: start the broker again";
-            return Err(Error::new(ErrorCode::Unavailable, text));
-        }
+        drop(lock);
         Ok(())
-    }
-}
-
-/// Ends a broker whose state in memory may differ from the ledger; its start recovers it.
-async fn stop_in_doubt(doubt: CancellationToken, shutdown: CancellationToken) {
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = doubt.cancelled() => shutdown.cancel(),
-    }
-}
-
-async fn expire(broker: Arc<Broker>, shutdown: CancellationToken) {
-    let mut ticks = tokio::time::interval(EXPIRY_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        if let Err(error) = broker.expire().await {
-            tracing::warn!(%error, "what has expired could not be cleared away; trying again");
-        }
     }
 }
 

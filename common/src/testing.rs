@@ -1,3 +1,4 @@
 //! What the tests of several crates need; no part of any program.
 
 pub mod postgres;
+pub mod s3;

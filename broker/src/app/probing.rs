@@ -429,7 +429,7 @@ fn opening_digest(opening: &Opening) -> [u8; 32] {
     ];
     fields.extend(opening.targets.iter().map(NodeId::as_str));
     let mut hasher = Sha256::new();
-    hasher.update(opening.nonce.expose());
+    hasher.update(opening.nonce.secret().expose());
     for field in fields {
         hasher.update((field.len() as u64).to_be_bytes());
         hasher.update(field);

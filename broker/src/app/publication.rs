@@ -10,15 +10,15 @@ use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::admission;
 use sotto_common::ids::{CommunityId, Epoch, NodeId, PublicationId};
-use sotto_common::random::os_rng;
 use sotto_common::publication::{FilterHeader, MAX_CHUNK, PublicationState};
+use sotto_common::random::os_rng;
 use sotto_common::selector::Policy;
 use sotto_proto::convert;
 use sotto_proto::v1;
 
 use self::checks::{
-    check_chunk, check_header, header_of, is_final, known_publication, offer_of, own_publication, record_of,
-    salt_digest, switch,
+    check_chunk, check_header, header_of, is_final, known_publication, offer_of, own_publication,
+    record_of, salt_digest, switch,
 };
 use self::stacks::end;
 use super::{Broker, active_epoch, blocking, enrolled};

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, Result};
@@ -34,6 +35,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 const RENEWALS_WHILE_FAILING: u32 = 5;
 /// How long a call waits for the other brokers before its caller is told to ask again.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How much longer than to its next pass the lease on a job runs.
+const JOB_LEASE_BEYOND: Duration = Duration::from_mins(1);
 /// Filters that are fetched at once.
 const FETCHES: usize = 4;
 
@@ -118,6 +121,18 @@ impl Broker {
         Ok(())
     }
 
+    /// Removes from the cache what an earlier run left and nothing needs. Before [`Self::join`].
+    ///
+    /// # Errors
+    /// If the ledger or the cache cannot be read.
+    pub(super) async fn clear_cache(&self) -> Result<()> {
+        let (_, active) = self.moved(None).await?;
+        let keep = active.iter().map(|record| (record.id, record.digest));
+        let removed = self.cache.sweep(&keep.collect()).map_err(Error::internal)?;
+        tracing::info!(active = active.len(), removed, "cache of filters cleared");
+        Ok(())
+    }
+
     /// Gives the place up, so that the others need not wait for this broker.
     ///
     /// # Errors
@@ -179,11 +194,30 @@ impl Broker {
                 false => 0,
             };
             if failing > RENEWALS_WHILE_FAILING {
-                tracing::error!("this broker does not get at a filter: the others go on without it");
+                tracing::error!(
+                    "this broker does not get at a filter: the others go on without it"
+                );
             } else if let Err(error) = self.renew().await {
                 tracing::warn!(%error, "the lease was not renewed; again");
             }
         }
+    }
+
+    /// Whether this broker is to do a job now: it has the lease, or takes it. The lease outlives the
+    /// time to the next pass, so that a job stays where it is as long as that broker is there.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written.
+    pub(crate) async fn has_job(&self, name: &'static str, every: Duration) -> Result<bool> {
+        let Some(replica) = self.standing.replica() else {
+            return Ok(true);
+        };
+        let lease = every + JOB_LEASE_BEYOND;
+        self.store
+            .run_tx("take_job", |tx| {
+                async move { tx.update_job(name, replica, lease).await }.scope_boxed()
+            })
+            .await
     }
 
     /// Renews the lease, or joins again if this broker was removed.
@@ -299,7 +333,9 @@ impl Broker {
             match self.take_over(&moved).await {
                 Ok(()) => {
                     *caught_up = Some(generation);
-                    self.standing.generation.store(generation, Ordering::Release);
+                    self.standing
+                        .generation
+                        .store(generation, Ordering::Release);
                     return Ok(generation);
                 }
                 // What was not found may have ended while it was looked for.
@@ -331,22 +367,12 @@ impl Broker {
         if moved.is_empty() {
             return Ok(());
         }
-        let changes: Vec<Change> = stream::iter(moved)
-            .map(|record| async move {
-                let layer = match record.state {
-                    PublicationState::Active => Some(self.layer(record).await?),
-                    _ => None,
-                };
-                Ok::<_, Error>(Change {
-                    key: record.key.clone(),
-                    holder: record.holder.clone(),
-                    publication: record.id,
-                    layer,
-                })
-            })
-            .buffered(FETCHES)
-            .try_collect()
-            .await?;
+        let changes: Vec<_> = moved
+            .iter()
+            .map(|record| self.change(record).boxed())
+            .collect();
+        let changes = stream::iter(changes).buffered(FETCHES);
+        let changes = changes.try_collect().await?;
         let exclusive = self.matching.write().await;
         self.matcher.update(changes);
         drop(exclusive);
@@ -357,5 +383,19 @@ impl Broker {
             }
         }
         Ok(())
+    }
+
+    /// What a publication has become, with its filter, fetched if need be.
+    async fn change(&self, record: &PublicationRecord) -> Result<Change> {
+        let layer = match record.state {
+            PublicationState::Active => Some(self.layer(record).await?),
+            _ => None,
+        };
+        Ok(Change {
+            key: record.key.clone(),
+            holder: record.holder.clone(),
+            publication: record.id,
+            layer,
+        })
     }
 }

@@ -4,7 +4,9 @@ use sotto_common::epoch::Kid;
 use sotto_common::error::{Error, Result};
 use sotto_common::grounds::Grounds;
 use sotto_common::hit::HitState;
-use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId};
+use sotto_common::ids::{
+    CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId,
+};
 use sotto_common::membership::{DEFAULT_DAILY_REFS, EpochState};
 use sotto_common::publication::PublicationState;
 use sotto_common::selector::Policy;

@@ -1,6 +1,6 @@
 //! Files that must be whole or absent, and files that only their owner may read.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::path::Path;
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
+use super::config::ConfigError;
 use crate::random;
 
 /// A key, a certificate or a list of revocations is never longer than this, in bytes.
@@ -118,6 +119,40 @@ fn read_bounded(file: &File) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// A folder that is this process's alone: the lock ends with its owner, however that ends.
+#[derive(Debug)]
+pub struct DirLock {
+    /// The open file is the lock.
+    _file: File,
+}
+
+impl DirLock {
+    /// Locks the file `lock` in `dir`, which is made with mode 0600 if it is not there, and stays.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if another process, or another owner in this one, has the folder, or the
+    /// file cannot be made.
+    pub fn acquire(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(ConfigError::unwritable(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => {
+                let problem = "this folder is used by another process that runs: stop that one, \
+                               or give each a folder (`data_dir`) of its own";
+                Err(ConfigError::content(dir, problem))
+            }
+            Err(TryLockError::Error(error)) => Err(ConfigError::unwritable(&path)(error)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +176,18 @@ mod tests {
         for (mode, handed_over) in [(0o100_440, false), (0o100_460, true), (0o100_444, true)] {
             assert!(is_exposed(mode, handed_over), "{mode:o}");
         }
+    }
+
+    #[test]
+    fn a_folder_has_one_owner_at_a_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let owner = DirLock::acquire(dir.path()).expect("the first");
+        let error = DirLock::acquire(dir.path()).expect_err("the second");
+        let text = error.to_string();
+        assert!(text.contains(&dir.path().display().to_string()), "{text}");
+        assert!(text.contains("data_dir"), "{text}");
+        drop(owner);
+        DirLock::acquire(dir.path()).expect("the next");
     }
 
     #[test]

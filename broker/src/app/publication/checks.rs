@@ -129,7 +129,9 @@ pub(super) async fn switch(
     tx.put_version(&active.key, &active.holder, active.version)
         .await?;
     let chunks = tx.get_chunks(active.id).await?;
-    moves.objects.extend(chunks.into_iter().map(|chunk| chunk.object));
+    moves
+        .objects
+        .extend(chunks.into_iter().map(|chunk| chunk.object));
     tx.delete_chunks(active.id).await?;
     Ok((active, moves))
 }
@@ -156,7 +158,8 @@ pub(super) async fn check_chunk(
         return Err(Error::new(ErrorCode::FilterLength, text));
     }
     if chunks >= MAX_CHUNKS + length / CHUNK_ON_AVERAGE {
-        let text = "too many small chunks: withdraw the publication, and send up to 1 MiB at a time";
+        let text =
+            "too many small chunks: withdraw the publication, and send up to 1 MiB at a time";
         return Err(Error::new(ErrorCode::LimitReached, text));
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::TryStreamExt as _;
 use scoped_futures::ScopedFutureExt as _;
-use sotto_common::error::Result;
+use sotto_common::error::{Error, Result};
 use sotto_common::ids::{CommunityId, Epoch};
 use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
@@ -43,7 +43,9 @@ pub(super) async fn end(
             .await?;
         let chunks = tx.get_chunks(record.id).await?;
         moves.objects.extend(record.object);
-        moves.objects.extend(chunks.into_iter().map(|chunk| chunk.object));
+        moves
+            .objects
+            .extend(chunks.into_iter().map(|chunk| chunk.object));
         tx.delete_chunks(record.id).await?;
     }
     Ok(moves)
@@ -174,7 +176,6 @@ impl Broker {
         let needed: HashMap<_, _> = standing.iter().map(|record| (record.id, record)).collect();
         let garbage: Vec<_> = listed
             .into_iter()
-            .map(|listed| listed.key)
             .filter(|key| match needed.get(&key.publication()) {
                 None => true,
                 // Another call may be about to acknowledge it.
@@ -195,6 +196,6 @@ async fn standing(tx: &mut (dyn Tx + '_)) -> Result<Vec<PublicationRecord>> {
     Ok(standing)
 }
 
-fn no_object() -> sotto_common::error::Error {
-    sotto_common::error::Error::internal("an active publication without its object")
+fn no_object() -> Error {
+    Error::internal("an active publication without its object")
 }

@@ -206,10 +206,12 @@ impl Postgres {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, asked).await.map_err(|late| {
-            tracing::error!("it cannot be learnt whether a transaction was committed");
-            Error::unavailable(late)
-        })?
+        tokio::time::timeout(PATIENCE, asked)
+            .await
+            .map_err(|late| {
+                tracing::error!("it cannot be learnt whether a transaction was committed");
+                Error::unavailable(late)
+            })?
     }
 
     async fn count_commit(&self) {

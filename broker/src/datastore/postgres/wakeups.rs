@@ -28,17 +28,29 @@ pub(super) fn connect(pool: &PgPool, wakeups: &Wakeups) {
     for signal in Signal::ALL {
         let (pool, wakeups) = (pool.clone(), wakeups.clone());
         tokio::spawn(async move {
-            let _ = pool.close_event().do_until(tell(&pool, &wakeups, signal)).await;
+            let _ = pool
+                .close_event()
+                .do_until(tell(&pool, &wakeups, signal))
+                .await;
         });
     }
-    let (others, own) = ((pool.clone(), wakeups.clone()), (pool.clone(), wakeups.clone()));
+    let (others, own) = (
+        (pool.clone(), wakeups.clone()),
+        (pool.clone(), wakeups.clone()),
+    );
     tokio::spawn(async move {
         let (pool, wakeups) = others;
-        let _ = pool.close_event().do_until(hear_others(&pool, &wakeups)).await;
+        let _ = pool
+            .close_event()
+            .do_until(hear_others(&pool, &wakeups))
+            .await;
     });
     tokio::spawn(async move {
         let (pool, wakeups) = own;
-        let _ = pool.close_event().do_until(look(&wakeups, LOOK_ALL_THE_SAME)).await;
+        let _ = pool
+            .close_event()
+            .do_until(look(&wakeups, LOOK_ALL_THE_SAME))
+            .await;
     });
 }
 

@@ -237,34 +237,34 @@ impl ProbeTx for EngineTx<'_> {
 
 impl EngineTx<'_> {
     fn session_record(&self, row: &EngineRow) -> Result<SessionRecord> {
-    let id = blob(row, "id", SessionId::from_slice)?;
-    let stored: Option<&[u8]> = get(row, "case_ref_at_rest")?;
-    let case_ref = match stored {
-        Some(stored) => self.open(case_ref(&id), stored)?,
-        // Of the time before this column.
-        None => get(row, "case_ref")?,
-    };
-    let commitment: Option<Vec<u8>> = get(row, "commitment")?;
-    let closed_at: Option<i64> = get(row, "closed_at")?;
-    let grounds = Grounds::new(
-        Purpose::parse(get(row, "purpose")?),
-        LegalBasis::parse(get(row, "legal_basis")?),
-        get(row, "legal_basis_reference")?,
-        &case_ref,
-    );
-    Ok(SessionRecord {
-        id,
-        key: stack_key(row)?,
-        prober: text(row, "prober")?,
-        commitment: commitment
-            .map(|c| c.try_into().map_err(|_| corrupt("commitment")))
-            .transpose()?,
-        opening: bytes(row, "opening")?,
-        grounds: grounds.map_err(|_| corrupt("grounds"))?,
-        batches: number(row, "batches")?,
-        refs: number(row, "refs")?,
-        opened_at: time(row, "opened_at")?,
-        closed: closed_at.is_some(),
-    })
-}
+        let id = blob(row, "id", SessionId::from_slice)?;
+        let stored: Option<&[u8]> = get(row, "case_ref_at_rest")?;
+        let case_ref = match stored {
+            Some(stored) => self.open(case_ref(&id), stored)?,
+            // Of the time before this column.
+            None => get(row, "case_ref")?,
+        };
+        let commitment: Option<Vec<u8>> = get(row, "commitment")?;
+        let closed_at: Option<i64> = get(row, "closed_at")?;
+        let grounds = Grounds::new(
+            Purpose::parse(get(row, "purpose")?),
+            LegalBasis::parse(get(row, "legal_basis")?),
+            get(row, "legal_basis_reference")?,
+            &case_ref,
+        );
+        Ok(SessionRecord {
+            id,
+            key: stack_key(row)?,
+            prober: text(row, "prober")?,
+            commitment: commitment
+                .map(|c| c.try_into().map_err(|_| corrupt("commitment")))
+                .transpose()?,
+            opening: bytes(row, "opening")?,
+            grounds: grounds.map_err(|_| corrupt("grounds"))?,
+            batches: number(row, "batches")?,
+            refs: number(row, "refs")?,
+            opened_at: time(row, "opened_at")?,
+            closed: closed_at.is_some(),
+        })
+    }
 }

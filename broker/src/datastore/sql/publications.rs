@@ -16,7 +16,7 @@ use crate::datastore::{ChunkRecord, PublicationRecord, PublicationTx, StackKey, 
 #[async_trait]
 impl PublicationTx for EngineTx<'_> {
     async fn put_publication(&mut self, publication: &PublicationRecord) -> Result<()> {
-        let rows = query(
+        query(
             "INSERT INTO publications
                  (id, community, epoch, policy, holder, version, supplement_of, state, header,
                   digest, class, fpr, created_at, expires_at, generation)
@@ -61,7 +61,7 @@ impl PublicationTx for EngineTx<'_> {
         policy: Option<Policy>,
         limit: u32,
     ) -> Result<Vec<PublicationRecord>> {
-        query(concat!(
+        let rows = query(concat!(
             "SELECT * FROM publications
              WHERE community = $1 AND epoch = $2 AND holder = $3
                AND ($4 IS NULL OR policy = $4)
@@ -88,7 +88,7 @@ impl PublicationTx for EngineTx<'_> {
             .bind(state.as_str())
             .fetch_all(&mut *self.connection)
             .await
-        .map_err(db_error)?;
+            .map_err(db_error)?;
         self.publication_records(&rows)
     }
 
@@ -292,29 +292,31 @@ pub(super) fn stack_key(row: &EngineRow) -> Result<StackKey> {
 
 impl EngineTx<'_> {
     fn publication_records(&self, rows: &[EngineRow]) -> Result<Vec<PublicationRecord>> {
-        rows.iter().map(|row| self.publication_record(row)).collect()
+        rows.iter()
+            .map(|row| self.publication_record(row))
+            .collect()
     }
 
     fn publication_record(&self, row: &EngineRow) -> Result<PublicationRecord> {
-    let id = blob(row, "id", PublicationId::from_slice)?;
-    let object: Option<&[u8]> = get(row, "object")?;
-    let object = object.map(|stored| self.open_key(filter_object(&id), stored));
-    let supplement_of: Option<i64> = get(row, "supplement_of")?;
-    Ok(PublicationRecord {
-        id,
-        key: stack_key(row)?,
-        holder: text(row, "holder")?,
-        version: number(row, "version")?,
-        supplement_of: supplement_of.map(i64::cast_unsigned),
-        state: PublicationState::from_column(get(row, "state")?)?,
-        header: get(row, "header")?,
-        digest: bytes(row, "digest")?,
-        class: number(row, "class")?,
-        fpr: get(row, "fpr")?,
-        created_at: time(row, "created_at")?,
-        expires_at: time(row, "expires_at")?,
-        generation: number(row, "generation")?,
-        object: object.transpose()?,
-    })
-}
+        let id = blob(row, "id", PublicationId::from_slice)?;
+        let object: Option<&[u8]> = get(row, "object")?;
+        let object = object.map(|stored| self.open_key(filter_object(&id), stored));
+        let supplement_of: Option<i64> = get(row, "supplement_of")?;
+        Ok(PublicationRecord {
+            id,
+            key: stack_key(row)?,
+            holder: text(row, "holder")?,
+            version: number(row, "version")?,
+            supplement_of: supplement_of.map(i64::cast_unsigned),
+            state: PublicationState::from_column(get(row, "state")?)?,
+            header: get(row, "header")?,
+            digest: bytes(row, "digest")?,
+            class: number(row, "class")?,
+            fpr: get(row, "fpr")?,
+            created_at: time(row, "created_at")?,
+            expires_at: time(row, "expires_at")?,
+            generation: number(row, "generation")?,
+            object: object.transpose()?,
+        })
+    }
 }

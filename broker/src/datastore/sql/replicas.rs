@@ -13,12 +13,7 @@ use crate::datastore::{ReplicaRecord, ReplicaTx};
 
 #[async_trait]
 impl ReplicaTx for EngineTx<'_> {
-    async fn put_replica(
-        &mut self,
-        id: ReplicaId,
-        generation: u64,
-        lease: Duration,
-    ) -> Result<()> {
+    async fn put_replica(&mut self, id: ReplicaId, generation: u64, lease: Duration) -> Result<()> {
         query(concat!(
             "INSERT INTO replicas (id, joined_at) VALUES ($1, ",
             now!(),

@@ -1,0 +1,236 @@
+//! The broker's own copies of filters, which it maps and tests against.
+//!
+//! `cache/<digest>.<publication id>` is complete, of mode 0400, and never written again: it got
+//! that name by a rename, after its bytes were compared with the digest and made durable. The id
+//! is there because nothing keeps a node from announcing the same bits twice: the end of one
+//! publication must not delete another's file. `<publication id>.part.<random>` is on its way.
+//!
+//! A copy is worth nothing by itself: any that is missing, or found altered, is fetched again from
+//! the object store. The folder is one process's alone (`DirLock`).
+
+use std::collections::HashSet;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+use sotto_common::error::{Error, Result};
+use sotto_common::ids::PublicationId;
+use sotto_common::random::{self, os_rng};
+use tokio::fs::File;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::matcher::MappedFilter;
+use crate::objects::{ObjectKey, Objects};
+
+#[cfg(test)]
+mod tests;
+
+/// The folder of the copies; a copy of this is the same folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Cache {
+    dir: PathBuf,
+    /// Names of entries whose digest this process has seen to be right.
+    verified: Arc<Mutex<HashSet<String>>>,
+}
+
+/// A file on its way into the cache; it goes when this is dropped, unless it was adopted.
+#[derive(Debug)]
+pub(crate) struct Part {
+    publication: PublicationId,
+    path: PathBuf,
+    file: File,
+}
+
+impl Cache {
+    /// Opens or makes the folder `cache` below `data_dir`, of mode 0700.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(crate) fn open(data_dir: &Path) -> io::Result<Self> {
+        let dir = data_dir.join("cache");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)?;
+        Ok(Self {
+            dir,
+            verified: Arc::default(),
+        })
+    }
+
+    /// Maps the filter that is the object `key`, fetching it if there is no good copy. A copy from
+    /// an earlier run is compared with its digest before its first use.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if the store is away or the disk is full; `INTERNAL` if the object is missing
+    /// or is not of this length and digest: nothing is kept of it then.
+    pub(crate) async fn get(
+        &self,
+        objects: &Objects,
+        key: &ObjectKey,
+        length: u64,
+        digest: &[u8; 32],
+    ) -> Result<MappedFilter> {
+        let publication = key.publication();
+        if let Some(filter) = self.entry(publication, length, digest).await? {
+            return Ok(filter);
+        }
+        let mut part = self.new_part(publication).await?;
+        objects.fetch(key, length, digest, part.file()).await?;
+        self.adopt(part, digest).await?;
+        // Gone again at once if the publication has ended meanwhile.
+        let filter = self.entry(publication, length, digest).await?;
+        filter.ok_or_else(|| Error::unavailable("a copy was removed while it was fetched"))
+    }
+
+    /// An empty file to put a filter together in.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if the disk refuses.
+    pub(crate) async fn new_part(&self, publication: PublicationId) -> Result<Part> {
+        let random = hex::encode(random::bytes::<8>(&mut os_rng()));
+        let path = self.dir.join(format!("{publication}.part.{random}"));
+        let file = File::options()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .await
+            .map_err(Error::unavailable)?;
+        Ok(Part {
+            publication,
+            path,
+            file,
+        })
+    }
+
+    /// Makes a part the copy of its filter: durable and read-only. Its bytes must have been
+    /// compared with `digest`.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if the disk refuses; nothing is left then.
+    pub(crate) async fn adopt(&self, mut part: Part, digest: &[u8; 32]) -> Result<()> {
+        let name = entry_name(part.publication, digest);
+        let adopt = async {
+            part.file.flush().await?;
+            part.file.sync_all().await?;
+            part.file
+                .set_permissions(Permissions::from_mode(0o400))
+                .await?;
+            tokio::fs::rename(&part.path, self.dir.join(&name)).await?;
+            File::open(&self.dir).await?.sync_all().await
+        };
+        adopt.await.map_err(Error::unavailable)?;
+        self.verified().insert(name);
+        Ok(())
+    }
+
+    /// Deletes a copy. Maps of it stay readable until they are dropped.
+    pub(crate) fn remove(&self, publication: PublicationId, digest: &[u8; 32]) {
+        self.remove_entry(&entry_name(publication, digest));
+    }
+
+    /// Deletes every file but the copies of these publications. To be called before anything is
+    /// served; returns how many went.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub(crate) fn sweep(&self, keep: &HashSet<(PublicationId, [u8; 32])>) -> io::Result<u64> {
+        let keep: HashSet<_> = keep.iter().map(|(id, d)| entry_name(*id, d)).collect();
+        let mut swept = 0;
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !name.to_str().is_some_and(|name| keep.contains(name)) {
+                remove(&entry.path());
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    /// The copy, if there is a good one; one that is not is deleted.
+    async fn entry(
+        &self,
+        publication: PublicationId,
+        length: u64,
+        digest: &[u8; 32],
+    ) -> Result<Option<MappedFilter>> {
+        let (cache, digest) = (self.clone(), *digest);
+        let look = move || {
+            let name = entry_name(publication, &digest);
+            match MappedFilter::open(&cache.dir.join(&name), length) {
+                Ok(filter) if cache.is_verified(&name, &filter, &digest) => {
+                    return Ok(Some(filter));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() != io::ErrorKind::InvalidData => return Err(error),
+                _ => {}
+            }
+            tracing::warn!(%publication, "a copy of a filter was altered; it is fetched again");
+            cache.remove_entry(&name);
+            Ok(None)
+        };
+        tokio::task::spawn_blocking(look)
+            .await
+            .map_err(Error::internal)?
+            .map_err(Error::unavailable)
+    }
+
+    fn is_verified(&self, name: &str, filter: &MappedFilter, digest: &[u8; 32]) -> bool {
+        if self.verified().contains(name) {
+            return true;
+        }
+        let right = Sha256::digest(filter.bytes())[..] == digest[..];
+        if right {
+            self.verified().insert(name.to_owned());
+        }
+        right
+    }
+
+    fn remove_entry(&self, name: &str) {
+        self.verified().remove(name);
+        remove(&self.dir.join(name));
+    }
+
+    fn verified(&self) -> MutexGuard<'_, HashSet<String>> {
+        // A set of names is whole after a panic too.
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Part {
+    /// The file, to be written to.
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Where it is: to be checked and sent before it is adopted.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // An adopted part has another name by now.
+        remove(&self.path);
+    }
+}
+
+fn entry_name(publication: PublicationId, digest: &[u8; 32]) -> String {
+    format!("{}.{publication}", hex::encode(digest))
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            // The next sweep tries again.
+            tracing::warn!(%error, "a copy of a filter could not be deleted");
+        }
+        _ => {}
+    }
+}

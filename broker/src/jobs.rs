@@ -1,0 +1,96 @@
+//! What the broker does by itself: every job under a lease, so that one broker of several does it.
+//!
+//! Requests check times by themselves; jobs only clear away, and each of them may be cut off
+//! anywhere: the next pass does what was left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use sotto_common::error::Result;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::Broker;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Job {
+    /// Ends the epochs whose time is over (protocol §8).
+    Epochs,
+    /// Ends the publications whose time is over (protocol §6).
+    Publications,
+    /// Closes probe sessions that nobody uses, and forgets old counts (protocol §7).
+    Sessions,
+    /// Deletes objects that the ledger does not need.
+    Objects,
+    /// Seals what is sealed at rest under the first key of the list.
+    Seals,
+}
+
+impl Job {
+    const ALL: [Self; 5] = [
+        Self::Epochs,
+        Self::Publications,
+        Self::Sessions,
+        Self::Objects,
+        Self::Seals,
+    ];
+
+    /// Its lease's name.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Epochs => "epochs",
+            Self::Publications => "publications",
+            Self::Sessions => "sessions",
+            Self::Objects => "objects",
+            Self::Seals => "seals",
+        }
+    }
+
+    /// From the end of a pass to the next; the first comes at the start.
+    const fn every(self) -> Duration {
+        match self {
+            Self::Epochs | Self::Publications | Self::Sessions => Duration::from_secs(10),
+            Self::Objects | Self::Seals => Duration::from_hours(1),
+        }
+    }
+
+    /// One pass, if no other broker has the lease.
+    async fn run_once(self, broker: &Broker) -> Result<()> {
+        if !broker.has_job(self.name(), self.every()).await? {
+            return Ok(());
+        }
+        match self {
+            Self::Epochs => broker.expire_epochs().await,
+            Self::Publications => broker.expire_publications().await,
+            Self::Sessions => broker.expire_sessions().await,
+            Self::Objects => {
+                let deleted = broker.sweep_objects().await?;
+                if deleted > 0 {
+                    tracing::info!(deleted, "objects that nothing needs were deleted");
+                }
+                Ok(())
+            }
+            Self::Seals => broker.seal_anew().await,
+        }
+    }
+}
+
+/// Runs every job by its time until `shutdown`.
+pub(crate) async fn run(broker: Arc<Broker>, shutdown: CancellationToken) {
+    let jobs = Job::ALL.map(|job| repeat(job, &broker));
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        _ = join_all(jobs) => {}
+    }
+}
+
+async fn repeat(job: Job, broker: &Broker) {
+    let mut ticks = tokio::time::interval(job.every());
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = job.run_once(broker).await {
+            tracing::warn!(job = job.name(), %error, "a job was not done; trying again");
+        }
+    }
+}
