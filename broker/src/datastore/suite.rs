@@ -15,6 +15,7 @@ use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
 use sotto_common::random::os_rng;
 use sotto_common::selector::Policy;
+use sotto_common::service::config::SecretFile;
 use sotto_common::testing::postgres::Server;
 use sotto_common::time::Timestamp;
 
@@ -33,7 +34,10 @@ macro_rules! suite {
             epochs_are_overdue_at_their_end_or_a_day_beside_the_next,
             acts_of_operators_are_recorded,
             publications_are_listed_latest_first_and_counted_by_state,
-            an_ended_publication_loses_its_header,
+            an_ended_publication_loses_its_header_and_its_object,
+            what_has_moved_is_told_by_generation,
+            an_upload_is_its_chunks_in_order,
+            what_is_sealed_opens_under_a_later_key_too,
             versions_and_salts_are_remembered,
             sessions_count_their_batches_and_forget_when_closed,
             the_session_unused_for_longest_is_the_probers_own_and_open,
@@ -47,6 +51,9 @@ macro_rules! suite {
             concurrent_readers_that_write_lose_no_update,
             a_bound_holds_for_writers_that_each_see_room,
             what_two_writers_put_is_there_once,
+            a_lease_runs_out_by_the_clock_of_the_ledger,
+            generations_count_up,
+            a_job_is_one_brokers_until_its_lease_runs_out_or_it_is_removed,
         );
     };
     ($engine:ident, $open:path: $($case:ident,)*) => {
@@ -68,9 +75,28 @@ macro_rules! suite {
 suite!(sqlite_engine, super::open_sqlite);
 suite!(postgres_engine, super::open_postgres);
 
+/// Lines of key files.
+const KEYS: [&str; 2] = [
+    "00000001 0101010101010101010101010101010101010101010101010101010101010101",
+    "00000002 0202020202020202020202020202020202020202020202020202020202020202",
+];
+
+/// A cipher with these keys, the first one sealing; without keys nothing is sealed.
+fn cipher(keys: &[&str]) -> ColumnCipher {
+    use std::os::unix::fs::PermissionsExt as _;
+    if keys.is_empty() {
+        return ColumnCipher::off();
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), keys.join("\n")).expect("written");
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(file.path(), private).expect("set");
+    ColumnCipher::load(&SecretFile(file.path().to_owned())).expect("keys")
+}
+
 async fn open_sqlite() -> Option<(Datastore, tempfile::TempDir)> {
     let dir = tempfile::tempdir().expect("a folder");
-    let store = Datastore::open_file(&dir.path().join("ledger.db")).await;
+    let store = Datastore::open_file(&dir.path().join("ledger.db"), cipher(&KEYS[..1])).await;
     Some((store.expect("opened"), dir))
 }
 
@@ -78,7 +104,7 @@ async fn open_sqlite() -> Option<(Datastore, tempfile::TempDir)> {
 async fn open_postgres() -> Option<(Datastore, ())> {
     let url = postgres_database()?;
     let options = url.parse().expect("a URL");
-    let store = Datastore::open_server(options).await;
+    let store = Datastore::open_server(options, cipher(&KEYS[..1])).await;
     Some((store.expect("opened"), ()))
 }
 
@@ -106,12 +132,14 @@ mod hits;
 mod membership;
 mod probes;
 mod publications;
+mod replicas;
 
 use concurrency::*;
 use hits::*;
 use membership::*;
 use probes::*;
 use publications::*;
+use replicas::*;
 
 #[test]
 fn every_storage_method_has_a_case() {
@@ -121,12 +149,13 @@ fn every_storage_method_has_a_case() {
         include_str!("suite/publications.rs"),
         include_str!("suite/probes.rs"),
         include_str!("suite/hits.rs"),
+        include_str!("suite/replicas.rs"),
         include_str!("suite/concurrency.rs"),
         include_str!("suite.rs"),
     ]
     .concat();
     let (traits, _) = traits
-        .split_once("pub(crate) enum Datastore")
+        .split_once("pub(crate) struct Datastore")
         .expect("traits, then the ledger");
     let missing: Vec<_> = traits
         .lines()

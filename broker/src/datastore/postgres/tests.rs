@@ -5,12 +5,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::ErrorCode;
+use sotto_common::ids::ReplicaId;
+use sotto_common::random::os_rng;
+use sotto_common::time::Timestamp;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, query};
+use std::time::Duration;
 
 use super::engine::Mark;
 use super::*;
 use crate::datastore::suite::postgres_database;
+use crate::datastore::{Datastore, Signal};
 
 async fn open(options: &PgConnectOptions) -> Postgres {
     Postgres::open(options.clone()).await.expect("opened")
@@ -92,7 +97,7 @@ async fn a_session_that_the_server_ends_is_unavailable_and_the_next_one_works() 
     };
     let store = open(&url.parse().expect("a URL")).await;
     let ended: Result<()> = store
-        .run_tx("ended", |connection| {
+        .run_tx("ended", None, |connection| {
             async move {
                 query("SELECT pg_terminate_backend(pg_backend_pid())")
                     .execute(connection)
@@ -107,7 +112,7 @@ async fn a_session_that_the_server_ends_is_unavailable_and_the_next_one_works() 
     assert_eq!(error.code, ErrorCode::Unavailable);
     assert!(error.retry_after.is_some());
     let next = store
-        .run_tx("next", |_| async move { Ok(7) }.scope_boxed())
+        .run_tx("next", None, |_| async move { Ok(7) }.scope_boxed())
         .await;
     assert_eq!(next.expect("committed"), 7);
     store.close().await;
@@ -137,13 +142,12 @@ async fn a_transaction_that_met_another_is_counted_once_and_its_retry_beside_it(
     let recording = metrics::set_default_local_recorder(&recorder);
     let store = open(&url.parse().expect("a URL")).await;
     let runs = &AtomicU32::new(0);
-    let put = store.run_tx("put_mark", |connection| {
+    let put = store.run_tx("put_mark", None, |connection| {
         async move {
-            let mark = Mark([9; 16]);
-            mark.put(connection).await?;
+            mark(9).put(connection).await?;
             if runs.fetch_add(1, Ordering::Relaxed) == 0 {
                 // Twice the same: as if another had come between.
-                mark.put(connection).await?;
+                mark(9).put(connection).await?;
             }
             Ok(())
         }
@@ -176,4 +180,121 @@ fn what_says_nothing_about_the_statement_passes() {
     for code in ["23505", "42601", "28P01", "3D000", "22021", "XX000", ""] {
         assert!(!passes(code), "{code}");
     }
+}
+
+/// A broker's ledger, and another connection to the same database.
+async fn joined() -> Option<(Datastore, ReplicaId, PgConnection)> {
+    let url = postgres_database()?;
+    let options = url.parse().expect("a URL");
+    let store = Datastore::open_server(options, ColumnCipher::off()).await;
+    let store = store.expect("opened");
+    let id = ReplicaId::generate(Timestamp::from_seconds(1), &mut os_rng());
+    let put = store.run_tx_as(Some(id), "join", |tx| {
+        async move { tx.put_replica(id, 0, Duration::from_mins(1)).await }.scope_boxed()
+    });
+    put.await.expect("joined");
+    store.commit_as(id);
+    let other = PgConnection::connect(&url).await.expect("connected");
+    Some((store, id, other))
+}
+
+async fn put_community(store: &Datastore, name: &str) -> Result<bool> {
+    let name: &sotto_common::ids::CommunityId = &name.parse().expect("a community");
+    let now = Timestamp::from_seconds(1);
+    store
+        .run_tx("put", |tx| {
+            async move { tx.put_community(name, b"profile", now).await }.scope_boxed()
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_removed_broker_commits_nothing_until_it_has_joined_again() {
+    let Some((store, id, mut other)) = joined().await else {
+        return;
+    };
+    assert!(put_community(&store, "before").await.expect("committed"));
+    let remove = "DELETE FROM replicas";
+    query(remove).execute(&mut other).await.expect("removed");
+    let error = put_community(&store, "after").await.expect_err("removed");
+    assert_eq!(error.code, ErrorCode::Unavailable);
+    // Not even as the same one again: that would bring its old filters back with it.
+    let rejoined = ReplicaId::generate(Timestamp::from_seconds(2), &mut os_rng());
+    assert_ne!(rejoined, id);
+    let put = store.run_tx_as(Some(rejoined), "join", |tx| {
+        async move { tx.put_replica(rejoined, 0, Duration::from_mins(1)).await }.scope_boxed()
+    });
+    put.await.expect("joined");
+    put_community(&store, "after").await.expect_err("not yet");
+    store.commit_as(rejoined);
+    assert!(put_community(&store, "after").await.expect("committed"));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_broker_is_removed_only_once_what_it_is_about_to_commit_has_ended() {
+    let Some((store, id, mut other)) = joined().await else {
+        return;
+    };
+    // A broker that was stopped between the last statement of a transaction and its COMMIT.
+    let mut frozen = other.begin().await.expect("begun");
+    let about = Mark {
+        id: [1; 16],
+        replica: Some(id),
+    };
+    about.put(&mut frozen).await.expect("put");
+    let remove = store.run_tx_as(None, "remove", |tx| {
+        async move { tx.delete_replica(id).await }.scope_boxed()
+    });
+    let mut remove = std::pin::pin!(remove);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut remove).await;
+    early.expect_err("it waits");
+    frozen.commit().await.expect("committed");
+    remove.await.expect("removed");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_transaction_begun_before_the_removal_does_not_survive_it() {
+    let Some((store, id, mut other)) = joined().await else {
+        return;
+    };
+    let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE";
+    query(begin).execute(&mut other).await.expect("begun");
+    // Its snapshot is taken: it still sees the broker.
+    let seen = query("SELECT 1 FROM replicas").fetch_all(&mut other).await;
+    assert_eq!(seen.expect("read").len(), 1);
+    let remove = store.run_tx_as(None, "remove", |tx| {
+        async move { tx.delete_replica(id).await }.scope_boxed()
+    });
+    remove.await.expect("removed");
+    let late = Mark {
+        id: [2; 16],
+        replica: Some(id),
+    };
+    late.put(&mut other).await.expect_err("refused");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_one_broker_announces_wakes_those_who_wait_at_another() {
+    let Some(url) = postgres_database() else {
+        return;
+    };
+    let open = async || {
+        let options = url.parse().expect("a URL");
+        let store = Datastore::open_server(options, ColumnCipher::off()).await;
+        store.expect("opened")
+    };
+    let (one, other) = (open().await, open().await);
+    let mut waiting = other.wakeups().listen(Signal::Hits);
+    // What comes of looking all the same does not count: 20 in a row cannot.
+    for _ in 0..20 {
+        waiting.mark_unchanged();
+        one.wakeups().announce(Signal::Hits);
+        let woken = tokio::time::timeout(Duration::from_secs(10), waiting.changed()).await;
+        woken.expect("in time").expect("open");
+    }
+    one.close().await;
+    other.close().await;
 }
