@@ -121,11 +121,13 @@ impl OpenLedger {
     }
 }
 
-/// A digest of every row of every table. Marks of commits are no content.
+/// A digest of every row of every table, but for those that the broker writes to by itself.
 async fn contents(server: &mut PgConnection) -> String {
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT table_name::text FROM information_schema.tables
-         WHERE table_schema = 'public' AND table_name <> 'commit_marks' ORDER BY table_name",
+         WHERE table_schema = 'public'
+           AND table_name NOT IN ('commit_marks', 'replicas', 'replica_leases', 'jobs')
+         ORDER BY table_name",
     )
     .fetch_all(&mut *server)
     .await
@@ -151,15 +153,28 @@ async fn open_file(data_dir: &Path, read_only: bool) -> SqliteConnection {
     connected.expect("the ledger can be opened")
 }
 
-/// Uploads and filters of a broker, with their lengths.
+/// Objects and copies of filters of a broker, with their lengths.
 pub fn filter_files(data_dir: &Path) -> BTreeMap<PathBuf, u64> {
-    ["uploads", "filters"]
-        .iter()
-        .flat_map(|folder| std::fs::read_dir(data_dir.join(folder)).expect("a folder"))
-        .map(|entry| {
-            let entry = entry.expect("an entry");
-            let length = entry.metadata().map_or(0, |metadata| metadata.len());
-            (entry.path(), length)
-        })
+    let mut files = BTreeMap::new();
+    let mut folders = vec![data_dir.join("objects"), data_dir.join("cache")];
+    while let Some(folder) = folders.pop() {
+        // A folder of a publication may go while this looks.
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(metadata) = path.metadata() {
+                files.insert(path, metadata.len());
+            }
+        }
+    }
+    files
+}
+
+/// The copies that a broker tests probes against.
+pub fn mapped_files(data_dir: &Path) -> Vec<PathBuf> {
+    let mapped = filter_files(data_dir).into_keys();
+    mapped
+        .filter(|path| path.starts_with(data_dir.join("cache")))
         .collect()
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sotto_broker::config::Config;
+use sotto_broker::config::{Config, ObjectsUrl};
 use sotto_broker::serve::BoundBroker;
 use sotto_common::error::Result;
 use sotto_common::filter::DEFAULT_K;
@@ -143,6 +143,9 @@ impl Sandbox {
             data_dir: self.data_dir(),
             ledger: self.ledger.setting().parse().expect("a ledger"),
             ledger_password_file: None,
+            ledger_keys_file: None,
+            objects: ObjectsUrl::Local,
+            objects_credentials_file: None,
             tls: self.tls.clone(),
             connections: ConnectionLimits::default(),
             log: LogConfig::default(),

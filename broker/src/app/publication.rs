@@ -20,7 +20,7 @@ use self::checks::{
     check_chunk, check_header, header_of, is_final, known_publication, offer_of, own_publication,
     record_of, salt_digest, switch,
 };
-use self::stacks::end;
+use self::stacks::{Moves, end};
 use super::{Broker, active_epoch, blocking, enrolled};
 use crate::cache::Part;
 use crate::datastore::{ChunkRecord, PublicationRecord, StackKey};
@@ -332,7 +332,7 @@ impl Broker {
             ..record.clone()
         };
         let now = self.now();
-        let (active, moves) = self
+        let switched = self
             .store
             .run_tx("activate_publication", |tx| {
                 async move {
@@ -345,7 +345,18 @@ impl Broker {
                 }
                 .scope_boxed()
             })
-            .await?;
+            .await;
+        let (active, moves) = match switched {
+            Ok(switched) => switched,
+            Err(error) => {
+                // Out of reach, the ledger may have taken it all the same.
+                if error.code != ErrorCode::Unavailable {
+                    self.cache.remove(record.id, &record.digest);
+                    self.delete_objects(Moves::of(checked.object.clone())).await;
+                }
+                return Err(error);
+            }
+        };
         self.until_all_match(active.generation).await?;
         self.delete_objects(moves).await;
         Ok(active)

@@ -9,7 +9,7 @@ use sotto_common::secret::{Selector, Tag};
 use sotto_common::selector::Policy::Phone;
 use sotto_proto::v1;
 use sotto_proto::v1::PublicationState;
-use sotto_tests::ledger::filter_files;
+use sotto_tests::ledger::mapped_files;
 use sotto_tests::probe::{Pair, all_at};
 use sotto_tests::sandbox::{found, profile};
 use sotto_tests::{BrokerProcess, Draft, TestNode, matched, phones, seed};
@@ -145,11 +145,8 @@ async fn a_filter_is_wholly_active_or_not_at_all_when_the_broker_is_killed_at_it
         let actives = actives
             .filter(|p| p.state() == PublicationState::Active)
             .count();
-        let sealed = filter_files(&process.data_dir());
-        let sealed = sealed
-            .keys()
-            .filter(|path| path.parent().expect("a folder").ends_with("filters"));
-        assert_eq!(sealed.count(), actives, "no file is left over");
+        let mapped = mapped_files(&process.data_dir());
+        assert_eq!(mapped.len(), actives, "no file is left over");
         if !took {
             nl.activate(draft.id())
                 .await

@@ -8,7 +8,7 @@ use std::process::Command;
 use sotto_common::error::ErrorCode;
 use sotto_common::selector::Policy::Phone;
 use sotto_proto::v1::PublicationState;
-use sotto_tests::ledger::TestLedger;
+use sotto_tests::ledger::{TestLedger, filter_files, mapped_files};
 use sotto_tests::sandbox::{found, profile};
 use sotto_tests::{BrokerProcess, assert_refused, phones, refusal};
 use tonic::Code;
@@ -41,25 +41,29 @@ async fn an_upload_to_a_full_disk_is_refused_and_goes_on_once_there_is_room() {
     let more = (0..10_000u128).map(|n| sotto_common::secret::Tag::new(n.to_be_bytes()));
     let draft = nl.draft_of_tags(Phone, tags.chain(more).collect()).await;
     nl.announce(&draft).await.expect("announced");
-    let room = draft.bits.len() as u64 / 2 + 1000;
-    limit_files(&process, &room.to_string());
 
+    limit_files(&process, "2048");
     let mut acknowledged = 0;
     let refused = nl.upload(&draft, 0, |so_far| acknowledged = so_far).await;
     assert_refused(refused, Code::Unavailable, ErrorCode::Unavailable);
-    // The chunk that did not fit is wholly absent.
-    assert_eq!(acknowledged, room / 4096 * 4096);
+    assert_eq!(
+        acknowledged, 0,
+        "a chunk that does not fit is wholly absent"
+    );
     let offset = nl.announce(&draft).await.expect("reading needs no room");
-    assert_eq!(offset, acknowledged);
-    let refused = nl.upload(&draft, offset, |_| ()).await;
-    assert_refused(refused, Code::Unavailable, ErrorCode::Unavailable);
-    let refused = nl.activate(draft.id()).await;
-    assert_refused(refused, Code::InvalidArgument, ErrorCode::FilterLength);
+    assert_eq!(offset, 0);
+    assert!(filter_files(&process.data_dir()).is_empty());
 
     limit_files(&process, "unlimited");
-    nl.upload(&draft, offset, |_| ())
-        .await
-        .expect("there is room");
+    nl.upload(&draft, 0, |_| ()).await.expect("there is room");
+    limit_files(&process, &(draft.bits.len() / 2).to_string());
+    let refused = nl.activate(draft.id()).await;
+    assert_refused(refused, Code::Unavailable, ErrorCode::Unavailable);
+    assert!(mapped_files(&process.data_dir()).is_empty());
+    let again = nl.announce(&draft).await.expect("reading needs no room");
+    assert_eq!(again, draft.bits.len() as u64, "its upload is still there");
+
+    limit_files(&process, "unlimited");
     nl.activate(draft.id()).await.expect("active");
     let found = de.ask(Phone, &values[..50]).await.expect("answered");
     assert_eq!(found.refs.len(), 50);

@@ -24,16 +24,23 @@ pub(super) struct Moves {
     pub(super) objects: Vec<ObjectKey>,
 }
 
+impl Moves {
+    /// Nothing moved, but this is of no use any more.
+    pub(super) fn of(objects: impl IntoIterator<Item = ObjectKey>) -> Self {
+        Self {
+            generation: 0,
+            objects: objects.into_iter().collect(),
+        }
+    }
+}
+
 /// Ends publications, and forgets their headers, with them their salts, and their chunks.
 pub(super) async fn end(
     tx: &mut (dyn Tx + '_),
     gone: Vec<PublicationRecord>,
     state: PublicationState,
 ) -> Result<Moves> {
-    let mut moves = Moves {
-        generation: 0,
-        objects: vec![],
-    };
+    let mut moves = Moves::of([]);
     if gone.is_empty() {
         return Ok(moves);
     }
