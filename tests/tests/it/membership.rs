@@ -408,8 +408,8 @@ async fn filters_of_an_epoch_that_ended_just_before_a_kill_are_deleted_after_it(
     nl.announce(&upload).await.expect("announced");
     nl.upload(&upload, 0, |_| ()).await.expect("uploaded");
     sandbox.stop().await;
-    // The filter, its copy, and a chunk.
-    assert_eq!(filter_files(&sandbox.data_dir()).len(), 3);
+    // The filter, its copy, and two chunks.
+    assert_eq!(filter_files(&sandbox.data_dir()).len(), 4);
     // The end of the epoch was durable, the end of its filters was not.
     sandbox
         .change_ledger("UPDATE epochs SET state = 'ENDED'")
