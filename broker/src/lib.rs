@@ -5,6 +5,11 @@
 //! (the ledger), `objects` and `cache` (the stored filters) and `matcher` (the active ones). SQL
 //! stands in `datastore` only, tonic in `rpc` and `serve` only.
 
+#![expect(
+    clippy::duplicate_mod,
+    reason = "`datastore/sql` is one text that both engines compile, each with its own types"
+)]
+
 mod app;
 mod cache;
 pub mod cli;

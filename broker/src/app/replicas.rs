@@ -189,9 +189,10 @@ impl Broker {
         let mut failing = 0;
         loop {
             ticks.tick().await;
-            failing = match self.standing.failing.load(Ordering::Acquire) {
-                true => failing + 1,
-                false => 0,
+            failing = if self.standing.failing.load(Ordering::Acquire) {
+                failing + 1
+            } else {
+                0
             };
             if failing > RENEWALS_WHILE_FAILING {
                 tracing::error!(
@@ -235,13 +236,16 @@ impl Broker {
             .await;
         if let Err(error) = renewed {
             drop(reported);
-            return match self.replicas().await?.iter().any(|r| r.id == id) {
-                true => Err(error),
-                false => {
-                    tracing::warn!("the other brokers have removed this one");
-                    self.join().await
-                }
-            };
+            let here = self
+                .replicas()
+                .await?
+                .iter()
+                .any(|replica| replica.id == id);
+            if here {
+                return Err(error);
+            }
+            tracing::warn!("the other brokers have removed this one");
+            return self.join().await;
         }
         if *reported != generation {
             *reported = generation;

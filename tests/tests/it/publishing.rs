@@ -37,7 +37,11 @@ async fn refuses_bits(change: impl FnOnce(&TestNode, Draft) -> Draft, code: Code
     assert_eq!(listed.publications[0].state(), PublicationState::Refused);
     assert_eq!(nl.last_version(1, Phone).await.expect("listed"), 1);
     let files = sotto_tests::ledger::filter_files(&sandbox.data_dir());
-    assert_eq!(files.len(), 2, "only the active filter and its copy: {files:?}");
+    assert_eq!(
+        files.len(),
+        2,
+        "only the active filter and its copy: {files:?}"
+    );
     assert_eq!(de.find(Phone, &phones(0..10)).await.len(), 3);
     // Refused for good: the same header cannot be used again.
     let state = nl.activate(draft.id()).await;
