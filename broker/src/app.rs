@@ -51,7 +51,8 @@ pub(crate) struct Broker {
 
 impl Broker {
     /// Maps the active filters, and takes a place among the brokers on the ledger. `replica_file`
-    /// names, in the data folder, which of them the last run was.
+    /// names, in the data folder, which of them the last run was. Filters that are lost keep it from
+    /// starting, or their publications are ended.
     ///
     /// # Errors
     /// If the ledger, the object store or the cache cannot be used, or a filter is not what was
@@ -62,6 +63,7 @@ impl Broker {
         cache: Cache,
         replica_file: PathBuf,
         clock: Arc<dyn Clock>,
+        end_lost_filters: bool,
     ) -> Result<Self> {
         let broker = Self {
             store,
@@ -73,8 +75,14 @@ impl Broker {
             uploads: std::array::from_fn(|_| Mutex::new(())),
             standing: Standing::new(replica_file),
         };
+        if !broker.objects.may_be_shared() {
+            broker.check_alone().await?;
+        }
         broker.clear_cache().await?;
-        broker.join().await?;
+        if end_lost_filters {
+            broker.end_lost_filters().await?;
+        }
+        broker.join(None).await?;
         Ok(broker)
     }
 

@@ -55,6 +55,10 @@ enum Command {
         /// Its configuration; `SOTTO_BROKER__…` variables go over it.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// End the publications whose filters the object store has lost, e.g. after a backup was
+        /// restored, instead of not starting; their holders must publish again.
+        #[arg(long)]
+        end_lost_filters: bool,
     },
     /// A throw-away certificate authority, for laboratories and the quickstart.
     #[command(subcommand)]
@@ -117,7 +121,10 @@ pub fn run(cli: Cli) -> ExitCode {
 
 async fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Serve { config } => serve(&config).await,
+        Command::Serve {
+            config,
+            end_lost_filters,
+        } => serve(&config, end_lost_filters).await,
         Command::LabPki(command) => lab_pki::run(command),
         command => {
             let client = operator::Client::new(cli.client.as_deref(), cli.output)?;
@@ -133,8 +140,9 @@ async fn dispatch(cli: Cli) -> Result<()> {
     }
 }
 
-async fn serve(file: &std::path::Path) -> Result<()> {
-    let config: Config = config::load(PROGRAM, Some(file))?;
+async fn serve(file: &std::path::Path, end_lost_filters: bool) -> Result<()> {
+    let mut config: Config = config::load(PROGRAM, Some(file))?;
+    config.end_lost_filters = end_lost_filters;
     telemetry::init(&config.log)?;
     let stop = shutdown::on_signal()?;
     let bound = BoundBroker::bind(config, Arc::new(SystemClock), stop)

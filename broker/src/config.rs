@@ -48,6 +48,10 @@ pub struct Config {
     /// File of mode 0600 with the credentials for the bucket.
     #[serde(default)]
     pub objects_credentials_file: Option<SecretFile>,
+    /// End the publications whose filters are lost, instead of not starting; of the command line
+    /// only, for one start.
+    #[serde(skip)]
+    pub end_lost_filters: bool,
     /// Certificate, key and authorities.
     pub tls: TlsConfig,
     /// Bounds on connections.

@@ -59,6 +59,7 @@ const DELETES_AT_ONCE: usize = 8;
 #[derive(Clone)]
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
+    may_be_shared: bool,
 }
 
 impl Objects {
@@ -77,7 +78,16 @@ impl Objects {
         credentials: Option<&SecretFile>,
     ) -> Result<Self, ConfigError> {
         let store = open::open(url, data_dir, credentials)?;
-        Ok(Self { store })
+        let may_be_shared = *url != ObjectsUrl::Local;
+        Ok(Self {
+            store,
+            may_be_shared,
+        })
+    }
+
+    /// Whether other brokers can reach it: all but the folder in the broker's own.
+    pub(crate) const fn may_be_shared(&self) -> bool {
+        self.may_be_shared
     }
 
     /// Writes a small object, durably, whole or not at all.

@@ -78,7 +78,8 @@ impl BoundBroker {
         let objects = Objects::open(&config.objects, dir, credentials).map_err(Error::internal)?;
         let cache = Cache::open(dir).map_err(Error::internal)?;
         let replica_file = dir.join("replica");
-        let broker = Broker::start(store, objects, cache, replica_file, clock).await?;
+        let end_lost = config.end_lost_filters;
+        let broker = Broker::start(store, objects, cache, replica_file, clock, end_lost).await?;
         let broker = Arc::new(broker);
         let listener = TcpListener::bind(config.listen)
             .await

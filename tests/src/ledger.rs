@@ -145,6 +145,17 @@ async fn contents(server: &mut PgConnection) -> String {
     format!("{digests:?}")
 }
 
+/// How many sessions of a ledger on a file have their case reference sealed under this key.
+pub async fn case_refs_under(data_dir: &Path, key_id: [u8; 4]) -> i64 {
+    let mut file = open_file(data_dir, true).await;
+    let count = "SELECT count(*) FROM sessions WHERE substr(case_ref_at_rest, 2, 4) = $1";
+    sqlx::query_scalar(count)
+        .bind(&key_id[..])
+        .fetch_one(&mut file)
+        .await
+        .expect("counted")
+}
+
 async fn open_file(data_dir: &Path, read_only: bool) -> SqliteConnection {
     let options = SqliteConnectOptions::new()
         .filename(data_dir.join("ledger.db"))

@@ -12,7 +12,7 @@ use sotto_common::filter::DEFAULT_K;
 use sotto_common::ids::Role;
 use sotto_common::membership::{PolicyProfile, Profile};
 use sotto_common::selector::Policy;
-use sotto_common::service::config::TlsConfig;
+use sotto_common::service::config::{SecretFile, TlsConfig};
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
@@ -37,6 +37,10 @@ pub struct Sandbox {
     tls: TlsConfig,
     address: SocketAddr,
     ledger: TestLedger,
+    /// Whether the next start ends the publications whose filters are lost.
+    pub end_lost_filters: bool,
+    /// The key list of the next start.
+    pub ledger_keys_file: Option<SecretFile>,
     running: Option<Running>,
 }
 
@@ -62,6 +66,8 @@ impl Sandbox {
             clock: MockClock::at(SystemClock.now()),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             ledger,
+            end_lost_filters: false,
+            ledger_keys_file: None,
             running: None,
         };
         sandbox.start().await;
@@ -137,15 +143,21 @@ impl Sandbox {
 
     /// Starts the broker, at the address that it had before if it had one.
     pub async fn start(&mut self) {
+        self.try_start().await.expect("the broker starts");
+    }
+
+    /// As [`Self::start`]; the error is why it does not.
+    pub async fn try_start(&mut self) -> Result<()> {
         let config = Config {
             listen: self.address,
             address_file: None,
             data_dir: self.data_dir(),
             ledger: self.ledger.setting().parse().expect("a ledger"),
             ledger_password_file: None,
-            ledger_keys_file: None,
+            ledger_keys_file: self.ledger_keys_file.clone(),
             objects: ObjectsUrl::Local,
             objects_credentials_file: None,
+            end_lost_filters: self.end_lost_filters,
             tls: self.tls.clone(),
             connections: ConnectionLimits::default(),
             log: LogConfig::default(),
@@ -153,10 +165,11 @@ impl Sandbox {
         };
         let stop = CancellationToken::new();
         let bound = BoundBroker::bind(config, Arc::new(self.clock.clone()), stop.clone());
-        let bound = bound.await.expect("the broker starts");
+        let bound = bound.await?;
         self.address = bound.address();
         let task = tokio::spawn(bound.run());
         self.running = Some(Running { stop, task });
+        Ok(())
     }
 
     /// Stops the broker in good order.

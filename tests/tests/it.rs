@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a module a subject.
 
 mod it {
+    mod at_rest;
     mod crash;
     mod full_disk;
     mod hanging_up;

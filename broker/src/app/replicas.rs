@@ -86,18 +86,22 @@ impl Standing {
 }
 
 impl Broker {
-    /// Catches up with the ledger, and takes a place among the brokers on it.
+    /// Catches up with the ledger, and takes a place among the brokers on it: the first, or that of
+    /// the `removed` one that this broker was, if it has not taken another meanwhile.
     ///
     /// # Errors
     /// If the ledger or the object store cannot be read, or a filter is not what was published.
-    pub(super) async fn join(&self) -> Result<()> {
+    pub(super) async fn join(&self, removed: Option<ReplicaId>) -> Result<()> {
         // What takes long comes before the others have to wait for it.
         let generation = self.catch_up().await?;
         if !self.store.is_shared() {
             return Ok(());
         }
         let mut reported = self.standing.reported.lock().await;
-        let last = self.standing.replica().or(self.standing.predecessor());
+        if self.standing.replica() != removed {
+            return Ok(());
+        }
+        let last = removed.or(self.standing.predecessor());
         let id = ReplicaId::generate(self.now(), &mut os_rng());
         self.store
             .run_tx_as(Some(id), "join", |tx| {
@@ -130,6 +134,24 @@ impl Broker {
         let keep = active.iter().map(|record| (record.id, record.digest));
         let removed = self.cache.sweep(&keep.collect()).map_err(Error::internal)?;
         tracing::info!(active = active.len(), removed, "cache of filters cleared");
+        Ok(())
+    }
+
+    /// Checks that no other broker is on this ledger; the last run in this data folder is none.
+    ///
+    /// # Errors
+    /// What to do, if there is one.
+    pub(super) async fn check_alone(&self) -> Result<()> {
+        let last = self.standing.predecessor();
+        let others = self.replicas().await?;
+        if others
+            .iter()
+            .any(|other| other.live && Some(other.id) != last)
+        {
+            let text = "another broker is on this ledger, and the filters are in a folder of this one \
+                        alone: set `objects` of all of them to one folder or bucket";
+            return Err(Error::internal(text));
+        }
         Ok(())
     }
 
@@ -245,7 +267,7 @@ impl Broker {
                 return Err(error);
             }
             tracing::warn!("the other brokers have removed this one");
-            return self.join().await;
+            return self.join(Some(id)).await;
         }
         if *reported != generation {
             *reported = generation;

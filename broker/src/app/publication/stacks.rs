@@ -1,11 +1,11 @@
 //! The end of publications, and their objects (protocol §5.4, §6).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::TryStreamExt as _;
 use scoped_futures::ScopedFutureExt as _;
-use sotto_common::error::{Error, Result};
+use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, Epoch};
 use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
@@ -138,6 +138,32 @@ impl Broker {
         Ok(())
     }
 
+    /// Ends the publications whose filters are missing in the object store, or not what was
+    /// published, and of which there is no copy: their holders publish again. For one start after a
+    /// backup was restored; nothing else ends what a holder has published.
+    pub(in crate::app) async fn end_lost_filters(&self) -> Result<()> {
+        let active = self
+            .store
+            .read_tx("active_publications", |tx| {
+                async move { tx.get_publications_in(PublicationState::Active).await }.scope_boxed()
+            })
+            .await?;
+        let mut lost = HashSet::new();
+        for record in active {
+            match self.layer(&record).await {
+                Err(error) if error.code == ErrorCode::Internal => {
+                    tracing::warn!(publication = %record.id, holder = %record.holder,
+                        policy = %record.key.policy, "its filter is lost: the publication is ended");
+                    lost.insert(record.id);
+                }
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        self.end_publications("end_lost", |record| lost.contains(&record.id))
+            .await
+    }
+
     /// The filter of an active publication, fetched if need be.
     pub(in crate::app) async fn layer(&self, record: &PublicationRecord) -> Result<Arc<Layer>> {
         let header = header_of(record)?;
@@ -146,7 +172,8 @@ impl Broker {
         let bits = self
             .cache
             .get(&self.objects, object, length, &record.digest)
-            .await?;
+            .await
+            .map_err(|error| lost(record, error))?;
         let facts = LayerFacts {
             publication: record.id,
             version: record.version,
@@ -201,6 +228,21 @@ async fn standing(tx: &mut (dyn Tx + '_)) -> Result<Vec<PublicationRecord>> {
     let mut standing = tx.get_publications_in(PublicationState::Active).await?;
     standing.extend(tx.get_publications_in(PublicationState::Uploading).await?);
     Ok(standing)
+}
+
+/// Says which filter it is, and what can be done.
+fn lost(record: &PublicationRecord, error: Error) -> Error {
+    if error.code != ErrorCode::Internal {
+        return error;
+    }
+    let why = error
+        .source
+        .map_or(error.text, |source| source.to_string().into());
+    Error::internal(format!(
+        "the filter of publication {} of {} for {}: {why}; restore the object store, or start once \
+         with --end-lost-filters: its holder must then publish again",
+        record.id, record.holder, record.key.policy
+    ))
 }
 
 fn no_object() -> Error {

@@ -1,0 +1,143 @@
+//! What the ledger and the object store hold when nobody looks: sealed values, lost filters.
+
+use std::path::Path;
+
+use sotto_common::error::ErrorCode;
+use sotto_common::selector::Policy::Phone;
+use sotto_common::service::config::SecretFile;
+use sotto_proto::v1::PublicationState;
+use sotto_tests::ledger::{TestLedger, case_refs_under, filter_files};
+use sotto_tests::probe::all_at;
+use sotto_tests::sandbox::{found, profile};
+use sotto_tests::{Sandbox, TestNode, phones};
+
+/// The case reference that [`TestNode::opening`] gives.
+const CASE_REF: &[u8] = b"case-7";
+
+const KEYS: [&str; 2] = [
+    "00000001 0101010101010101010101010101010101010101010101010101010101010101",
+    "00000002 0202020202020202020202020202020202020202020202020202020202020202",
+];
+
+fn key_list(sandbox: &Sandbox, lines: &[&str]) -> SecretFile {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = sandbox.path("ledger.keys");
+    std::fs::write(&path, lines.join("\n")).expect("written");
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&path, private).expect("set");
+    SecretFile(path)
+}
+
+async fn sandbox(keys: &[&str]) -> (Sandbox, TestNode) {
+    let mut sandbox = Sandbox::on(TestLedger::File).await;
+    sandbox.stop().await;
+    sandbox.ledger_keys_file = (!keys.is_empty()).then(|| key_list(&sandbox, keys));
+    sandbox.start().await;
+    let nl = sandbox.node("nl-fiu");
+    found(&sandbox.operator(), &profile(), &[&nl]).await;
+    (sandbox, nl)
+}
+
+fn any_file_holds(folder: &Path, needle: &[u8]) -> bool {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    entries
+        .map(|entry| entry.expect("an entry").path())
+        .any(|path| {
+            if path.is_dir() {
+                any_file_holds(&path, needle)
+            } else {
+                let content = std::fs::read(&path).expect("read");
+                content.windows(needle.len()).any(|window| window == needle)
+            }
+        })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_references_and_object_keys_are_in_clear_only_without_keys() {
+    for (keys, in_clear) in [(&KEYS[..0], true), (&KEYS[..1], false)] {
+        let (mut sandbox, nl) = sandbox(keys).await;
+        nl.publish(Phone, &phones(0..3)).await;
+        let mut probe = nl.open(nl.opening(Phone)).await.expect("opened");
+        let answered = probe.batch(0, &nl.pairs(Phone, &phones(0..3))).await;
+        answered.expect("answered");
+        let object = filter_files(&sandbox.data_dir())
+            .into_keys()
+            .find(|path| path.starts_with(sandbox.data_dir().join("objects")))
+            .expect("an object");
+        sandbox.stop().await;
+        let object = object.file_name().expect("a name").as_encoded_bytes();
+        for needle in [CASE_REF, object] {
+            assert_eq!(any_file_holds(&sandbox.data_dir(), needle), in_clear);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_rotate_and_what_an_older_one_sealed_is_sealed_anew() {
+    let (mut sandbox, nl) = sandbox(&KEYS[..1]).await;
+    let opening = nl.opening(Phone);
+    let mut probe = nl.open(opening.clone()).await.expect("opened");
+    let pairs = nl.pairs(Phone, &phones(0..3));
+    let answer = probe.batch(0, &pairs).await.expect("answered");
+    let published = nl.publish(Phone, &phones(0..3)).await;
+    let under = async |id| case_refs_under(&sandbox.data_dir(), [0, 0, 0, id]).await;
+    assert_eq!((under(1).await, under(2).await), (1, 0));
+
+    sandbox.ledger_keys_file = Some(key_list(&sandbox, &[KEYS[1], KEYS[0]]));
+    sandbox.restart().await;
+    let sealed_anew = async || case_refs_under(&sandbox.data_dir(), [0, 0, 0, 2]).await == 1;
+    sandbox.eventually(sealed_anew).await;
+    sandbox.ledger_keys_file = Some(key_list(&sandbox, &KEYS[1..]));
+    sandbox.restart().await;
+    let mut probe = nl.open(opening).await.expect("resumed");
+    assert_eq!(probe.batch(0, &pairs).await.expect("answered"), answer);
+    nl.withdraw(published).await.expect("withdrawn");
+    assert!(filter_files(&sandbox.data_dir()).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_filter_keeps_the_broker_from_starting_until_it_is_ended_on_purpose() {
+    let (mut sandbox, [nl, de]) = Sandbox::with_nodes(["nl-fiu", "de-bka"]).await;
+    de.publish(Phone, &phones(0..3)).await;
+    nl.publish(Phone, &phones(0..3)).await;
+    sandbox.stop().await;
+    // An altered object, whose copy is gone, and a copy that was altered, whose object is good.
+    let files = filter_files(&sandbox.data_dir());
+    let (copies, objects): (Vec<_>, Vec<_>) = files
+        .into_keys()
+        .partition(|path| path.starts_with(sandbox.data_dir().join("cache")));
+    let publication = |path: &Path| {
+        let folder = path.parent().expect("a folder").file_name();
+        folder.expect("a name").to_string_lossy().into_owned()
+    };
+    let lost = publication(&objects[0]);
+    std::fs::write(&objects[0], vec![0; 8192]).expect("altered");
+    for copy in &copies {
+        std::fs::remove_file(copy).expect("removed");
+        if !copy.to_string_lossy().ends_with(&lost) {
+            std::fs::write(copy, vec![0; 8192]).expect("altered");
+        }
+    }
+
+    let error = sandbox.try_start().await.expect_err("a filter is lost");
+    let text = error.source.expect("a text").to_string();
+    assert_eq!(error.code, ErrorCode::Internal);
+    assert!(
+        text.contains(&lost) && text.contains("--end-lost-filters"),
+        "{text}"
+    );
+    sandbox.end_lost_filters = true;
+    sandbox.start().await;
+    sandbox.end_lost_filters = false;
+    let state = async |node: &TestNode| {
+        let listed = node.list_publications(1).await.expect("listed");
+        listed.publications[0].state()
+    };
+    let states = [state(&nl).await, state(&de).await];
+    assert!(
+        states.contains(&PublicationState::Active) && states.contains(&PublicationState::Expired)
+    );
+    de.publish(Phone, &phones(0..3)).await;
+    let found = nl.find(Phone, &phones(0..9)).await;
+    assert_eq!(found, all_at("de-bka", &phones(0..3)));
+}
