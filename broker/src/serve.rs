@@ -118,9 +118,10 @@ impl BoundBroker {
             lock,
         } = self;
         tasks.spawn(jobs::run(Arc::clone(&broker), shutdown.clone()));
-        let follower = Arc::clone(&broker);
-        let stopping = shutdown.clone();
-        tasks.spawn(async move { follower.keep_up(stopping).await });
+        // Calls that are let end still need this broker's place among the others.
+        let drained = CancellationToken::new();
+        let (follower, end) = (Arc::clone(&broker), drained.clone());
+        tasks.spawn(async move { follower.keep_up(end).await });
         tasks.spawn(Arc::clone(&tls).keep_fresh(shutdown.clone()));
         tasks.close();
 
@@ -163,6 +164,7 @@ impl BoundBroker {
             Err(overrun) => tracing::warn!(%overrun, "calls were cut off"),
         }
         shutdown.cancel();
+        drained.cancel();
         tasks.wait().await;
         broker.close().await;
         tracing::info!("broker stopped");
