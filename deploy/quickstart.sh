@@ -610,12 +610,13 @@ printf '\n'
 here=$(printf '%q' "$work")
 
 how_to_stop() {
+    local kill="  kill \$(cat $here/*/process.pid)"
     if [[ $with_postgres ]]; then
-        printf '  kill $(cat %s/*/process.pid)\n ' "$here"
+        printf '%s\n ' "$kill"
         printf ' %q' "${as_server[@]}" "$postgres_bin/pg_ctl" stop -D "$postgres/data"
         printf '\n  rm -rf %q %s' "$postgres" "$here"
     else
-        printf '  kill $(cat %s/*/process.pid); rm -rf %s' "$here" "$here"
+        printf '%s; rm -rf %s' "$kill" "$here"
     fi
 }
 

@@ -1,6 +1,8 @@
-//! The command line: `serve`, the laboratory's certificates, and what operators ask the broker.
+//! The command line: `serve`, the laboratory's certificates, keys for the ledger, and what operators
+//! ask the broker.
 
 mod lab_pki;
+mod ledger;
 mod operator;
 
 use std::path::PathBuf;
@@ -59,6 +61,9 @@ enum Command {
     /// A throw-away certificate authority, for laboratories and the quickstart.
     #[command(subcommand)]
     LabPki(lab_pki::Command),
+    /// Keys that seal what is sensitive in the ledger.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Communities and their profiles.
     #[command(subcommand)]
     Community(operator::CommunityCommand),
@@ -119,6 +124,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Serve { config } => serve(&config).await,
         Command::LabPki(command) => lab_pki::run(command),
+        Command::Ledger(command) => ledger::run(&command),
         command => {
             let client = operator::Client::new(cli.client.as_deref(), cli.output)?;
             match command {
@@ -127,7 +133,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
                 Command::Limits(command) => client.limits(command).await,
                 Command::Epoch(command) => client.epoch(command).await,
                 Command::Quarantine(command) => client.quarantine(command).await,
-                Command::Serve { .. } | Command::LabPki(_) => Ok(()),
+                Command::Serve { .. } | Command::LabPki(_) | Command::Ledger(_) => Ok(()),
             }
         }
     }
