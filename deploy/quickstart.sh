@@ -613,7 +613,7 @@ how_to_stop() {
     local kill="  kill \$(cat $here/*/process.pid)"
     if [[ $with_postgres ]]; then
         printf '%s\n ' "$kill"
-        printf ' %q' "${as_server[@]}" "$postgres_bin/pg_ctl" stop -D "$postgres/data"
+        printf ' %q' "${as_server[@]}" "$postgres_bin/pg_ctl" stop --mode smart -D "$postgres/data"
         printf '\n  rm -rf %q %s' "$postgres" "$here"
     else
         printf '%s; rm -rf %s' "$kill" "$here"

@@ -13,10 +13,10 @@ use super::Result;
   (umask 077 && sotto-broker ledger new-key >> ledger.keys)")]
 pub(super) enum Command {
     /// Print a new key as a line for the key file, and keep it nowhere.
-    #[command(after_help = "The first line of a key file seals, every line opens. A new key comes last \
-                            on every broker first; once all have it, it goes to the first place.
-
-Examples:
+    ///
+    /// The first line of a key file seals, every line opens. A new key comes last on every broker
+    /// first; once all have it, it goes to the first place.
+    #[command(after_help = "Examples:
   (umask 077 && sotto-broker ledger new-key >> ledger.keys)")]
     NewKey,
 }
