@@ -612,6 +612,7 @@ here=$(printf '%q' "$work")
 how_to_stop() {
     local kill="  kill \$(cat $here/*/process.pid)"
     if [[ $with_postgres ]]; then
+        # "smart" waits until the brokers have left the ledger.
         printf '%s\n ' "$kill"
         printf ' %q' "${as_server[@]}" "$postgres_bin/pg_ctl" stop --mode smart -D "$postgres/data"
         printf '\n  rm -rf %q %s' "$postgres" "$here"
