@@ -23,12 +23,15 @@ readonly K=30
 
 usage() {
     cat <<TEXT
-Usage: deploy/quickstart.sh [--once] [--data DIR] [--keep DIR]
+Usage: deploy/quickstart.sh [--once] [--postgres] [--data DIR] [--keep DIR]
 
 Starts one broker and three nodes (nl-fiu, de-bka, fr-pj) on loopback, imports a list of each
 selector type at each node, publishes, probes, and compares the hits with the true overlap.
 
   --once      stop everything at the end and remove the work folder (it stays after a failure)
+  --postgres  two brokers on one throw-away PostgreSQL and one object folder instead: fr-pj talks to
+              the second broker, the others to the first. Needs the programs of PostgreSQL (Debian:
+              postgresql); the server listens on a socket in a private folder, on no port
   --data DIR  take DIR/<type>/{a,b,c}.txt instead of deploy/sample: a goes to nl-fiu, b to de-bka,
               c to fr-pj; a missing file means no such dataset
   --keep DIR  work in DIR, which must be empty or absent, and leave it there
@@ -78,6 +81,22 @@ stop_all() {
     done
 }
 
+# The throw-away PostgreSQL: its folder, and how to call its programs.
+postgres=''
+as_server=()
+postgres_bin=''
+
+# After the brokers, so that they can leave the ledger in good order.
+stop_postgres() {
+    [[ -n $postgres ]] || return 0
+    if [[ -f $postgres/data/postmaster.pid ]]; then
+        "${as_server[@]}" "$postgres_bin/pg_ctl" stop --mode fast -D "$postgres/data" >/dev/null ||
+            printf 'quickstart: PostgreSQL does not stop; its folder is %s\n' "$postgres" >&2
+    fi
+    [[ ! -f $postgres/log ]] || cp "$postgres/log" "$work/postgres.log"
+    [[ -f $postgres/data/postmaster.pid ]] || rm -rf "$postgres"
+}
+
 work=''
 keep=''
 stay=''
@@ -86,6 +105,7 @@ on_exit() {
     trap - EXIT
     [[ $stay ]] && exit "$status"
     stop_all
+    stop_postgres
     if [[ $status -ne 0 && -n $work ]]; then
         printf 'quickstart: everything is stopped; logs and files are in %s\n' "$work" >&2
     elif [[ -n $work && -z $keep ]]; then
@@ -100,10 +120,12 @@ trap 'exit 143' TERM
 # --- arguments -------------------------------------------------------------------------------
 
 once=''
+with_postgres=''
 data=$ROOT/deploy/sample
 while (($#)); do
     case $1 in
         --once) once=1 ;;
+        --postgres) with_postgres=1 ;;
         --data | --keep)
             [[ $# -ge 2 && -n $2 ]] || fail "$1 needs a folder"
             if [[ $1 == --data ]]; then data=$2; else keep=$2; fi
@@ -118,6 +140,29 @@ while (($#)); do
     shift
 done
 
+# The folder of initdb and its siblings: in the path, or where Debian puts them, the newest.
+find_postgres() {
+    local initdb
+    if ! initdb=$(command -v initdb); then
+        initdb=$(compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -n 1) || return 1
+    fi
+    # A link in the path may stand alone; its siblings lie where it leads.
+    initdb=$(readlink -f "$initdb") && postgres_bin=${initdb%/*}
+}
+
+BROKERS=(broker)
+if [[ $with_postgres ]]; then
+    find_postgres || fail 'PostgreSQL is not installed: no initdb in the path or in
+/usr/lib/postgresql/*/bin. On Debian: apt-get install postgresql'
+    BROKERS+=(broker2)
+fi
+readonly BROKERS
+
+# broker_of PARTY: the broker that its node talks to; the first and the last one differ.
+broker_of() {
+    if [[ $1 == "${PARTIES[-1]}" ]]; then printf '%s' "${BROKERS[-1]}"; else printf '%s' "${BROKERS[0]}"; fi
+}
+
 [[ -d $data ]] || fail "there is no folder $data"
 data=$(cd "$data" && pwd)
 if [[ -n $keep ]]; then
@@ -131,7 +176,7 @@ mkdir "$work/lists"
 
 # Settings of another installation shall not reach these processes; SOTTO_LOG may.
 for variable in $(compgen -e); do
-    case $variable in SOTTO_BROKER* | SOTTO_NODE*) unset "$variable" ;; esac
+    case $variable in SOTTO_BROKER* | SOTTO_NODE* | PG[A-Z]*) unset "$variable" ;; esac
 done
 
 # --- programs --------------------------------------------------------------------------------
@@ -152,8 +197,8 @@ command_of() {
     local who=$1 logs=("$1")
     shift
     printf '\n$ %s\n' "$*" >>"$work/$who/commands.log"
-    # When nodes work at the same time, the broker's log is shown once, at the end.
-    ((BASH_SUBSHELL)) || logs+=(broker)
+    # When nodes work at the same time, the brokers' logs are shown once, at the end.
+    ((BASH_SUBSHELL)) || logs+=("${BROKERS[@]}")
     "$@" >>"$work/$who/commands.log" 2>&1 || fail "$who: failed: ${*##*/}" "${logs[@]}"
 }
 
@@ -178,7 +223,7 @@ each_node() {
     done
     for child in "${children[@]}"; do wait "$child" || failed=1; done
     children=()
-    [[ -z $failed ]] || fail 'a node has failed' broker
+    [[ -z $failed ]] || fail 'a node has failed' "${BROKERS[@]}"
 }
 
 # --- lists: canonical values, sizes, true overlaps -------------------------------------------
@@ -236,10 +281,13 @@ class_for() {
 # other unit's node lets in.
 
 say 'making throw-away authorities and certificates'
-mkdir -p "$work/broker" "$work/pki"
+mkdir -p "$work/pki" "${BROKERS[@]/#/$work/}"
 pki create --dir "$work/pki" --trust-domain "$TRUST_DOMAIN"
-pki issue --dir "$work/pki" --role broker --name quickstart --dns localhost --ip 127.0.0.1 \
-    --out "$work/broker/broker"
+# All brokers are one to the nodes: each has a key of its own, in the same name.
+for broker in "${BROKERS[@]}"; do
+    pki issue --dir "$work/pki" --role broker --name quickstart --dns localhost --ip 127.0.0.1 \
+        --out "$work/$broker/broker"
+done
 pki issue --dir "$work/pki" --role operator --name quickstart --out "$work/operator"
 
 # tls CERTIFICATE-PREFIX CA: the section of a configuration file.
@@ -255,7 +303,37 @@ TOML
 
 log_section() { printf '[log]\nformat = "human"\n'; }
 
-# --- broker ----------------------------------------------------------------------------------
+# --- PostgreSQL ------------------------------------------------------------------------------
+# In a folder of its own, of mode 0700, which alone decides who gets at the socket in it. It refuses
+# to run as root: then it runs as the user postgres or nobody, who cannot enter the work folder.
+
+# server_command PROGRAM ARGUMENTS…: runs a program of PostgreSQL. The server that pg_ctl leaves
+# behind shall hold neither a pipe nor the terminal open.
+server_command() {
+    local program=$1
+    shift
+    "${as_server[@]}" "$postgres_bin/$program" "$@" </dev/null >>"$work/broker/commands.log" 2>&1 ||
+        fail "PostgreSQL: failed: $program $*" broker
+}
+
+start_postgres() {
+    local user=''
+    postgres=$(mktemp -d "${TMPDIR:-/tmp}/sotto-pg.XXXXXX")
+    if ((EUID == 0)); then
+        for user in postgres nobody ''; do ! id "$user" &>/dev/null || break; done
+        [[ $user ]] || fail 'PostgreSQL does not run as root, and there is no user postgres or nobody'
+        chown "$user:" "$postgres"
+        as_server=(setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups
+            env "--chdir=$postgres")
+    fi
+    server_command initdb --pgdata "$postgres/data" --username sotto --auth trust \
+        --encoding UTF8 --locale C --no-sync
+    server_command pg_ctl start --wait -D "$postgres/data" --log "$postgres/log" \
+        -o "-k '$postgres' -c listen_addresses= -c max_connections=100"
+    server_command createdb --host "$postgres" --username sotto sotto
+}
+
+# --- brokers ---------------------------------------------------------------------------------
 
 # start WHO PROGRAM: starts `serve`, and waits until it says where it listens.
 start() {
@@ -274,21 +352,37 @@ start() {
 
 port_of() { local address && address=$(<"$work/$1/address") && printf '%s' "${address##*:}"; }
 
-cat >"$work/broker/config.toml" <<TOML
-listen = "127.0.0.1:0"
-address_file = "$work/broker/address"
-data_dir = "$work/broker/data"
+# Where the brokers keep what they share; one alone keeps all in its own folder.
+shared_settings() {
+    [[ $with_postgres ]] || return 0
+    cat <<TOML
+ledger = "postgres:///sotto?host=$postgres&user=sotto"
+objects = "file://$work/objects"
+TOML
+}
 
-$(tls "$work/broker/broker" "$work/pki/ca.pem")
+if [[ $with_postgres ]]; then
+    start_postgres
+    mkdir -m 700 "$work/objects"
+    say "PostgreSQL runs in $postgres"
+fi
+for broker in "${BROKERS[@]}"; do
+    cat >"$work/$broker/config.toml" <<TOML
+listen = "127.0.0.1:0"
+address_file = "$work/$broker/address"
+data_dir = "$work/$broker/data"
+$(shared_settings)
+
+$(tls "$work/$broker/broker" "$work/pki/ca.pem")
 
 $(log_section)
 TOML
-start broker "$BROKER_PROGRAM"
-broker_port=$(port_of broker)
-say "broker listens on port $broker_port"
+    start "$broker" "$BROKER_PROGRAM"
+    say "$broker listens on port $(port_of "$broker")"
+done
 
 cat >"$work/operator.toml" <<TOML
-endpoint = "https://127.0.0.1:$broker_port"
+endpoint = "https://127.0.0.1:$(port_of broker)"
 
 $(tls "$work/operator" "$work/pki/ca.pem")
 TOML
@@ -326,7 +420,7 @@ address_file = "$home/address"
 custodians = ["${NODE[$CUSTODIAN]}"]
 
 [broker]
-endpoint = "https://127.0.0.1:$broker_port"
+endpoint = "https://127.0.0.1:$(port_of "$(broker_of "$1")")"
 
 $(tls "$home/node" "$home/ca.pem")
 
@@ -387,7 +481,7 @@ until_so() {
         ! "$@" || return 0
         sleep 0.2
     done
-    fail "$text" "${NODE[@]}" broker
+    fail "$text" "${NODE[@]}" "${BROKERS[@]}"
 }
 
 # An epoch is sealed to the members whose key statement the broker has: each node hands in its own
@@ -460,7 +554,7 @@ compare() {
     for prober in "${PARTIES[@]}"; do
         # In the list: hit, policy, holder, state, dataset, record, canonical value, and more.
         ask "${NODE[$prober]}" analyst hits ls --all >"$work/hits" ||
-            fail 'cannot list hits' "${NODE[$prober]}" broker
+            fail 'cannot list hits' "${NODE[$prober]}" "${BROKERS[@]}"
         for type in "${TYPES[@]}"; do
             held "$type" "$prober" || continue
             for holder in "${PARTIES[@]}"; do
@@ -514,6 +608,19 @@ awk -F '\t' '{ printf "%-15s %-7s %-7s %8d %9d %7d %7d\n", $1 "/1", $2, $3, $4, 
 printf '\n'
 
 here=$(printf '%q' "$work")
+
+how_to_stop() {
+    local kill="  kill \$(cat $here/*/process.pid)"
+    if [[ $with_postgres ]]; then
+        # "smart" waits until the brokers have left the ledger.
+        printf '%s\n ' "$kill"
+        printf ' %q' "${as_server[@]}" "$postgres_bin/pg_ctl" stop --mode smart -D "$postgres/data"
+        printf '\n  rm -rf %q %s' "$postgres" "$here"
+    else
+        printf '%s; rm -rf %s' "$kill" "$here"
+    fi
+}
+
 if [[ -z $once && $missed -eq 0 && $false_hits -le $bound ]]; then
     cat <<TEXT
 The processes stay up. Next, for example:
@@ -528,7 +635,7 @@ The processes stay up. Next, for example:
 
 To stop them:
 
-  kill \$(cat $here/*/process.pid); rm -rf $here
+$(how_to_stop)
 
 TEXT
     stay=1
@@ -536,7 +643,7 @@ fi
 
 printf 'quickstart: %d hits, %d expected, %d missed, %d false\n' "$found" "$expected" "$missed" "$false_hits"
 if [[ $missed -gt 0 ]]; then
-    fail 'overlaps were missed' "${NODE[@]}" broker
+    fail 'overlaps were missed' "${NODE[@]}" "${BROKERS[@]}"
 elif [[ $false_hits -gt $bound ]]; then
-    fail "more false hits than the filters' bound of $bound" "${NODE[@]}" broker
+    fail "more false hits than the filters' bound of $bound" "${NODE[@]}" "${BROKERS[@]}"
 fi

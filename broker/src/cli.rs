@@ -1,6 +1,8 @@
-//! The command line: `serve`, the laboratory's certificates, and what operators ask the broker.
+//! The command line: `serve`, the laboratory's certificates, keys for the ledger, and what operators
+//! ask the broker.
 
 mod lab_pki;
+mod ledger;
 mod operator;
 
 use std::path::PathBuf;
@@ -63,6 +65,9 @@ enum Command {
     /// A throw-away certificate authority, for laboratories and the quickstart.
     #[command(subcommand)]
     LabPki(lab_pki::Command),
+    /// Keys that seal what is sensitive in the ledger.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Communities and their profiles.
     #[command(subcommand)]
     Community(operator::CommunityCommand),
@@ -126,6 +131,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
             end_lost_filters,
         } => serve(&config, end_lost_filters).await,
         Command::LabPki(command) => lab_pki::run(command),
+        Command::Ledger(command) => ledger::run(&command),
         command => {
             let client = operator::Client::new(cli.client.as_deref(), cli.output)?;
             match command {
@@ -134,7 +140,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
                 Command::Limits(command) => client.limits(command).await,
                 Command::Epoch(command) => client.epoch(command).await,
                 Command::Quarantine(command) => client.quarantine(command).await,
-                Command::Serve { .. } | Command::LabPki(_) => Ok(()),
+                Command::Serve { .. } | Command::LabPki(_) | Command::Ledger(_) => Ok(()),
             }
         }
     }

@@ -64,3 +64,33 @@ pub struct Config {
     #[serde(default)]
     pub metrics: MetricsConfig,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sotto_common::service::config;
+
+    use super::*;
+
+    #[test]
+    fn every_sample_is_a_configuration() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config");
+        let samples = std::fs::read_dir(folder).expect("samples");
+        let mut replicated = 0;
+        let mut read = 0;
+        for sample in samples {
+            let path = sample.expect("a sample").path();
+            let name = path.file_name().expect("a name").to_string_lossy();
+            if !name.starts_with("broker") {
+                continue;
+            }
+            let config: Config = config::load_from(PROGRAM, Some(&path), []).expect(&name);
+            read += 1;
+            let shares = matches!(config.ledger, Ledger::Postgres(_))
+                && matches!(config.objects, ObjectsUrl::S3(_));
+            replicated += u32::from(shares && config.ledger_keys_file.is_some());
+        }
+        assert_eq!((read, replicated), (2, 1));
+    }
+}
