@@ -95,27 +95,31 @@ impl Broker {
     }
 
     /// Seals what is sealed at rest under the first key of the list: after it another key may go.
+    /// Returns how many values were not under that key.
     ///
     /// # Errors
     /// If the ledger cannot be written, or a value does not open.
-    pub(crate) async fn seal_anew(&self) -> Result<()> {
-        self.store
+    pub(crate) async fn seal_anew(&self) -> Result<u64> {
+        let mut sealed = self
+            .store
             .run_tx("seal_objects", |tx| {
                 async move { tx.update_object_seals().await }.scope_boxed()
             })
             .await?;
-        let mut last = None;
+        let mut next = None;
         loop {
-            last = self
+            let (count, last) = self
                 .store
                 .run_tx("seal_case_refs", |tx| {
-                    async move { tx.update_case_ref_seals(last, SEALS_AT_A_TIME).await }
+                    async move { tx.update_case_ref_seals(next, SEALS_AT_A_TIME).await }
                         .scope_boxed()
                 })
                 .await?;
+            sealed += count;
             if last.is_none() {
-                return Ok(());
+                return Ok(sealed);
             }
+            next = last;
         }
     }
 

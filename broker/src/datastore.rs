@@ -352,12 +352,12 @@ pub(crate) trait AtRestTx: Send {
     /// Of every object key; returns how many were not under that key.
     async fn update_object_seals(&mut self) -> Result<u64>;
     /// Of the case references of at most `limit` sessions after `after`, in the order of their
-    /// ids; returns the last of these sessions.
+    /// ids; returns how many were not under that key, and the last of these sessions.
     async fn update_case_ref_seals(
         &mut self,
         after: Option<SessionId>,
         limit: u32,
-    ) -> Result<Option<SessionId>>;
+    ) -> Result<(u64, Option<SessionId>)>;
 }
 
 /// The ledger.

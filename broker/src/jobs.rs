@@ -14,6 +14,8 @@ use crate::app::Broker;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Job {
+    /// Removes silent brokers, and with them their leases on jobs.
+    Replicas,
     /// Ends the epochs whose time is over (protocol §8).
     Epochs,
     /// Ends the publications whose time is over (protocol §6).
@@ -27,7 +29,8 @@ enum Job {
 }
 
 impl Job {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
+        Self::Replicas,
         Self::Epochs,
         Self::Publications,
         Self::Sessions,
@@ -38,6 +41,7 @@ impl Job {
     /// Its lease's name.
     const fn name(self) -> &'static str {
         match self {
+            Self::Replicas => "replicas",
             Self::Epochs => "epochs",
             Self::Publications => "publications",
             Self::Sessions => "sessions",
@@ -49,7 +53,9 @@ impl Job {
     /// From the end of a pass to the next; the first comes at the start.
     const fn every(self) -> Duration {
         match self {
-            Self::Epochs | Self::Publications | Self::Sessions => Duration::from_secs(10),
+            Self::Replicas | Self::Epochs | Self::Publications | Self::Sessions => {
+                Duration::from_secs(10)
+            }
             Self::Objects | Self::Seals => Duration::from_hours(1),
         }
     }
@@ -60,6 +66,7 @@ impl Job {
             return Ok(());
         }
         match self {
+            Self::Replicas => broker.remove_dead().await,
             Self::Epochs => broker.expire_epochs().await,
             Self::Publications => broker.expire_publications().await,
             Self::Sessions => broker.expire_sessions().await,
@@ -70,7 +77,14 @@ impl Job {
                 }
                 Ok(())
             }
-            Self::Seals => broker.seal_anew().await,
+            Self::Seals => {
+                let sealed = broker.seal_anew().await?;
+                tracing::info!(
+                    sealed,
+                    "everything that is sealed at rest is under the first key"
+                );
+                Ok(())
+            }
         }
     }
 }

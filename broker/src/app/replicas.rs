@@ -16,7 +16,7 @@ use arc_swap::ArcSwapOption;
 use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use scoped_futures::ScopedFutureExt as _;
-use sotto_common::error::{Error, Result};
+use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::ReplicaId;
 use sotto_common::publication::PublicationState;
 use sotto_common::random::os_rng;
@@ -36,7 +36,7 @@ const RENEWALS_WHILE_FAILING: u32 = 5;
 /// How long a call waits for the other brokers before its caller is told to ask again.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How much longer than to its next pass the lease on a job runs.
-const JOB_LEASE_BEYOND: Duration = Duration::from_mins(1);
+const JOB_LEASE_BEYOND: Duration = Duration::from_secs(20);
 /// Filters that are fetched at once.
 const FETCHES: usize = 4;
 
@@ -315,26 +315,30 @@ impl Broker {
                     return Ok(());
                 }
                 if behind.iter().any(|replica| !replica.live) {
-                    self.remove_dead(generation).await?;
+                    self.remove_dead().await?;
                 } else if wakeups.changed().await.is_err() {
                     return Err(Error::unavailable("the broker is stopping"));
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, waited)
-            .await
-            .map_err(|_| Error::unavailable("another broker has not caught up yet: ask again"))?
+        tokio::time::timeout(PATIENCE, waited).await.map_err(|_| {
+            let text = "it took place, but another broker has not caught up yet: ask again";
+            Error::new(ErrorCode::Unavailable, text).retry_after(Duration::from_secs(1))
+        })?
     }
 
-    /// Removes the brokers that are behind and whose lease has run out. This waits for those of
-    /// their transactions that are about to be committed.
-    async fn remove_dead(&self, generation: u64) -> Result<()> {
+    /// Removes the brokers whose lease has run out. This waits for those of their transactions that
+    /// are about to be committed.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written.
+    pub(crate) async fn remove_dead(&self) -> Result<()> {
         let removed = self
             .store
             .run_tx("remove_dead", |tx| {
                 async move {
                     let mut dead = tx.get_replicas(LEASE).await?;
-                    dead.retain(|replica| !replica.live && replica.generation < generation);
+                    dead.retain(|replica| !replica.live);
                     for replica in &dead {
                         tx.delete_replica(replica.id).await?;
                     }

@@ -32,6 +32,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 10;
 /// How often it is tried beside others; after that it runs alone.
 const ATTEMPTS_BESIDE_OTHERS: u32 = 4;
+/// How often the schema is tried to be brought up to date.
+const SCHEMA_TRIES: u32 = 4;
 /// How long the outcome of a commit is asked for.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Marks are of use for `PATIENCE` only; they are cleared away after every so many commits.
@@ -73,7 +75,7 @@ impl Postgres {
             .map_err(|error| {
                 Error::internal(format!("the ledger's database cannot be used: {error}"))
             })?;
-        schema::update(&pool, &migrations()).await?;
+        update_schema(&pool).await?;
         let store = Self {
             pool,
             shared: Arc::default(),
@@ -228,6 +230,22 @@ impl Postgres {
             .await;
         if let Err(error) = done {
             tracing::debug!(%error, "old marks stay for the next time");
+        }
+    }
+}
+
+/// Brings the schema up to date. Brokers that start at once may try the same step, and all but one
+/// fail: they try again, and find it done.
+async fn update_schema(pool: &PgPool) -> Result<()> {
+    let mut tries = 1;
+    loop {
+        match schema::update(pool, &migrations()).await {
+            Err(error) if tries < SCHEMA_TRIES => {
+                tracing::debug!(%error, tries, "the schema was not brought up to date; again");
+                tokio::time::sleep(pause(SCHEMA_TRIES + tries)).await;
+                tries += 1;
+            }
+            outcome => return outcome,
         }
     }
 }

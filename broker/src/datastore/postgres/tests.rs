@@ -298,3 +298,15 @@ async fn what_one_broker_announces_wakes_those_who_wait_at_another() {
     one.close().await;
     other.close().await;
 }
+
+#[tokio::test]
+async fn brokers_that_start_at_once_on_an_empty_database_all_start() {
+    let Some(url) = postgres_database() else {
+        return;
+    };
+    let options: PgConnectOptions = url.parse().expect("a URL");
+    let (a, b, c) = tokio::join!(open(&options), open(&options), open(&options));
+    for store in [a, b, c] {
+        store.close().await;
+    }
+}

@@ -121,7 +121,7 @@ impl AtRestTx for EngineTx<'_> {
         &mut self,
         after: Option<SessionId>,
         limit: u32,
-    ) -> Result<Option<SessionId>> {
+    ) -> Result<(u64, Option<SessionId>)> {
         let sessions = query(
             "SELECT id, case_ref, case_ref_at_rest FROM sessions WHERE id > $1
              ORDER BY id LIMIT $2",
@@ -131,7 +131,7 @@ impl AtRestTx for EngineTx<'_> {
         .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?;
-        let mut last = None;
+        let (mut sealed_now, mut last) = (0, None);
         for row in sessions {
             let id = blob(&row, "id", SessionId::from_slice)?;
             let stored: Option<&[u8]> = get(&row, "case_ref_at_rest")?;
@@ -147,9 +147,10 @@ impl AtRestTx for EngineTx<'_> {
                     .execute(&mut *self.connection)
                     .await
                     .map_err(db_error)?;
+                sealed_now += 1;
             }
             last = Some(id);
         }
-        Ok(last)
+        Ok((sealed_now, last))
     }
 }

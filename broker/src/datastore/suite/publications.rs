@@ -196,16 +196,13 @@ pub(super) async fn what_is_sealed_opens_under_a_later_key_too(store: &Datastore
     check(both).await;
     assert_eq!(tx!(both, tx => tx.update_object_seals().await), 2);
     assert_eq!(tx!(both, tx => tx.update_object_seals().await), 0);
-    let mut last = None;
-    let mut steps = 0;
-    loop {
-        last = tx!(both, tx => tx.update_case_ref_seals(last, 2).await);
-        if last.is_none() {
-            break;
-        }
-        steps += 1;
-    }
-    assert_eq!(steps, 2);
+    let step = async |after| tx!(both, tx => tx.update_case_ref_seals(after, 2).await);
+    let (sealed, last) = step(None).await;
+    assert!(sealed == 2 && last.is_some());
+    let (sealed, last) = step(last).await;
+    assert!(sealed == 1 && last.is_some());
+    assert_eq!(step(last).await, (0, None));
+    assert_eq!(step(None).await.0, 0);
     check(&under(&[second])).await;
     assert!(!reads(store).await, "the first key may go");
 }
