@@ -31,7 +31,7 @@ use crate::matcher::Matcher;
 use crate::objects::Objects;
 use replicas::Standing;
 
-/// Case references that one transaction seals anew.
+/// Values of a kind that one transaction seals anew.
 const SEALS_AT_A_TIME: u32 = 500;
 
 /// The broker's state and use cases; shared by all calls.
@@ -100,26 +100,22 @@ impl Broker {
     /// # Errors
     /// If the ledger cannot be written, or a value does not open.
     pub(crate) async fn seal_anew(&self) -> Result<u64> {
-        let mut sealed = self
-            .store
-            .run_tx("seal_objects", |tx| {
-                async move { tx.update_object_seals().await }.scope_boxed()
-            })
-            .await?;
-        let mut next = None;
+        let mut sealed = 0;
         loop {
-            let (count, last) = self
+            let step = self
                 .store
-                .run_tx("seal_case_refs", |tx| {
-                    async move { tx.update_case_ref_seals(next, SEALS_AT_A_TIME).await }
-                        .scope_boxed()
+                .run_tx("seal_anew", |tx| {
+                    async move {
+                        let objects = tx.update_object_seals(SEALS_AT_A_TIME).await?;
+                        Ok(objects + tx.update_case_ref_seals(SEALS_AT_A_TIME).await?)
+                    }
+                    .scope_boxed()
                 })
                 .await?;
-            sealed += count;
-            if last.is_none() {
+            if step == 0 {
                 return Ok(sealed);
             }
-            next = last;
+            sealed += step;
         }
     }
 

@@ -172,7 +172,8 @@ pub(crate) trait PublicationTx: Send {
     async fn get_moved_publications(&mut self, after: u64) -> Result<Vec<PublicationRecord>>;
     /// Writes what [`PublicationRecord::moved`] has changed.
     async fn update_publication(&mut self, publication: &PublicationRecord) -> Result<()>;
-    async fn put_chunk(&mut self, chunk: &ChunkRecord) -> Result<()>;
+    /// Adds a chunk, of a number from 0.
+    async fn put_chunk(&mut self, chunk: &ChunkRecord, number: u64) -> Result<()>;
     /// The acknowledged chunks of an upload, in order.
     async fn get_chunks(&mut self, id: PublicationId) -> Result<Vec<ChunkRecord>>;
     /// How many bytes of an upload are acknowledged, in how many chunks.
@@ -349,15 +350,10 @@ pub(crate) trait ReplicaTx: Send {
 /// Sealing anew what is sealed at rest, under the first key of the list.
 #[async_trait]
 pub(crate) trait AtRestTx: Send {
-    /// Of every object key; returns how many were not under that key.
-    async fn update_object_seals(&mut self) -> Result<u64>;
-    /// Of the case references of at most `limit` sessions after `after`, in the order of their
-    /// ids; returns how many were not under that key, and the last of these sessions.
-    async fn update_case_ref_seals(
-        &mut self,
-        after: Option<SessionId>,
-        limit: u32,
-    ) -> Result<(u64, Option<SessionId>)>;
+    /// Of at most `limit` object keys; returns how many were not under that key.
+    async fn update_object_seals(&mut self, limit: u32) -> Result<u64>;
+    /// Of the case references of at most `limit` sessions; returns how many were not.
+    async fn update_case_ref_seals(&mut self, limit: u32) -> Result<u64>;
 }
 
 /// The ledger.

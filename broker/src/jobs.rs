@@ -56,7 +56,9 @@ impl Job {
             Self::Replicas | Self::Epochs | Self::Publications | Self::Sessions => {
                 Duration::from_secs(10)
             }
-            Self::Objects | Self::Seals => Duration::from_hours(1),
+            Self::Objects => Duration::from_hours(1),
+            // The list is read at the start.
+            Self::Seals => Duration::from_hours(24),
         }
     }
 

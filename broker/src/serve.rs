@@ -77,6 +77,7 @@ impl BoundBroker {
         let (dir, credentials) = (&config.data_dir, config.objects_credentials_file.as_ref());
         let objects = Objects::open(&config.objects, dir, credentials).map_err(Error::internal)?;
         let cache = Cache::open(dir).map_err(Error::internal)?;
+        delete_former_filters(dir).map_err(Error::internal)?;
         let replica_file = dir.join("replica");
         let end_lost = config.end_lost_filters;
         let broker = Broker::start(store, objects, cache, replica_file, clock, end_lost).await?;
@@ -171,6 +172,19 @@ impl BoundBroker {
         drop(lock);
         Ok(())
     }
+}
+
+/// Deletes the folders that held filters before the object store did; migration 0002 has ended
+/// what was in them.
+fn delete_former_filters(data_dir: &Path) -> std::io::Result<()> {
+    for name in ["filters", "uploads"] {
+        let folder = data_dir.join(name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+            tracing::info!(folder = %folder.display(), "filters of an earlier version deleted");
+        }
+    }
+    Ok(())
 }
 
 fn make_private(dir: &Path) -> Result<()> {

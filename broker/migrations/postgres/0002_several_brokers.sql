@@ -21,7 +21,7 @@ CREATE TABLE jobs (
     lease_until BIGINT NOT NULL
 );
 
--- Moves whenever an active filter comes or goes, and whenever a broker joins.
+-- Moves whenever an active filter comes or goes.
 CREATE TABLE generations (
     one BIGINT PRIMARY KEY CHECK (one = 1),
     generation BIGINT NOT NULL
@@ -38,6 +38,7 @@ CREATE INDEX publications_by_generation ON publications (generation);
 CREATE TABLE chunks (
     publication BYTEA NOT NULL REFERENCES publications (id),
     start BIGINT NOT NULL,
+    number BIGINT NOT NULL,               -- from 0
     length BIGINT NOT NULL,
     object BYTEA NOT NULL,                 -- key of its object, at rest as configured
     PRIMARY KEY (publication, start)

@@ -19,7 +19,7 @@ CREATE TABLE jobs (
     lease_until INTEGER NOT NULL
 ) STRICT;
 
--- Moves whenever an active filter comes or goes, and whenever a broker joins.
+-- Moves whenever an active filter comes or goes.
 CREATE TABLE generations (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     generation INTEGER NOT NULL
@@ -36,6 +36,7 @@ CREATE INDEX publications_by_generation ON publications (generation);
 CREATE TABLE chunks (
     publication BLOB NOT NULL REFERENCES publications (id),
     start INTEGER NOT NULL,
+    number INTEGER NOT NULL,              -- from 0
     length INTEGER NOT NULL,
     object BLOB NOT NULL,                  -- key of its object, at rest as configured
     PRIMARY KEY (publication, start)

@@ -55,7 +55,7 @@ impl Broker {
         }
         let (header, bytes) = (&header, &signed.encode_to_vec());
         let now = self.now();
-        let (acknowledged, state) = self
+        let (acknowledged, state, generation) = self
             .store
             .run_tx("create_publication", |tx| {
                 async move {
@@ -63,7 +63,7 @@ impl Broker {
                     if let Some(known) = tx.get_publication(header.publication).await? {
                         let state = known_publication(&known, caller, header)?;
                         let (acknowledged, _) = tx.get_acknowledged(known.id).await?;
-                        return Ok((acknowledged, state));
+                        return Ok((acknowledged, state, known.generation));
                     }
                     let (_, manifest) = active_epoch(tx, community, header.epoch, now).await?;
                     let member = &manifest.member(caller)?.signing;
@@ -78,11 +78,15 @@ impl Broker {
                         .await?;
                     tx.put_publication(&record_of(header, bytes.clone()))
                         .await?;
-                    Ok((0, PublicationState::Uploading))
+                    Ok((0, PublicationState::Uploading, 0))
                 }
                 .scope_boxed()
             })
             .await?;
+        if state == PublicationState::Active {
+            // Its activation may have been answered by nobody yet.
+            self.until_all_match(generation).await?;
+        }
         Ok(match state {
             PublicationState::Uploading => (acknowledged, state),
             _ => (header.params.byte_len(), state),
@@ -123,8 +127,8 @@ impl Broker {
         self.store
             .run_tx("append_chunk", |tx| {
                 async move {
-                    check_chunk(tx, caller, community, chunk).await?;
-                    tx.put_chunk(chunk).await
+                    let number = check_chunk(tx, caller, community, chunk).await?;
+                    tx.put_chunk(chunk, number).await
                 }
                 .scope_boxed()
             })
@@ -144,27 +148,20 @@ impl Broker {
         community: &CommunityId,
         id: PublicationId,
     ) -> Result<PublicationRecord> {
-        let _turn = self.upload_lock(id).lock().await;
+        let turn = self.upload_lock(id).lock().await;
         let record = self.own_publication(caller, community, id).await?;
-        match record.state {
-            PublicationState::Active => {
-                self.until_all_match(record.generation).await?;
-                return Ok(record);
-            }
-            PublicationState::Uploading => {}
+        let (active, moves) = match record.state {
+            PublicationState::Active => (record, Moves::of([])),
+            PublicationState::Uploading => match self.make_active(&record).await {
+                Ok(switched) => switched,
+                Err(error) => (self.settle(&record, error).await?, Moves::of([])),
+            },
             state => return Err(not_uploading(state)),
-        }
-        let header = header_of(&record)?;
-        let part = self.assemble(&header).await?;
-        match self.check_upload(&header, part.path()).await {
-            Ok(fpr) => self.make_active(&record, &header, fpr, part).await,
-            Err(error) => {
-                if is_final(error.code) {
-                    self.refuse(&record).await?;
-                }
-                Err(error)
-            }
-        }
+        };
+        drop(turn);
+        self.until_all_match(active.generation).await?;
+        self.delete_objects(moves).await;
+        Ok(active)
     }
 
     /// Holder: withdraws a publication; it matches nothing at any broker once this returns.
@@ -179,31 +176,37 @@ impl Broker {
         community: &CommunityId,
         id: PublicationId,
     ) -> Result<()> {
-        let _turn = self.upload_lock(id).lock().await;
-        let record = &self.own_publication(caller, community, id).await?;
+        let turn = self.upload_lock(id).lock().await;
         let moves = self
             .store
             .run_tx("withdraw_publication", |tx| {
                 async move {
+                    let record = own_publication(tx, caller, community, id).await?;
+                    let stack = tx.get_stack(&record.key, caller).await?;
+                    let is_base =
+                        record.state == PublicationState::Active && record.supplement_of.is_none();
                     let mut gone = Vec::new();
-                    let now = tx.get_publication(id).await?.ok_or_else(unknown)?;
-                    if now.state == PublicationState::Uploading {
-                        gone.push(now);
-                    }
-                    for layer in tx.get_stack(&record.key, caller).await? {
+                    for layer in stack {
                         // A base takes its supplements with it (protocol §5.4).
-                        if layer.id == id || layer.supplement_of == Some(record.version) {
+                        let with_it = is_base && layer.supplement_of == Some(record.version);
+                        if layer.id == id || with_it {
                             gone.push(layer);
                         }
                     }
-                    end(tx, gone, PublicationState::Withdrawn).await
+                    let ended_in = record.generation;
+                    if record.state == PublicationState::Uploading {
+                        gone.push(record);
+                    }
+                    let mut moves = end(tx, gone, PublicationState::Withdrawn).await?;
+                    // One that had ended before may still be waited for.
+                    moves.generation = moves.generation.max(ended_in);
+                    Ok(moves)
                 }
                 .scope_boxed()
             })
             .await?;
-        // One that had ended before may still be waited for.
-        let generation = moves.generation.max(record.generation);
-        self.until_all_match(generation).await?;
+        drop(turn);
+        self.until_all_match(moves.generation).await?;
         self.delete_objects(moves).await;
         Ok(())
     }
@@ -301,27 +304,39 @@ impl Broker {
         .await
     }
 
-    async fn refuse(&self, record: &PublicationRecord) -> Result<()> {
-        let moves = self
+    /// What comes of an activation that failed: another broker may have been asked to do the same.
+    /// Bits that break a rule are refused for good.
+    async fn settle(&self, record: &PublicationRecord, error: Error) -> Result<PublicationRecord> {
+        if error.code == ErrorCode::Unavailable {
+            return Err(error);
+        }
+        let refuse = is_final(error.code);
+        let (now, moves) = self
             .store
-            .run_tx("refuse_publication", |tx| {
-                async move { end(tx, vec![record.clone()], PublicationState::Refused).await }
-                    .scope_boxed()
+            .run_tx("settle_publication", |tx| {
+                async move {
+                    let now = tx.get_publication(record.id).await?.ok_or_else(unknown)?;
+                    let refused = refuse && now.state == PublicationState::Uploading;
+                    let gone = if refused { vec![now.clone()] } else { vec![] };
+                    Ok((now, end(tx, gone, PublicationState::Refused).await?))
+                }
+                .scope_boxed()
             })
             .await?;
         self.delete_objects(moves).await;
-        Ok(())
+        match now.state {
+            PublicationState::Active => Ok(now),
+            PublicationState::Uploading => Err(error),
+            state => Err(not_uploading(state)),
+        }
     }
 
-    /// Stores the bits as one object, then in one step of the ledger activates them and ends what
-    /// they replace.
-    async fn make_active(
-        &self,
-        record: &PublicationRecord,
-        header: &FilterHeader,
-        fpr: f64,
-        part: Part,
-    ) -> Result<PublicationRecord> {
+    /// Checks the bits and stores them as one object, then in one step of the ledger activates them
+    /// and ends what they replace.
+    async fn make_active(&self, record: &PublicationRecord) -> Result<(PublicationRecord, Moves)> {
+        let header = &header_of(record)?;
+        let part = self.assemble(header).await?;
+        let fpr = self.check_upload(header, part.path()).await?;
         let object = ObjectKey::generate(record.id, &mut os_rng());
         self.objects.put_file(&object, part.path()).await?;
         // The copy that this broker will map. Of no use, and no harm, if it comes to nothing.
@@ -346,20 +361,13 @@ impl Broker {
                 .scope_boxed()
             })
             .await;
-        let (active, moves) = match switched {
-            Ok(switched) => switched,
-            Err(error) => {
-                // Out of reach, the ledger may have taken it all the same.
-                if error.code != ErrorCode::Unavailable {
-                    self.cache.remove(record.id, &record.digest);
-                    self.delete_objects(Moves::of(checked.object.clone())).await;
-                }
-                return Err(error);
-            }
-        };
-        self.until_all_match(active.generation).await?;
-        self.delete_objects(moves).await;
-        Ok(active)
+        if let Err(error) = &switched
+            // Out of reach, the ledger may have taken it all the same.
+            && error.code != ErrorCode::Unavailable
+        {
+            self.delete_objects(Moves::of(checked.object.clone())).await;
+        }
+        switched
     }
 }
 

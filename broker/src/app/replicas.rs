@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::FutureExt as _;
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, StreamExt as _};
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::ReplicaId;
@@ -34,7 +34,10 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// Renewals by a broker that does not get at a filter: then it lets the others go on without it.
 const RENEWALS_WHILE_FAILING: u32 = 5;
 /// How long a call waits for the other brokers before its caller is told to ask again.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Below the deadline of the callers, above the lease.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// By how much the clocks of a database of several machines may differ.
+const CLOCK_SLACK: Duration = Duration::from_secs(5);
 /// How much longer than to its next pass the lease on a job runs.
 const JOB_LEASE_BEYOND: Duration = Duration::from_secs(20);
 /// Filters that are fetched at once.
@@ -114,13 +117,18 @@ impl Broker {
                 .scope_boxed()
             })
             .await?;
-        *reported = generation;
         // From the commit on others wait for this broker. What moved before it: now. No batch that
         // was matched before that can still be committed, as a broker that had been removed.
-        self.catch_up().await?;
+        if let Err(error) = self.catch_up().await {
+            self.remove(id).await?;
+            return Err(error);
+        }
+        *reported = generation;
         self.store.commit_as(id);
         self.standing.replica.store(Some(Arc::new(id)));
-        self.standing.note(id)?;
+        if let Err(error) = self.standing.note(id) {
+            tracing::warn!(%error, "after a kill, others wait for this broker's lease to run out");
+        }
         tracing::info!(replica = %id, "joined the brokers on this ledger");
         Ok(())
     }
@@ -160,9 +168,15 @@ impl Broker {
     /// # Errors
     /// If the ledger cannot be written; the lease then runs out.
     pub(crate) async fn leave(&self) -> Result<()> {
-        let Some(id) = self.standing.replica() else {
+        // What still runs must not join again.
+        let Some(id) = self.standing.replica.swap(None) else {
             return Ok(());
         };
+        self.remove(*id).await
+    }
+
+    /// Removes what this broker was, or was about to be.
+    async fn remove(&self, id: ReplicaId) -> Result<()> {
         self.store
             .run_tx_as(None, "leave", |tx| {
                 async move { tx.delete_replica(id).await }.scope_boxed()
@@ -173,14 +187,12 @@ impl Broker {
     }
 
     /// Catches up whenever there is something to catch up with, and keeps the lease, until
-    /// `shutdown`. Nothing to do on a ledger that is not shared.
+    /// `shutdown`.
     pub(crate) async fn keep_up(&self, shutdown: CancellationToken) {
-        if self.store.is_shared() {
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = self.follow() => {}
-                () = self.keep_lease() => {}
-            }
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.follow() => {}
+            () = self.keep_lease() => {}
         }
     }
 
@@ -199,9 +211,8 @@ impl Broker {
             if let Err(error) = outcome {
                 tracing::warn!(%error, "not caught up with the filters of the ledger; again");
             }
-            if wakeups.changed().await.is_err() {
-                return;
-            }
+            // Looked at all the same: what failed is tried again, on a file of one broker too.
+            let _ = tokio::time::timeout(RENEW_EVERY, wakeups.changed()).await;
         }
     }
 
@@ -245,10 +256,10 @@ impl Broker {
 
     /// Renews the lease, or joins again if this broker was removed.
     async fn renew(&self) -> Result<()> {
+        let mut reported = self.standing.reported.lock().await;
         let Some(id) = self.standing.replica() else {
             return Ok(());
         };
-        let mut reported = self.standing.reported.lock().await;
         let generation = self.standing.generation.load(Ordering::Acquire);
         let renewed = self
             .store
@@ -256,24 +267,30 @@ impl Broker {
                 async move { tx.update_lease(id, generation, LEASE).await }.scope_boxed()
             })
             .await;
-        if let Err(error) = renewed {
-            drop(reported);
-            let here = self
-                .replicas()
-                .await?
-                .iter()
-                .any(|replica| replica.id == id);
-            if here {
-                return Err(error);
+        match renewed {
+            Ok(true) => {
+                if *reported != generation {
+                    *reported = generation;
+                    self.store.wakeups().announce(Signal::Filters);
+                }
+                return Ok(());
             }
-            tracing::warn!("the other brokers have removed this one");
-            return self.join(Some(id)).await;
+            Ok(false) => {}
+            // To a removed broker the ledger is as good as away.
+            Err(error) => {
+                if self
+                    .replicas()
+                    .await?
+                    .iter()
+                    .any(|replica| replica.id == id)
+                {
+                    return Err(error);
+                }
+            }
         }
-        if *reported != generation {
-            *reported = generation;
-            self.store.wakeups().announce(Signal::Filters);
-        }
-        Ok(())
+        drop(reported);
+        tracing::warn!("the other brokers have removed this one");
+        self.join(Some(id)).await
     }
 
     /// Says which generation this broker has caught up with, if it has not yet.
@@ -288,7 +305,7 @@ impl Broker {
     async fn replicas(&self) -> Result<Vec<ReplicaRecord>> {
         self.store
             .read_tx("get_replicas", |tx| {
-                async move { tx.get_replicas(LEASE).await }.scope_boxed()
+                async move { tx.get_replicas(LEASE + CLOCK_SLACK).await }.scope_boxed()
             })
             .await
     }
@@ -299,13 +316,13 @@ impl Broker {
     /// # Errors
     /// `UNAVAILABLE` if that takes too long: the call has taken place, and is to be made again.
     pub(super) async fn until_all_match(&self, generation: u64) -> Result<()> {
-        self.catch_up().await?;
-        if !self.store.is_shared() {
-            return Ok(());
-        }
-        self.store.wakeups().announce(Signal::Filters);
-        self.report().await?;
         let waited = async {
+            self.catch_up().await?;
+            if !self.store.is_shared() {
+                return Ok(());
+            }
+            self.store.wakeups().announce(Signal::Filters);
+            self.report().await?;
             let mut wakeups = self.store.wakeups().listen(Signal::Filters);
             loop {
                 wakeups.mark_unchanged();
@@ -337,7 +354,7 @@ impl Broker {
             .store
             .run_tx("remove_dead", |tx| {
                 async move {
-                    let mut dead = tx.get_replicas(LEASE).await?;
+                    let mut dead = tx.get_replicas(LEASE + CLOCK_SLACK).await?;
                     dead.retain(|replica| !replica.live);
                     for replica in &dead {
                         tx.delete_replica(replica.id).await?;
@@ -401,10 +418,11 @@ impl Broker {
             .iter()
             .map(|record| self.change(record).boxed())
             .collect();
-        let changes = stream::iter(changes).buffered(FETCHES);
-        let changes = changes.try_collect().await?;
+        let changes: Vec<_> = stream::iter(changes).buffered(FETCHES).collect().await;
+        // One filter that cannot be had holds up no other, and the end of none.
+        let (changes, failed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Result::is_ok);
         let exclusive = self.matching.write().await;
-        self.matcher.update(changes);
+        self.matcher.update(changes.into_iter().flatten().collect());
         drop(exclusive);
         for record in moved {
             if record.state != PublicationState::Active {
@@ -412,7 +430,7 @@ impl Broker {
                 tracing::info!(publication = %record.id, holder = %record.holder, "filter unmapped");
             }
         }
-        Ok(())
+        failed.into_iter().find_map(Result::err).map_or(Ok(()), Err)
     }
 
     /// What a publication has become, with its filter, fetched if need be.

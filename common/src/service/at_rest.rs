@@ -15,9 +15,10 @@
 //!
 //! The key file is a text of mode 0600, or a credential of systemd ([`SecretFile`]): a line
 //! `<id: 8 hex digits> <key: 64 hex digits>` for each key, blank lines, and comments after `#`.
-//! **The first key seals, every key opens.** To rotate, put a new line
-//! ([`ColumnCipher::generate_line`]) first, start again, seal anew what is not
-//! [current](ColumnCipher::is_current), and take the old line away only once no backup needs it.
+//! **The first key seals, every key opens.** To rotate, append a new line
+//! ([`ColumnCipher::generate_line`]) and start every program on the database again, so that all of
+//! them open it; then move it to the first place, start again, seal anew what is not
+//! [current](ColumnCipher::is_current), and take the old line away once no backup needs it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -195,6 +196,12 @@ impl ColumnCipher {
             )
             .map_err(|_| cell.fault("a sealed value that was altered, or is another cell's"))?;
         Ok(value)
+    }
+
+    /// What every value begins with that the first key has sealed; none without keys.
+    pub fn current_prefix(&self) -> Option<[u8; 1 + KEY_ID_LEN]> {
+        let [a, b, c, d] = self.keys.first()?.id.0;
+        Some([SEALED, a, b, c, d])
     }
 
     /// Whether [`ColumnCipher::seal`] would store the value in this way: under the same key, or in

@@ -406,3 +406,17 @@ async fn a_filter_holds_its_canaries_and_nothing_that_was_not_put_in() {
             .any(|(tag, _)| has(tag))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn withdrawing_an_upload_takes_no_supplement_of_the_active_base_with_it() {
+    let (_sandbox, [nl, de]) = Sandbox::with_nodes(MEMBERS).await;
+    // Both are of version 1: it is the first that becomes active that has it.
+    let upload = de.draft(Phone, &phones(0..1)).await;
+    de.announce(&upload).await.expect("announced");
+    de.publish(Phone, &phones(0..5)).await;
+    de.supplement(Phone, 1, &phones(5..8)).await;
+    for _ in 0..2 {
+        de.withdraw(upload.id()).await.expect("withdrawn");
+        assert_eq!(nl.find(Phone, &phones(0..9)).await.len(), 8);
+    }
+}

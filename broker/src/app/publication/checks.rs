@@ -109,6 +109,11 @@ pub(super) async fn switch(
     tx: &mut (dyn Tx + '_),
     checked: &PublicationRecord,
 ) -> Result<(PublicationRecord, Moves)> {
+    // Another broker may have been asked to do the same.
+    let now = tx.get_publication(checked.id).await?.ok_or_else(unknown)?;
+    if now.state != PublicationState::Uploading {
+        return Err(not_uploading(now.state));
+    }
     let replaced = match checked.supplement_of {
         None => tx.get_stack(&checked.key, &checked.holder).await?,
         Some(_) => vec![],
@@ -117,14 +122,7 @@ pub(super) async fn switch(
     if moves.generation == 0 {
         moves.generation = tx.update_generation().await?;
     }
-    // Read anew: another broker may have been asked to do the same.
-    let now = tx.get_publication(checked.id).await?;
-    let state = now.map_or(checked.state, |now| now.state);
-    let active = PublicationRecord {
-        state,
-        ..checked.clone()
-    };
-    let active = active.moved(PublicationState::Active, moves.generation)?;
+    let active = checked.moved(PublicationState::Active, moves.generation)?;
     tx.update_publication(&active).await?;
     tx.put_version(&active.key, &active.holder, active.version)
         .await?;
@@ -136,13 +134,13 @@ pub(super) async fn switch(
     Ok((active, moves))
 }
 
-/// A chunk goes on where the upload of the caller stands.
+/// A chunk goes on where the upload of the caller stands; returns its number.
 pub(super) async fn check_chunk(
     tx: &mut (dyn Tx + '_),
     caller: &NodeId,
     community: &CommunityId,
     chunk: &ChunkRecord,
-) -> Result<()> {
+) -> Result<u64> {
     let record = own_publication(tx, caller, community, chunk.publication).await?;
     if record.state != PublicationState::Uploading {
         return Err(not_uploading(record.state));
@@ -162,7 +160,7 @@ pub(super) async fn check_chunk(
             "too many small chunks: withdraw the publication, and send up to 1 MiB at a time";
         return Err(Error::new(ErrorCode::LimitReached, text));
     }
-    Ok(())
+    Ok(chunks)
 }
 
 /// A publication of the caller.

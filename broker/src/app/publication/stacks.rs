@@ -193,30 +193,47 @@ impl Broker {
         }
     }
 
-    /// Deletes the objects that the ledger does not need: what a crash, or a store that was away,
-    /// has left behind. Returns how many.
+    /// Deletes the objects that the ledger does not need any more: what a crash, or a store that was
+    /// away, has left behind. Returns how many.
     ///
     /// # Errors
     /// If the store or the ledger cannot be read.
     pub(crate) async fn sweep_objects(&self) -> Result<usize> {
         // Listed first: an object is put after its publication is in the ledger.
         let listed: Vec<_> = self.objects.list().try_collect().await?;
-        let standing = self
+        let ids: BTreeSet<_> = listed.iter().map(ObjectKey::publication).collect();
+        let known = self
             .store
             .read_tx("sweep_objects", |tx| {
-                async move { standing(tx).await }.scope_boxed()
+                let ids = &ids;
+                async move {
+                    let mut known = HashMap::new();
+                    for &id in ids {
+                        known.insert(id, tx.get_publication(id).await?);
+                    }
+                    Ok(known)
+                }
+                .scope_boxed()
             })
             .await?;
-        let needed: HashMap<_, _> = standing.iter().map(|record| (record.id, record)).collect();
-        let garbage: Vec<_> = listed
-            .into_iter()
-            .filter(|key| match needed.get(&key.publication()) {
-                None => true,
-                // Another call may be about to acknowledge it.
-                Some(record) if record.state == PublicationState::Uploading => false,
-                Some(record) => record.object.as_ref() != Some(key),
-            })
-            .collect();
+        let is_garbage = |key: &ObjectKey| match known.get(&key.publication()).unwrap_or(&None) {
+            // Not of this ledger: another one's, or a newer one's than a backup that was restored.
+            None => false,
+            // Another call may be about to acknowledge it.
+            Some(record) if record.state == PublicationState::Uploading => false,
+            Some(record) => record.object.as_ref() != Some(key),
+        };
+        let (garbage, kept): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_garbage);
+        let foreign = kept
+            .iter()
+            .filter(|key| known.get(&key.publication()).is_some_and(Option::is_none))
+            .count();
+        if foreign > 0 {
+            tracing::warn!(
+                foreign,
+                "objects of publications that this ledger does not know stay"
+            );
+        }
         let swept = garbage.len();
         self.objects.delete_all(garbage).await?;
         Ok(swept)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use scoped_futures::ScopedBoxFuture;
-use sotto_common::error::{Error, Result};
+use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::ReplicaId;
 use sotto_common::random::{bytes, os_rng};
 use sotto_common::service::metrics::{Engine, Transaction};
@@ -163,7 +163,18 @@ impl Postgres {
         F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
         let metered = Transaction::begin(name, Engine::Postgres);
-        let outcome = self.try_read(&work).await;
+        let mut attempt = 1;
+        let outcome = loop {
+            match self.try_read(&work).await {
+                // Of distributed engines: their clocks leave open which came first.
+                Err(error) if attempt < ATTEMPTS && is_conflict(&error) => {
+                    metered.retry();
+                    tokio::time::sleep(pause(attempt)).await;
+                    attempt += 1;
+                }
+                outcome => break outcome,
+            }
+        };
         if let Err(error) = &outcome {
             tracing::debug!(tx = name, code = %error.code, "reading refused");
         }
@@ -175,7 +186,7 @@ impl Postgres {
         T: Send + 'env,
         F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
-        // One snapshot, which no writer can make fail.
+        // One snapshot, which on PostgreSQL itself no writer can make fail.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let mut tx = self.pool.begin_with(begin).await.map_err(db_error)?;
         let value = work(&mut tx).await?;
@@ -225,11 +236,11 @@ impl Postgres {
 
     /// Forgets the marks that nobody asks after any more.
     async fn clear_marks(&self) {
-        let done = query("DELETE FROM commit_marks WHERE made_at < now() - INTERVAL '1 hour'")
+        let done = query("DELETE FROM commit_marks WHERE made_at < now() - INTERVAL '10 minutes'")
             .execute(&self.pool)
             .await;
         if let Err(error) = done {
-            tracing::debug!(%error, "old marks stay for the next time");
+            tracing::warn!(%error, "old marks stay for the next time");
         }
     }
 }
@@ -310,7 +321,8 @@ fn is_removed(error: &sqlx::Error) -> bool {
 }
 
 fn removed() -> Error {
-    Error::unavailable("the other brokers have removed this one; it is joining them again")
+    let text = "this broker is joining the others again; try again in a moment";
+    Error::new(ErrorCode::Unavailable, text).retry_after(Duration::from_secs(1))
 }
 
 /// Grows with each attempt, up to twice over by chance, so that those who met do not meet again.

@@ -7,7 +7,7 @@ use sotto_common::random::os_rng;
 use sotto_common::service::at_rest::Cell;
 use sqlx::query;
 
-use super::columns::{blob, get, number};
+use super::columns::{blob, get, int, number};
 use super::{EngineTx, db_error};
 use crate::datastore::AtRestTx;
 use crate::datastore::model::corrupt;
@@ -64,93 +64,90 @@ impl EngineTx<'_> {
         ObjectKey::parse(&self.open(cell, stored)?).ok_or_else(|| corrupt(cell.column))
     }
 
-    /// The value under the first key, if it is not already.
-    fn seal_anew(&self, cell: Cell<'_>, stored: &[u8]) -> Result<Option<Vec<u8>>> {
-        if self.cipher.is_current(stored) {
-            return Ok(None);
-        }
-        Ok(Some(self.seal(cell, &self.open(cell, stored)?)))
+    /// The value under the first key.
+    fn seal_anew(&self, cell: Cell<'_>, stored: &[u8]) -> Result<Vec<u8>> {
+        Ok(self.seal(cell, &self.open(cell, stored)?))
     }
 }
 
 #[async_trait]
 impl AtRestTx for EngineTx<'_> {
-    async fn update_object_seals(&mut self) -> Result<u64> {
-        let mut sealed = 0;
-        let filters = query("SELECT id, object FROM publications WHERE object IS NOT NULL")
-            .fetch_all(&mut *self.connection)
-            .await
-            .map_err(db_error)?;
-        for row in filters {
-            let id = blob(&row, "id", PublicationId::from_slice)?;
-            let Some(object) = self.seal_anew(filter_object(&id), get(&row, "object")?)? else {
-                continue;
-            };
+    async fn update_object_seals(&mut self, limit: u32) -> Result<u64> {
+        let Some(first_key) = self.cipher.current_prefix() else {
+            return Ok(0);
+        };
+        let filters = query(
+            "SELECT id, object FROM publications
+             WHERE object IS NOT NULL AND substr(object, 1, 5) <> $1 LIMIT $2",
+        )
+        .bind(&first_key[..])
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        for row in &filters {
+            let id = blob(row, "id", PublicationId::from_slice)?;
+            let object = self.seal_anew(filter_object(&id), get(row, "object")?)?;
             query("UPDATE publications SET object = $2 WHERE id = $1")
                 .bind(&id.as_bytes()[..])
                 .bind(object)
                 .execute(&mut *self.connection)
                 .await
                 .map_err(db_error)?;
-            sealed += 1;
         }
-        let chunks = query("SELECT publication, start, object FROM chunks")
-            .fetch_all(&mut *self.connection)
-            .await
-            .map_err(db_error)?;
-        for row in chunks {
-            let id = blob(&row, "publication", PublicationId::from_slice)?;
-            let start: u64 = number(&row, "start")?;
-            let cell = chunk_row(id, start);
-            let Some(object) = self.seal_anew(chunk_object(&cell), get(&row, "object")?)? else {
-                continue;
-            };
-            query("UPDATE chunks SET object = $3 WHERE publication = $1 AND start = $2")
-                .bind(&id.as_bytes()[..])
-                .bind(super::columns::int(start))
-                .bind(object)
-                .execute(&mut *self.connection)
-                .await
-                .map_err(db_error)?;
-            sealed += 1;
-        }
-        Ok(sealed)
-    }
-
-    async fn update_case_ref_seals(
-        &mut self,
-        after: Option<SessionId>,
-        limit: u32,
-    ) -> Result<(u64, Option<SessionId>)> {
-        let sessions = query(
-            "SELECT id, case_ref, case_ref_at_rest FROM sessions WHERE id > $1
-             ORDER BY id LIMIT $2",
+        let chunks = query(
+            "SELECT publication, start, object FROM chunks
+             WHERE substr(object, 1, 5) <> $1 LIMIT $2",
         )
-        .bind(after.map_or(vec![], |id| id.as_bytes().to_vec()))
+        .bind(&first_key[..])
         .bind(i64::from(limit))
         .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?;
-        let (mut sealed_now, mut last) = (0, None);
-        for row in sessions {
-            let id = blob(&row, "id", SessionId::from_slice)?;
-            let stored: Option<&[u8]> = get(&row, "case_ref_at_rest")?;
+        for row in &chunks {
+            let id = blob(row, "publication", PublicationId::from_slice)?;
+            let start: u64 = number(row, "start")?;
+            let cell = chunk_row(id, start);
+            let object = self.seal_anew(chunk_object(&cell), get(row, "object")?)?;
+            query("UPDATE chunks SET object = $3 WHERE publication = $1 AND start = $2")
+                .bind(&id.as_bytes()[..])
+                .bind(int(start))
+                .bind(object)
+                .execute(&mut *self.connection)
+                .await
+                .map_err(db_error)?;
+        }
+        Ok((filters.len() + chunks.len()) as u64)
+    }
+
+    async fn update_case_ref_seals(&mut self, limit: u32) -> Result<u64> {
+        let Some(first_key) = self.cipher.current_prefix() else {
+            return Ok(0);
+        };
+        let sessions = query(
+            "SELECT id, case_ref, case_ref_at_rest FROM sessions
+             WHERE case_ref_at_rest IS NULL OR substr(case_ref_at_rest, 1, 5) <> $1 LIMIT $2",
+        )
+        .bind(&first_key[..])
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        for row in &sessions {
+            let id = blob(row, "id", SessionId::from_slice)?;
+            let stored: Option<&[u8]> = get(row, "case_ref_at_rest")?;
             let sealed = match stored {
                 Some(stored) => self.seal_anew(case_ref(&id), stored)?,
                 // Of the time before this column.
-                None => Some(self.seal(case_ref(&id), get(&row, "case_ref")?)),
+                None => self.seal(case_ref(&id), get(row, "case_ref")?),
             };
-            if let Some(sealed) = sealed {
-                query("UPDATE sessions SET case_ref = '', case_ref_at_rest = $2 WHERE id = $1")
-                    .bind(&id.as_bytes()[..])
-                    .bind(sealed)
-                    .execute(&mut *self.connection)
-                    .await
-                    .map_err(db_error)?;
-                sealed_now += 1;
-            }
-            last = Some(id);
+            query("UPDATE sessions SET case_ref = '', case_ref_at_rest = $2 WHERE id = $1")
+                .bind(&id.as_bytes()[..])
+                .bind(sealed)
+                .execute(&mut *self.connection)
+                .await
+                .map_err(db_error)?;
         }
-        Ok((sealed_now, last))
+        Ok(sessions.len() as u64)
     }
 }

@@ -157,17 +157,21 @@ impl PublicationTx for EngineTx<'_> {
         Ok(())
     }
 
-    async fn put_chunk(&mut self, chunk: &ChunkRecord) -> Result<()> {
+    async fn put_chunk(&mut self, chunk: &ChunkRecord, number: u64) -> Result<()> {
         let row = chunk_row(chunk.publication, chunk.start);
         let object = self.seal(chunk_object(&row), chunk.object.expose());
-        query("INSERT INTO chunks (publication, start, length, object) VALUES ($1, $2, $3, $4)")
-            .bind(&chunk.publication.as_bytes()[..])
-            .bind(int(chunk.start))
-            .bind(int(chunk.length))
-            .bind(object)
-            .execute(&mut *self.connection)
-            .await
-            .map_err(db_error)?;
+        query(
+            "INSERT INTO chunks (publication, start, number, length, object)
+             VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(&chunk.publication.as_bytes()[..])
+        .bind(int(chunk.start))
+        .bind(int(number))
+        .bind(int(chunk.length))
+        .bind(object)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
         Ok(())
     }
 
@@ -193,15 +197,18 @@ impl PublicationTx for EngineTx<'_> {
     }
 
     async fn get_acknowledged(&mut self, id: PublicationId) -> Result<(u64, u64)> {
-        let row = query(
-            "SELECT coalesce(max(start + length), 0) AS bytes, count(*) AS chunks FROM chunks
-             WHERE publication = $1",
+        let last = query(
+            "SELECT start + length AS bytes, number + 1 AS chunks FROM chunks
+             WHERE publication = $1 ORDER BY start DESC LIMIT 1",
         )
         .bind(&id.as_bytes()[..])
-        .fetch_one(&mut *self.connection)
+        .fetch_optional(&mut *self.connection)
         .await
         .map_err(db_error)?;
-        Ok((number(&row, "bytes")?, number(&row, "chunks")?))
+        match last {
+            Some(row) => Ok((number(&row, "bytes")?, number(&row, "chunks")?)),
+            None => Ok((0, 0)),
+        }
     }
 
     async fn delete_chunks(&mut self, id: PublicationId) -> Result<()> {

@@ -120,7 +120,7 @@ impl ReplicaTx for EngineTx<'_> {
             ")
              ON CONFLICT (name)
              DO UPDATE SET replica = excluded.replica, lease_until = excluded.lease_until
-             WHERE jobs.replica = excluded.replica OR jobs.lease_until > excluded.lease_until
+             WHERE jobs.replica = excluded.replica OR jobs.lease_until > excluded.lease_until + 5000000
                 OR jobs.lease_until <= ",
             now!()
         ))
