@@ -236,6 +236,5 @@ pub(super) fn is_final(code: ErrorCode) -> bool {
             | ErrorCode::FilterPopcount
             | ErrorCode::FilterRate
             | ErrorCode::CanaryMissing
-            | ErrorCode::FilterLength
     )
 }
