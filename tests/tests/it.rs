@@ -12,5 +12,6 @@ mod it {
     mod postgres;
     mod probing;
     mod publishing;
+    mod replicas;
     mod transport;
 }

@@ -97,6 +97,10 @@ impl Broker {
             return Ok(());
         }
         let mut reported = self.standing.reported.lock().await;
+        self.take_place(generation, &mut reported).await
+    }
+
+    async fn take_place(&self, generation: u64, reported: &mut u64) -> Result<()> {
         let last = self.standing.replica().or(self.standing.predecessor());
         let id = ReplicaId::generate(self.now(), &mut os_rng());
         self.store
@@ -222,10 +226,11 @@ impl Broker {
 
     /// Renews the lease, or joins again if this broker was removed.
     async fn renew(&self) -> Result<()> {
+        // Held throughout: of two that find this broker removed, the second finds it there again.
+        let mut reported = self.standing.reported.lock().await;
         let Some(id) = self.standing.replica() else {
             return Ok(());
         };
-        let mut reported = self.standing.reported.lock().await;
         let generation = self.standing.generation.load(Ordering::Acquire);
         let renewed = self
             .store
@@ -234,14 +239,12 @@ impl Broker {
             })
             .await;
         if let Err(error) = renewed {
-            drop(reported);
-            return match self.replicas().await?.iter().any(|r| r.id == id) {
-                true => Err(error),
-                false => {
-                    tracing::warn!("the other brokers have removed this one");
-                    self.join().await
-                }
-            };
+            if self.replicas().await?.iter().any(|r| r.id == id) {
+                return Err(error);
+            }
+            tracing::warn!("the other brokers have removed this one");
+            let generation = self.catch_up().await?;
+            return self.take_place(generation, &mut reported).await;
         }
         if *reported != generation {
             *reported = generation;

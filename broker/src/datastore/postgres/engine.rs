@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use scoped_futures::ScopedBoxFuture;
-use sotto_common::error::{Error, Result};
+use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::ReplicaId;
 use sotto_common::random::{bytes, os_rng};
 use sotto_common::service::metrics::{Engine, Transaction};
@@ -73,7 +73,7 @@ impl Postgres {
             .map_err(|error| {
                 Error::internal(format!("the ledger's database cannot be used: {error}"))
             })?;
-        schema::update(&pool, &migrations()).await?;
+        update_schema(&pool).await?;
         let store = Self {
             pool,
             shared: Arc::default(),
@@ -228,6 +228,22 @@ impl Postgres {
             .await;
         if let Err(error) = done {
             tracing::debug!(%error, "old marks stay for the next time");
+        }
+    }
+}
+
+/// Brings the schema up to date. Of brokers that start at once all but one fail, as that one's
+/// tables come up beside theirs; they find them when they look again.
+async fn update_schema(pool: &PgPool) -> Result<()> {
+    let mut attempt = 1;
+    loop {
+        match schema::update(pool, &migrations()).await {
+            Err(error) if error.code == ErrorCode::Unavailable && attempt < ATTEMPTS => {
+                tracing::info!(attempt, "the schema was not brought up to date; again");
+                tokio::time::sleep(pause(attempt)).await;
+                attempt += 1;
+            }
+            outcome => return outcome,
         }
     }
 }
