@@ -71,11 +71,13 @@ impl Stores {
     /// These settings as lines of a configuration.
     fn settings(&self) -> String {
         let (ledger, objects) = (self.ledger.setting(), &self.objects);
-        let mut lines = format!("ledger = '{ledger}'\nobjects = '{objects}'\n");
-        if let Some(file) = &self.credentials {
-            lines += &format!("objects_credentials_file = '{}'\n", file.display());
-        }
-        lines
+        let credentials = self.credentials.iter();
+        let credentials = credentials.map(|file| {
+            let file = file.display();
+            format!("objects_credentials_file = '{file}'\n")
+        });
+        let credentials: String = credentials.collect();
+        format!("ledger = '{ledger}'\nobjects = '{objects}'\n{credentials}")
     }
 }
 

@@ -6,17 +6,18 @@ mod soak;
 mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use sotto_common::membership::Profile;
-use sotto_common::selector::Policy::{Email, Phone};
+use sotto_common::selector::Policy::{self, Email, Phone};
 use sotto_proto::v1;
 use sotto_tests::cluster::Objects;
-use sotto_tests::probe::{Pair, all_at};
+use sotto_tests::probe::{Pair, Probe, all_at};
 use sotto_tests::refusal::{outlast, pause};
 use sotto_tests::sandbox::profile;
-use sotto_tests::{Cluster, TestNode, emails, matched, phones};
+use sotto_tests::{BrokerProcess, Cluster, TestNode, emails, matched, phones};
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
@@ -121,7 +122,7 @@ async fn a_prober_gains_nothing_by_probing_through_all_brokers_at_once() {
 /// ref with the id of its hit.
 async fn probe_all(
     nl: &TestNode,
-    policy: sotto_common::selector::Policy,
+    policy: Policy,
     pairs: &[Pair],
 ) -> (usize, Vec<(Vec<u8>, Vec<u8>)>) {
     let opening = nl.opening(policy);
@@ -207,15 +208,8 @@ async fn a_broker_that_stood_still_past_its_lease_reports_nothing_withdrawn_and_
     };
     let published = de.publish(Phone, &phones(0..100)).await;
     let (nls, des) = (cluster.direct(&nl), cluster.direct(&de));
-    let asked = nls[2].pairs(Phone, &phones(0..100));
     let frozen = &cluster.replicas[2];
-    let mut sessions = vec![];
-    for batch in asked[..40].chunks(10) {
-        let nl = frozen.reached_by(&nl);
-        let mut probe = nl.open(nl.opening(Phone)).await.expect("open");
-        probe.batch(0, &batch[..1]).await.expect("answered");
-        sessions.push((probe, batch.to_vec()));
-    }
+    let sessions = join_all([0, 10, 20, 30].map(|first| session_at(frozen, &nl, first))).await;
     frozen.freeze();
     let begun = Instant::now();
     // Under way through the withdrawal: on sessions that are open, and on a connection to be made.
@@ -235,17 +229,15 @@ async fn a_broker_that_stood_still_past_its_lease_reports_nothing_withdrawn_and_
     assert_eq!(nls[0].find(Phone, &phones(0..100)).await, BTreeSet::new());
 
     frozen.thaw();
-    let mut outcomes = vec![];
     for answer in join_all(asking).await {
         match answer.expect("no panic") {
             Ok(answer) => assert_eq!(matched(&answer).count(), 0),
             Err(status) => {
+                println!("what was under way: {}", status.message());
                 pause(&status).await;
-                outcomes.push(status.message().to_owned());
             }
         }
     }
-    println!("what was under way: {outcomes:?}");
     // It joins by itself: then it answers, and is waited for again.
     let ask = async || nls[2].ask(Phone, &phones(50..60)).await;
     let begun = Instant::now();
@@ -258,4 +250,14 @@ async fn a_broker_that_stood_still_past_its_lease_reports_nothing_withdrawn_and_
     assert_eq!(found, all_at("de-bka", &phones(90..100)));
     let log = String::from_utf8_lossy(&frozen.log()).into_owned();
     assert_eq!(log.matches("joined the brokers").count(), 2, "{log}");
+}
+
+/// A session on a connection of its own, with a hit at the first of ten pairs; it goes on with all.
+async fn session_at(broker: &BrokerProcess, nl: &TestNode, first: u32) -> (Probe, Vec<Pair>) {
+    let nl = broker.reached_by(nl);
+    let pairs = nl.pairs(Phone, &phones(first..first + 10));
+    let mut probe = nl.open(nl.opening(Phone)).await.expect("open");
+    let answer = probe.batch(0, &pairs[..1]).await.expect("answered");
+    assert_eq!(matched(&answer).count(), 1);
+    (probe, pairs)
 }

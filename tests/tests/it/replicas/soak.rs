@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use rand::RngExt as _;
@@ -18,6 +18,7 @@ use sotto_tests::probe::Probe;
 use sotto_tests::refusal::{outlast, pause};
 use sotto_tests::sandbox::profile;
 use sotto_tests::{BrokerProcess, Cluster, Draft, TestNode, emails, matched, phones, seed};
+use tokio::time::Instant;
 
 use super::is_quota;
 
@@ -59,18 +60,18 @@ async fn nothing_is_lost_doubled_or_counted_twice_while_brokers_are_killed_under
         return;
     };
     let [nl, be, at, seeker, de, fr] = &nodes;
-    let operator = cluster.operator();
-    for (node, quota) in [
+    let quotas = [
         (nl, 90_000),
         (be, 90_000),
         (at, SMALL_QUOTA),
         (seeker, 90_000),
-    ] {
+    ];
+    for (node, quota) in quotas {
+        let operator = cluster.operator();
         let set = operator.set_limits(node, Some(quota), None).await;
         set.expect("set");
     }
-    let held: Vec<_> = (0..ADDRESSES).step_by(10).collect();
-    let held: Vec<_> = held.into_iter().flat_map(|n| emails(n..n + 1)).collect();
+    let held: Vec<_> = emails(0..ADDRESSES).into_iter().step_by(10).collect();
     de.publish(Email, &held).await;
 
     let (streams, watchers): (Vec<_>, Vec<_>) = [nl, be, at, seeker]
