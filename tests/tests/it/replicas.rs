@@ -169,8 +169,10 @@ async fn a_hit_stream_hears_of_hits_made_at_other_brokers_and_resumes_at_any() {
     let mut stream = nl[0].watch(0).await.expect("open");
     let mut took = vec![];
     for round in 0..8u32 {
-        let asked = phones(round * 10..round * 10 + 10);
-        nl[1 + round as usize % 2].find(Phone, &asked).await;
+        let nl = &nl[1 + round as usize % 2];
+        let pairs = nl.pairs(Phone, &phones(round * 10..round * 10 + 10));
+        let mut probe = nl.open(nl.opening(Phone)).await.expect("open");
+        probe.batch(0, &pairs).await.expect("answered");
         let answered = Instant::now();
         for event in 1..=10 {
             assert_eq!(
@@ -179,6 +181,7 @@ async fn a_hit_stream_hears_of_hits_made_at_other_brokers_and_resumes_at_any() {
             );
         }
         took.push(answered.elapsed());
+        probe.close().await.expect("closed");
     }
     println!("from the answer at one broker to the stream of another: {took:?}");
     let slowest = took.into_iter().max().expect("eight");
