@@ -2,6 +2,8 @@
 //! broker in this process on a free port under a clock that stands, or as a process of its own,
 //! and nodes and operators that speak the protocol.
 //!
+//! [`Cluster`] is several of those processes behind a balancer.
+//!
 //! [`TestNode`] is written from the protocol and the `.proto` files: what it does, any other
 //! implementation can do. Tests read as sentences over it; what goes wrong panics.
 
@@ -10,6 +12,8 @@
     reason = "a harness: whatever it cannot do ends the test"
 )]
 
+pub mod balancer;
+pub mod cluster;
 pub mod lab;
 pub mod ledger;
 pub mod node;
@@ -23,6 +27,7 @@ pub mod seed;
 pub mod selectors;
 pub mod stranger;
 
+pub use cluster::Cluster;
 pub use lab::Lab;
 pub use node::TestNode;
 pub use operator::Operator;

@@ -47,11 +47,16 @@ pub struct TestNode {
     id: NodeId,
     channel: Channel,
     clock: Arc<dyn Clock>,
+    own: Arc<OwnKeys>,
+    epochs: Arc<Mutex<BTreeMap<Epoch, Arc<EpochKeys>>>>,
+}
+
+/// The secrets that a node has drawn.
+struct OwnKeys {
     signing: SigningKey,
     cosigning: SigningKey,
     hpke: HpkeKeyPair,
     refs: RecordRefKey,
-    epochs: Mutex<BTreeMap<Epoch, Arc<EpochKeys>>>,
 }
 
 impl TestNode {
@@ -62,11 +67,25 @@ impl TestNode {
             id: name.parse().expect("a node id"),
             channel: lab.channel(Role::Node, name, url),
             clock,
-            signing: SigningKey::generate(rng),
-            cosigning: SigningKey::generate(rng),
-            hpke: HpkeKeyPair::generate(rng),
-            refs: RecordRefKey::generate(rng),
-            epochs: Mutex::default(),
+            own: Arc::new(OwnKeys {
+                signing: SigningKey::generate(rng),
+                cosigning: SigningKey::generate(rng),
+                hpke: HpkeKeyPair::generate(rng),
+                refs: RecordRefKey::generate(rng),
+            }),
+            epochs: Arc::default(),
+        }
+    }
+
+    /// The same node, on a channel of its own to the broker at `url`.
+    #[must_use]
+    pub fn towards(&self, lab: &Lab, url: &str) -> Self {
+        Self {
+            id: self.id.clone(),
+            channel: lab.channel(Role::Node, self.id.as_str(), url),
+            clock: Arc::clone(&self.clock),
+            own: Arc::clone(&self.own),
+            epochs: Arc::clone(&self.epochs),
         }
     }
 
@@ -76,8 +95,8 @@ impl TestNode {
     }
 
     /// Its key for statements.
-    pub const fn signing_key(&self) -> &SigningKey {
-        &self.signing
+    pub fn signing_key(&self) -> &SigningKey {
+        &self.own.signing
     }
 
     /// What its clock shows.
@@ -109,11 +128,11 @@ impl TestNode {
     pub fn member_keys(&self) -> MemberKeys {
         MemberKeys {
             node: self.id.clone(),
-            signing: self.signing.verifying_key(),
-            cosigning: self.cosigning.verifying_key(),
+            signing: self.own.signing.verifying_key(),
+            cosigning: self.own.cosigning.verifying_key(),
             hpke: vec![KemKey {
-                kem: self.hpke.public().suite().ids().0,
-                key: self.hpke.public().to_bytes(),
+                kem: self.own.hpke.public().suite().ids().0,
+                key: self.own.hpke.public().to_bytes(),
             }],
         }
     }
@@ -130,7 +149,7 @@ impl TestNode {
         };
         let request = v1::SubmitKeyStatementRequest {
             community: COMMUNITY.into(),
-            statement: Some(convert::sign(statement, &self.signing)),
+            statement: Some(convert::sign(statement, &self.own.signing)),
         };
         self.membership()
             .submit_key_statement(request)
@@ -169,7 +188,7 @@ impl TestNode {
 
     /// As custodian: the signed manifest, and the secret sealed to each of its members.
     pub fn seal_epoch(&self, gms: &Gms, manifest: &Manifest) -> v1::OpenEpochRequest {
-        let signed = convert::sign(manifest.clone(), &self.signing);
+        let signed = convert::sign(manifest.clone(), &self.own.signing);
         let aad = Sha256::digest(&signed.payload);
         let seal = |member: &MemberKeys| {
             let suite = Suite::X25519Sha256ChaCha20Poly1305;
@@ -217,7 +236,7 @@ impl TestNode {
         let sealed = Sealed::try_from(&envelope).expect("a sealed key");
         let digest: [u8; 32] = Sha256::digest(&signed.payload).into();
         let info = SealInfo::epoch_key(&manifest.community, manifest.epoch, &self.id);
-        let opened = self.hpke.open(&sealed, &info, &digest).expect("mine");
+        let opened = self.own.hpke.open(&sealed, &info, &digest).expect("mine");
         let gms = Gms::from_secret(Secret::from_slice(&opened).expect("32 bytes"));
         let schedule = KeySchedule::derive(&gms, &manifest.community, manifest.epoch);
         assert!(schedule.matches(&manifest.key_commitment));
@@ -250,7 +269,7 @@ impl TestNode {
     pub async fn confirm(&self, confirmation: KeyConfirmation) -> Result<v1::EpochState, Status> {
         let request = v1::ConfirmEpochRequest {
             community: COMMUNITY.into(),
-            confirmation: Some(convert::sign(confirmation, &self.signing)),
+            confirmation: Some(convert::sign(confirmation, &self.own.signing)),
         };
         let response = self.membership().confirm_epoch(request).await?;
         Ok(response.into_inner().state())
@@ -330,7 +349,8 @@ impl TestNode {
     /// The node's own reference to a value in an epoch.
     pub fn record_ref(&self, number: u32, policy: Policy, value: &Selector) -> RecordRef {
         let key = format!("{}#0", value.expose());
-        self.refs
+        self.own
+            .refs
             .record_ref(&community(), epoch(number), policy, &key)
             .expect("a short key")
     }

@@ -22,10 +22,69 @@ use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
 /// What the broker logs once it answers.
 const ANSWERS: &str = "broker answers";
 
-/// A broker process with its laboratory; killed when dropped.
+/// The folder of a test with its laboratory; brokers, and restored ones, share it.
+#[derive(Clone, Debug)]
+pub struct Site {
+    dir: Arc<TempDir>,
+    /// The authority of everyone at this site.
+    pub lab: Arc<Lab>,
+}
+
+impl Site {
+    /// A new folder with a new authority.
+    pub fn create() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let lab = Lab::create(&dir.path().join("pki"), TRUST_DOMAIN);
+        Self {
+            dir: Arc::new(dir),
+            lab: Arc::new(lab),
+        }
+    }
+
+    /// A path below the folder, which goes once nothing of the site is left.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// Where a broker keeps what is not in its own folder.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// The ledger.
+    pub ledger: TestLedger,
+    /// The broker's setting `objects`.
+    pub objects: String,
+    /// The file of its setting `objects_credentials_file`.
+    pub credentials: Option<PathBuf>,
+}
+
+impl Stores {
+    /// This ledger, and objects in the broker's own folder.
+    pub fn local(ledger: TestLedger) -> Self {
+        Self {
+            ledger,
+            objects: "local:".into(),
+            credentials: None,
+        }
+    }
+
+    /// These settings as lines of a configuration.
+    fn settings(&self) -> String {
+        let (ledger, objects) = (self.ledger.setting(), &self.objects);
+        let credentials = self.credentials.iter();
+        let credentials = credentials.map(|file| {
+            let file = file.display();
+            format!("objects_credentials_file = '{file}'\n")
+        });
+        let credentials: String = credentials.collect();
+        format!("ledger = '{ledger}'\nobjects = '{objects}'\n{credentials}")
+    }
+}
+
+/// A broker process at its site; killed when dropped.
 pub struct BrokerProcess {
-    dir: TempDir,
-    lab: Lab,
+    site: Site,
+    home: PathBuf,
     address: SocketAddr,
     child: Option<Child>,
     log: Arc<Mutex<Vec<u8>>>,
@@ -40,21 +99,26 @@ impl BrokerProcess {
 
     /// As [`Self::start`], on this ledger.
     pub async fn on(ledger: &TestLedger, filter: &'static str) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        let lab = Lab::create(&dir.path().join("pki"), TRUST_DOMAIN);
-        let tls = lab.install(Role::Broker, "main");
+        let stores = Stores::local(ledger.clone());
+        Self::at(&Site::create(), "main", &stores, filter).await
+    }
+
+    /// As [`Self::start`], as the broker of this name at a site, on these stores.
+    pub async fn at(site: &Site, name: &str, stores: &Stores, filter: &'static str) -> Self {
+        let tls = site.lab.install(Role::Broker, name);
         let mut process = Self {
-            lab,
+            home: site.path(name),
+            site: site.clone(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             child: None,
             log: Arc::default(),
             filter,
-            dir,
         };
+        std::fs::create_dir_all(&process.home).expect("a folder");
         let config = format!(
-            "ledger = '{}'\ndata_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
+            "{}data_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
              ca = '{}'\ncrl = '{}'\ntrust_domain = '{TRUST_DOMAIN}'\n",
-            ledger.setting(),
+            stores.settings(),
             process.data_dir().display(),
             process.path("address").display(),
             tls.certificate.display(),
@@ -114,6 +178,22 @@ impl BrokerProcess {
         child.kill().await.expect("killed");
     }
 
+    /// Stops the process where it stands (`SIGSTOP`); its connections stay.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets a frozen process go on (`SIGCONT`).
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         let child = self.child.as_ref().expect("it runs");
@@ -130,12 +210,22 @@ impl BrokerProcess {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.home.join(name)
     }
 
     /// Where the broker keeps its ledger and filters.
     pub fn data_dir(&self) -> PathBuf {
         self.path("broker")
+    }
+
+    /// Its site.
+    pub const fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Where it listens, before and after a restart.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     fn url(&self) -> String {
@@ -144,12 +234,17 @@ impl BrokerProcess {
 
     /// A node under the system's clock; nobody has enrolled it yet.
     pub fn node(&self, name: &str) -> TestNode {
-        TestNode::new(&self.lab, name, &self.url(), Arc::new(SystemClock))
+        TestNode::new(&self.site.lab, name, &self.url(), Arc::new(SystemClock))
+    }
+
+    /// The same node on a connection of its own to this broker.
+    pub fn reached_by(&self, node: &TestNode) -> TestNode {
+        node.towards(&self.site.lab, &self.url())
     }
 
     /// The operator.
     pub fn operator(&self) -> Operator {
-        Operator::new(&self.lab, &self.url())
+        Operator::new(&self.site.lab, &self.url())
     }
 }
 

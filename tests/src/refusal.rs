@@ -1,6 +1,7 @@
 //! What a refusal must say.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use sotto_common::error::ErrorCode;
 use tonic::{Code, Status};
@@ -31,4 +32,31 @@ pub fn assert_refused<T: Debug>(result: Result<T, Status>, code: Code, why: Erro
         "{status:?}"
     );
     status
+}
+
+/// Whether a call is to be made again: its connection broke, or the broker says `UNAVAILABLE` and
+/// how long to wait.
+pub fn is_passing(status: &Status) -> bool {
+    match (status.code(), reason(status).as_str()) {
+        (Code::Unavailable, "UNAVAILABLE") => status.get_error_details().retry_info().is_some(),
+        // Not from the broker: it gives a reason with every refusal.
+        (Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal, "") => true,
+        _ => false,
+    }
+}
+
+/// Calls until it is answered; fails on what does not pass.
+pub async fn outlast<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> T {
+    loop {
+        match call().await {
+            Ok(value) => return value,
+            Err(status) => pause(&status).await,
+        }
+    }
+}
+
+/// Waits a little before a call is made again; fails on what does not pass.
+pub async fn pause(status: &Status) {
+    assert!(is_passing(status), "this does not pass: {status:?}");
+    tokio::time::sleep(Duration::from_millis(20)).await;
 }

@@ -13,5 +13,6 @@ mod it {
     mod postgres;
     mod probing;
     mod publishing;
+    mod replicas;
     mod transport;
 }

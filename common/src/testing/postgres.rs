@@ -75,6 +75,31 @@ impl Server {
         format!("postgres:///{name}?host={socket}&user={ROLE}")
     }
 
+    /// Dumps the database of this URL by `pg_dump`, while it is in use; returns the file.
+    ///
+    /// # Panics
+    /// If it cannot be dumped.
+    pub fn dump(&self, url: &str) -> PathBuf {
+        let number = self.databases.fetch_add(1, Ordering::Relaxed);
+        let file = self.dir.join(format!("dump_{number}.sql"));
+        let path = file.display().to_string();
+        self.run("pg_dump", &["--dbname", url, "--file", &path]);
+        file
+    }
+
+    /// Makes a database of a dump; returns its URL.
+    ///
+    /// # Panics
+    /// If the server does not take every statement.
+    pub fn restore(&self, dump: &Path) -> String {
+        let url = self.database();
+        let path = dump.display().to_string();
+        let strict = ["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"];
+        let what = ["--dbname", &url, "--file", &path];
+        self.run("psql", &[&strict[..], &what].concat());
+        url
+    }
+
     /// Stops the server: at once, as by a power cut.
     ///
     /// # Panics

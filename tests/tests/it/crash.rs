@@ -11,37 +11,16 @@ use sotto_proto::v1;
 use sotto_proto::v1::PublicationState;
 use sotto_tests::ledger::mapped_files;
 use sotto_tests::probe::{Pair, all_at};
+use sotto_tests::refusal::{is_passing, outlast};
 use sotto_tests::sandbox::{found, profile};
 use sotto_tests::{BrokerProcess, Draft, TestNode, matched, phones, seed};
 use tokio::sync::oneshot;
-use tonic::{Code, Status};
 
 async fn broker_with_nodes() -> (BrokerProcess, [TestNode; 2]) {
     let process = BrokerProcess::start("info").await;
     let nodes = ["nl-fiu", "de-bka"].map(|name| process.node(name));
     found(&process.operator(), &profile(), &nodes.each_ref()).await;
     (process, nodes)
-}
-
-/// A killed broker shows as a connection that is not there, or ends.
-fn is_passing(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
-    )
-}
-
-/// Asks again until the broker is back.
-async fn until_up<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> T {
-    loop {
-        match call().await {
-            Ok(value) => return value,
-            Err(status) if is_passing(&status) => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(status) => panic!("not a broken connection: {status:?}"),
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +35,7 @@ async fn uploads_go_on_at_the_acknowledged_offset_after_a_kill() {
         let tags = nl.pairs(Phone, &values).into_iter().map(|(tag, _)| tag);
         let draft = nl.draft_of_tags(Phone, tags.chain(filler).collect()).await;
         kills += upload_amid_kills(&mut process, &nl, &draft, &mut rng).await;
-        until_up(async || nl.activate(draft.id()).await).await;
+        outlast(async || nl.activate(draft.id()).await).await;
         assert_eq!(
             de.find(Phone, &phones(round * 900..round * 900 + 900))
                 .await,
@@ -76,7 +55,7 @@ async fn upload_amid_kills(
 ) -> u32 {
     let (mut acknowledged, mut kills) = (0, 0);
     while acknowledged < draft.bits.len() as u64 {
-        let offset = until_up(async || nl.announce(draft).await).await;
+        let offset = outlast(async || nl.announce(draft).await).await;
         assert!(
             offset >= acknowledged,
             "{offset} after {acknowledged} were acknowledged"
@@ -127,7 +106,7 @@ async fn a_filter_is_wholly_active_or_not_at_all_when_the_broker_is_killed_at_it
         let (answered, ()) = tokio::join!(activating, killing);
         process.restart().await;
 
-        let listed = until_up(async || nl.list_publications(1).await).await;
+        let listed = outlast(async || nl.list_publications(1).await).await;
         let state = listed.publications[0].state();
         println!(
             "round {round}: {wait:?}, answered {}, {state:?}",
@@ -170,7 +149,7 @@ async fn every_acknowledged_hit_is_there_after_kills_amid_probe_sessions() {
     let mut next = 0;
     let mut kills = 0;
     while next < batches.len() {
-        let opened = until_up(async || nl.open(opening.clone()).await);
+        let opened = outlast(async || nl.open(opening.clone()).await);
         let mut probe = opened.await;
         if let Some(last) = probe.opened.last_answered {
             assert!(next == 0 || last as usize + 1 >= next);
@@ -200,7 +179,7 @@ async fn every_acknowledged_hit_is_there_after_kills_amid_probe_sessions() {
     }
     println!("{kills} kills");
 
-    let probe = until_up(async || nl.open(opening.clone()).await).await;
+    let probe = outlast(async || nl.open(opening.clone()).await).await;
     let closed = probe.close().await.expect("closed");
     assert_eq!(
         (closed.batches, closed.refs),

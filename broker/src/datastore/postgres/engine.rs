@@ -32,8 +32,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 10;
 /// How often it is tried beside others; after that it runs alone.
 const ATTEMPTS_BESIDE_OTHERS: u32 = 4;
-/// How often the schema is tried to be brought up to date.
-const SCHEMA_TRIES: u32 = 4;
 /// How long the outcome of a commit is asked for.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Marks are of use for `PATIENCE` only; they are cleared away after every so many commits.
@@ -245,16 +243,16 @@ impl Postgres {
     }
 }
 
-/// Brings the schema up to date. Brokers that start at once may try the same step, and all but one
-/// fail: they try again, and find it done.
+/// Brings the schema up to date. Of brokers that start at once all but one fail, as that one's
+/// tables come up beside theirs; they find them when they look again.
 async fn update_schema(pool: &PgPool) -> Result<()> {
-    let mut tries = 1;
+    let mut attempt = 1;
     loop {
         match schema::update(pool, &migrations()).await {
-            Err(error) if tries < SCHEMA_TRIES => {
-                tracing::debug!(%error, tries, "the schema was not brought up to date; again");
-                tokio::time::sleep(pause(SCHEMA_TRIES + tries)).await;
-                tries += 1;
+            Err(error) if error.code == ErrorCode::Unavailable && attempt < ATTEMPTS => {
+                tracing::info!(attempt, "the schema was not brought up to date; again");
+                tokio::time::sleep(pause(attempt)).await;
+                attempt += 1;
             }
             outcome => return outcome,
         }

@@ -54,6 +54,19 @@ async fn a_newer_schema_is_refused_with_what_to_do() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_start_at_once_on_an_empty_database_all_open_it() {
+    let Some(url) = postgres_database() else {
+        return;
+    };
+    let options: PgConnectOptions = url.parse().expect("a URL");
+    let opening = (0..6).map(|_| tokio::spawn(Postgres::open(options.clone())));
+    for opened in futures::future::join_all(opening).await {
+        let store = opened.expect("no panic").expect("opened");
+        store.close().await;
+    }
+}
+
 #[tokio::test]
 async fn a_commit_without_an_answer_is_asked_after() {
     let Some(url) = postgres_database() else {
@@ -297,16 +310,4 @@ async fn what_one_broker_announces_wakes_those_who_wait_at_another() {
     }
     one.close().await;
     other.close().await;
-}
-
-#[tokio::test]
-async fn brokers_that_start_at_once_on_an_empty_database_all_start() {
-    let Some(url) = postgres_database() else {
-        return;
-    };
-    let options: PgConnectOptions = url.parse().expect("a URL");
-    let (a, b, c) = tokio::join!(open(&options), open(&options), open(&options));
-    for store in [a, b, c] {
-        store.close().await;
-    }
 }

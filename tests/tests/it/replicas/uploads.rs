@@ -1,0 +1,58 @@
+//! An upload that goes on where another broker left it.
+
+use sotto_common::secret::Tag;
+use sotto_common::selector::Policy::Phone;
+use sotto_tests::cluster::Objects;
+use sotto_tests::probe::all_at;
+use sotto_tests::sandbox::profile;
+use sotto_tests::{Cluster, phones};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_at_a_second_broker_and_is_activated_at_a_third() {
+    from_broker_to_broker(Objects::Folder).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_from_broker_to_broker_in_a_bucket_too() {
+    from_broker_to_broker(Objects::S3).await;
+}
+
+async fn from_broker_to_broker(objects: Objects) {
+    let names = ["nl-fiu", "de-bka"];
+    let Some((cluster, [nl, de])) = Cluster::with_nodes(3, objects, profile(), names).await else {
+        return;
+    };
+    let (nl, de) = (cluster.direct(&nl), cluster.direct(&de));
+    let values = phones(0..100);
+    let filler = (0..9000u128).map(|n| Tag::new(n.to_be_bytes()));
+    let tags = de[0]
+        .pairs(Phone, &values)
+        .into_iter()
+        .map(|(tag, _)| tag)
+        .chain(filler);
+    let draft = de[0].draft_of_tags(Phone, tags.collect()).await;
+    let length = draft.bits.len();
+    let (third, chunk) = (length / 3, 10_000);
+    assert!(third > chunk, "several chunks at each broker");
+
+    let mut offset = de[0].announce(&draft).await.expect("announced");
+    for (at, until) in [(0, third), (1, 2 * third), (2, length)] {
+        assert_eq!(
+            de[at].announce(&draft).await.expect("announced"),
+            offset,
+            "each broker knows what another has acknowledged"
+        );
+        while offset < until as u64 {
+            let from = usize::try_from(offset).expect("fits");
+            let data = &draft.bits[from..until.min(from + chunk)];
+            let sent = de[at].upload_chunk(&draft, offset, data).await;
+            offset = sent.expect("acknowledged");
+            assert_eq!(offset, (from + data.len()) as u64);
+        }
+    }
+    de[0].activate(draft.id()).await.expect("activated");
+    for nl in nl {
+        let found = nl.find(Phone, &phones(0..200)).await;
+        assert_eq!(found, all_at("de-bka", &values));
+    }
+}
