@@ -21,6 +21,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::InterceptorLayer;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower::util::MapResponseLayer;
 
 use crate::app::Broker;
@@ -131,23 +133,12 @@ impl BoundBroker {
             revocation: tls.revocation(),
             shutdown: shutdown.clone(),
         };
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<MembershipServiceServer<Api>>().await;
-        health.set_serving::<PublicationServiceServer<Api>>().await;
-        health.set_serving::<ProbeServiceServer<Api>>().await;
-        health.set_serving::<HitServiceServer<Api>>().await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(Error::internal)?;
-
         let checked = api.clone();
         let serving = server_builder(&config.connections)
             .layer(MapResponseLayer::new(mend_response))
             .layer(InterceptorLayer::new(move |request| checked.check(request)))
-            .add_service(health_service)
-            .add_service(reflection)
+            .add_service(health().await)
+            .add_service(reflection()?)
             .add_service(bounded!(MembershipServiceServer, api))
             .add_service(bounded!(PublicationServiceServer, api))
             .add_service(bounded!(ProbeServiceServer, api))
@@ -172,6 +163,23 @@ impl BoundBroker {
         drop(lock);
         Ok(())
     }
+}
+
+async fn health() -> HealthServer<impl Health> {
+    let (health, service) = tonic_health::server::health_reporter();
+    health.set_serving::<MembershipServiceServer<Api>>().await;
+    health.set_serving::<PublicationServiceServer<Api>>().await;
+    health.set_serving::<ProbeServiceServer<Api>>().await;
+    health.set_serving::<HitServiceServer<Api>>().await;
+    service
+}
+
+fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(Error::internal)
 }
 
 /// Deletes the folders that held filters before the object store did; migration 0002 has ended
