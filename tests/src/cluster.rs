@@ -35,7 +35,8 @@ pub struct Cluster {
     pub server: Server,
     /// Where they are.
     pub site: Site,
-    _bucket: Option<S3Server>,
+    /// The server of their bucket, if they have one.
+    pub bucket: Option<S3Server>,
 }
 
 impl Cluster {
@@ -73,7 +74,7 @@ impl Cluster {
             stores,
             server,
             site,
-            _bucket: bucket,
+            bucket,
         })
     }
 

@@ -14,6 +14,7 @@
 
 pub mod balancer;
 pub mod cluster;
+pub mod day;
 pub mod lab;
 pub mod ledger;
 pub mod node;

@@ -137,6 +137,7 @@ async fn a_filter_is_wholly_active_or_not_at_all_when_the_broker_is_killed_at_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_hit_is_there_after_kills_amid_probe_sessions() {
+    sotto_tests::day::with_room_for(Duration::from_mins(1)).await;
     let mut rng = seed::rng();
     let (mut process, [nl, de]) = broker_with_nodes().await;
     let values = phones(0..2000);

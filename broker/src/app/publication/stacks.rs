@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use scoped_futures::ScopedFutureExt as _;
@@ -15,6 +16,9 @@ use crate::app::{Broker, known_epoch};
 use crate::datastore::{PublicationRecord, Tx};
 use crate::matcher::{Layer, LayerFacts};
 use crate::objects::ObjectKey;
+
+/// How long a call waits for the store to delete what it has ended.
+const DELETION: Duration = Duration::from_secs(5);
 
 /// What a transaction has moved.
 pub(super) struct Moves {
@@ -186,9 +190,11 @@ impl Broker {
         Ok(Arc::new(Layer::new(facts, bits)))
     }
 
-    /// Deletes objects that nothing needs any more.
+    /// Deletes objects that nothing needs any more. A store that is away keeps no caller waiting.
     pub(super) async fn delete_objects(&self, moves: Moves) {
-        if let Err(error) = self.objects.delete_all(moves.objects).await {
+        let deleted = self.objects.delete_all(moves.objects);
+        let deleted = tokio::time::timeout(DELETION, deleted).await;
+        if let Err(error) = deleted.map_err(Error::unavailable).flatten() {
             tracing::warn!(%error, "filters that have ended are still stored; deleted later");
         }
     }

@@ -51,6 +51,7 @@ struct Tally {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_doubled_or_counted_twice_while_brokers_are_killed_under_load() {
+    sotto_tests::day::with_room_for(lasts()).await;
     let mut rng = seed::rng();
     let mut open = profile();
     open.hit_cap = 1_000_000;

@@ -1,11 +1,13 @@
 //! An upload that goes on where another broker left it.
 
+use sotto_common::error::ErrorCode;
 use sotto_common::secret::Tag;
-use sotto_common::selector::Policy::Phone;
+use sotto_common::selector::Policy::{Email, Phone};
 use sotto_tests::cluster::Objects;
 use sotto_tests::probe::all_at;
 use sotto_tests::sandbox::profile;
-use sotto_tests::{Cluster, phones};
+use sotto_tests::{Cluster, assert_refused, emails, phones};
+use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_goes_on_at_a_second_broker_and_is_activated_at_a_third() {
@@ -54,5 +56,42 @@ async fn from_broker_to_broker(objects: Objects) {
     for nl in nl {
         let found = nl.find(Phone, &phones(0..200)).await;
         assert_eq!(found, all_at("de-bka", &values));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_away_delays_what_needs_it_and_nothing_else() {
+    let names = ["nl-fiu", "de-bka"];
+    let started = Cluster::with_nodes(2, Objects::S3, profile(), names).await;
+    let Some((cluster, [nl, de])) = started else {
+        return;
+    };
+    let (nl, de) = (cluster.direct(&nl), cluster.direct(&de));
+    de[0].publish(Phone, &phones(0..5)).await;
+    let withdrawn = de[0].publish(Email, &emails(0..5)).await;
+    let draft = de[0].draft(Phone, &phones(0..9)).await;
+    de[0].announce(&draft).await.expect("announced");
+
+    let bucket = cluster.bucket.as_ref().expect("a bucket");
+    bucket.stop();
+    let refused = de[1].upload(&draft, 0, |_| ()).await;
+    assert_refused(refused, Code::Unavailable, ErrorCode::Unavailable);
+    de[1].withdraw(withdrawn).await.expect("withdrawn");
+    for nl in &nl {
+        let found = nl.find(Phone, &phones(0..20)).await;
+        assert_eq!(found, all_at("de-bka", &phones(0..5)));
+        assert!(nl.find(Email, &emails(0..5)).await.is_empty());
+    }
+
+    bucket.launch();
+    let offset = de[1].announce(&draft).await.expect("announced");
+    de[1]
+        .upload(&draft, offset, |_| ())
+        .await
+        .expect("uploaded");
+    de[0].activate(draft.id()).await.expect("activated");
+    for nl in &nl {
+        let found = nl.find(Phone, &phones(0..20)).await;
+        assert_eq!(found, all_at("de-bka", &phones(0..9)));
     }
 }
