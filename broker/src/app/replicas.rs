@@ -317,7 +317,7 @@ impl Broker {
     /// `UNAVAILABLE` if that takes too long: the call has taken place, and is to be made again.
     pub(super) async fn until_all_match(&self, generation: u64) -> Result<()> {
         let waited = async {
-            self.catch_up().await?;
+            self.catch_up().await.map_err(not_everywhere)?;
             if !self.store.is_shared() {
                 return Ok(());
             }
@@ -338,10 +338,9 @@ impl Broker {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, waited).await.map_err(|_| {
-            let text = "it took place, but another broker has not caught up yet: ask again";
-            Error::new(ErrorCode::Unavailable, text).retry_after(Duration::from_secs(1))
-        })?
+        tokio::time::timeout(PATIENCE, waited)
+            .await
+            .map_err(not_everywhere)?
     }
 
     /// Removes the brokers whose lease has run out. This waits for those of their transactions that
@@ -350,12 +349,14 @@ impl Broker {
     /// # Errors
     /// If the ledger cannot be written.
     pub(crate) async fn remove_dead(&self) -> Result<()> {
+        let own = self.standing.replica();
         let removed = self
             .store
             .run_tx("remove_dead", |tx| {
                 async move {
                     let mut dead = tx.get_replicas(LEASE + CLOCK_SLACK).await?;
-                    dead.retain(|replica| !replica.live);
+                    // Not itself, late as it may be: the ledger would take nothing of this then.
+                    dead.retain(|replica| !replica.live && Some(replica.id) != own);
                     for replica in &dead {
                         tx.delete_replica(replica.id).await?;
                     }
@@ -446,4 +447,11 @@ impl Broker {
             layer,
         })
     }
+}
+
+/// A call that has taken place in the ledger, and not at every broker so far as this one knows.
+fn not_everywhere(why: impl std::fmt::Display) -> Error {
+    tracing::warn!(%why, "a call is not answered yet: not every broker has caught up");
+    let text = "it took place, but a broker has not caught up yet: ask again";
+    Error::new(ErrorCode::Unavailable, text).retry_after(Duration::from_secs(1))
 }

@@ -311,3 +311,19 @@ async fn what_one_broker_announces_wakes_those_who_wait_at_another() {
     one.close().await;
     other.close().await;
 }
+
+#[tokio::test]
+async fn what_nobody_told_is_looked_for_all_the_same() {
+    let Some((store, _, _)) = joined().await else {
+        return;
+    };
+    for signal in Signal::ALL {
+        let mut waiting = store.wakeups().listen(signal);
+        for _ in 0..2 {
+            waiting.mark_unchanged();
+            let woken = tokio::time::timeout(Duration::from_secs(10), waiting.changed()).await;
+            woken.expect("in time").expect("open");
+        }
+    }
+    store.close().await;
+}

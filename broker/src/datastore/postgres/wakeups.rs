@@ -26,55 +26,40 @@ const fn channel(signal: Signal) -> &'static str {
 /// Starts the tasks that connect these wake-ups with those of other brokers; they end with the pool.
 pub(super) fn connect(pool: &PgPool, wakeups: &Wakeups) {
     for signal in Signal::ALL {
-        let (pool, wakeups) = (pool.clone(), wakeups.clone());
-        tokio::spawn(async move {
-            let _ = pool
-                .close_event()
-                .do_until(tell(&pool, &wakeups, signal))
-                .await;
-        });
+        spawn(pool, tell(pool.clone(), wakeups.clone(), signal));
     }
-    let (others, own) = (
-        (pool.clone(), wakeups.clone()),
-        (pool.clone(), wakeups.clone()),
-    );
+    spawn(pool, hear_others(pool.clone(), wakeups.clone()));
+    spawn(pool, look(wakeups.clone(), LOOK_ALL_THE_SAME));
+}
+
+fn spawn(pool: &PgPool, work: impl Future<Output = ()> + Send + 'static) {
+    let mut closed = pool.close_event();
     tokio::spawn(async move {
-        let (pool, wakeups) = others;
-        let _ = pool
-            .close_event()
-            .do_until(hear_others(&pool, &wakeups))
-            .await;
-    });
-    tokio::spawn(async move {
-        let (pool, wakeups) = own;
-        let _ = pool
-            .close_event()
-            .do_until(look(&wakeups, LOOK_ALL_THE_SAME))
-            .await;
+        let _ = closed.do_until(work).await;
     });
 }
 
-async fn tell(pool: &PgPool, wakeups: &Wakeups, signal: Signal) {
+async fn tell(pool: PgPool, wakeups: Wakeups, signal: Signal) {
     loop {
         wakeups.announced(signal).await;
         let told = query("SELECT pg_notify($1, '')").bind(channel(signal));
-        if let Err(error) = told.execute(pool).await {
+        if let Err(error) = told.execute(&pool).await {
             tracing::debug!(%error, "other brokers were not told; they look by themselves");
         }
     }
 }
 
-async fn hear_others(pool: &PgPool, wakeups: &Wakeups) {
+async fn hear_others(pool: PgPool, wakeups: Wakeups) {
     loop {
-        match listen(pool, wakeups).await {
+        match listen(&pool, &wakeups).await {
             Err(error) if sqlstate(&error).is_some_and(|code| is_missing(&code)) => {
                 tracing::info!("this database has no LISTEN: looking every 250 ms");
-                look(wakeups, POLL).await;
+                look(wakeups.clone(), POLL).await;
             }
             Err(error) => tracing::debug!(%error, "not listening to other brokers; again"),
             Ok(()) => {}
         }
-        hear_all(wakeups);
+        hear_all(&wakeups);
         tokio::time::sleep(POLL).await;
     }
 }
@@ -99,10 +84,10 @@ async fn listen(pool: &PgPool, wakeups: &Wakeups) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-async fn look(wakeups: &Wakeups, every: Duration) {
+async fn look(wakeups: Wakeups, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
-        hear_all(wakeups);
+        hear_all(&wakeups);
     }
 }
 
