@@ -14,7 +14,7 @@ use sotto_common::selector::Policy::{self, Email, Phone};
 use sotto_proto::v1;
 use sotto_tests::cluster::Objects;
 use sotto_tests::probe::{Pair, Probe, all_at};
-use sotto_tests::refusal::{outlast, pause};
+use sotto_tests::refusal::{is_passing, outlast, pause};
 use sotto_tests::sandbox::profile;
 use sotto_tests::{BrokerProcess, Cluster, TestNode, emails, matched, phones};
 use tokio::time::Instant;
@@ -263,4 +263,36 @@ async fn session_at(broker: &BrokerProcess, nl: &TestNode, first: u32) -> (Probe
     let answer = probe.batch(0, &pairs[..1]).await.expect("answered");
     assert_eq!(matched(&answer).count(), 1);
     (probe, pairs)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_database_is_unavailable_at_every_broker_and_all_go_on_after_it() {
+    let names = ["nl-fiu", "de-bka"];
+    let started = Cluster::with_nodes(2, Objects::Folder, profile(), names).await;
+    let Some((cluster, [nl, de])) = started else {
+        return;
+    };
+    let (nl, de) = (cluster.direct(&nl), cluster.direct(&de));
+    let withdrawn = de[0].publish(Phone, &phones(0..5)).await;
+    let crashed = Instant::now();
+    cluster.server.crash();
+    // Longer than a lease: nobody could renew one meanwhile.
+    while crashed.elapsed() < Duration::from_secs(12) {
+        for nl in &nl {
+            let refused = nl.ask(Phone, &phones(0..5)).await.expect_err("away");
+            assert!(is_passing(&refused), "{refused:?}");
+        }
+    }
+    cluster.server.launch();
+
+    outlast(async || de[1].withdraw(withdrawn).await).await;
+    for nl in &nl {
+        let found = outlast(async || nl.ask(Phone, &phones(0..9)).await).await;
+        assert!(found.refs.is_empty());
+    }
+    de[1].publish(Phone, &phones(0..9)).await;
+    for nl in &nl {
+        let found = nl.find(Phone, &phones(0..9)).await;
+        assert_eq!(found, all_at("de-bka", &phones(0..9)));
+    }
 }
