@@ -2,6 +2,8 @@
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::grounds::codes;
+use crate::ids::{CommunityId, HitId, NodeId};
+use crate::time::Timestamp;
 
 codes! {
     /// Where a hit stands.
@@ -73,6 +75,73 @@ impl HitEvent {
     ];
 }
 
+codes! {
+    /// What a person decides about a hit. "Only a person at the prober's node moves a hit to
+    /// CONFIRMED, FALSE_POSITIVE or NOT_RELEVANT" (workflow.md "Hit").
+    HitDecision {
+        /// Looks at it.
+        BeginReview = "BEGIN_REVIEW",
+        /// Finds it true.
+        Confirm = "CONFIRM",
+        /// Finds it false.
+        FalsePositive = "FALSE_POSITIVE",
+        /// Finds it true and of no use.
+        NotRelevant = "NOT_RELEVANT",
+    }
+}
+
+impl HitDecision {
+    /// What it does to the hit.
+    pub const fn event(self) -> HitEvent {
+        match self {
+            Self::BeginReview => HitEvent::BeginReview,
+            Self::Confirm => HitEvent::Confirm,
+            Self::FalsePositive => HitEvent::RejectAsFalse,
+            Self::NotRelevant => HitEvent::RejectAsIrrelevant,
+        }
+    }
+
+    /// The state that it leads to.
+    pub const fn state(self) -> HitState {
+        match self {
+            Self::BeginReview => HitState::UnderReview,
+            Self::Confirm => HitState::Confirmed,
+            Self::FalsePositive => HitState::FalsePositive,
+            Self::NotRelevant => HitState::NotRelevant,
+        }
+    }
+}
+
+codes! {
+    /// What corroborates a weak match before it is confirmed (selectors.md "Persons").
+    SecondFactor {
+        /// Sex.
+        Sex = "SEX",
+        /// Place of birth.
+        PlaceOfBirth = "PLACE_OF_BIRTH",
+        /// Nationality.
+        Nationality = "NATIONALITY",
+        /// A document.
+        Document = "DOCUMENT",
+    }
+}
+
+/// A decision as the prober signs it for the broker (workflow.md "Hit"). The person and the reason
+/// stay at the node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HitFeedback {
+    /// The prober.
+    pub node: NodeId,
+    /// The community.
+    pub community: CommunityId,
+    /// The hit.
+    pub hit: HitId,
+    /// What was decided.
+    pub decision: HitDecision,
+    /// When.
+    pub decided_at: Timestamp,
+}
+
 /// The state after `event`; what leaves the state as it is, is a move to the same state.
 ///
 /// # Errors
@@ -107,6 +176,18 @@ pub fn transition(from: HitState, event: HitEvent) -> Result<HitState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_decision_leads_to_the_state_that_its_event_leads_to() {
+        for &decision in HitDecision::ALL {
+            let from = match decision {
+                HitDecision::BeginReview => HitState::New,
+                _ => HitState::UnderReview,
+            };
+            let to = transition(from, decision.event()).expect("allowed");
+            assert_eq!(to, decision.state());
+        }
+    }
 
     /// workflow.md "Hit" as a table of every move that changes the state.
     const MOVES: &[(HitState, HitEvent, HitState)] = &[

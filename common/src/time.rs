@@ -5,6 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "service")]
+use futures::future::{BoxFuture, FutureExt as _};
+#[cfg(feature = "service")]
+use tokio::sync::watch;
+
 /// Clocks of two parties may differ by this much (protocol, Notation).
 pub const CLOCK_SKEW: Duration = Duration::from_mins(5);
 
@@ -63,6 +68,13 @@ impl Timestamp {
         )
     }
 
+    /// How long after `earlier` this is; zero if it is not.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        let micros = self.0.saturating_sub(earlier.0);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
+
     /// This instant moved back; saturates.
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
@@ -105,7 +117,15 @@ impl fmt::Display for Timestamp {
 pub trait Clock: Send + Sync + 'static {
     /// The present instant.
     fn now(&self) -> Timestamp;
+
+    /// Ends once the clock shows `at` or later; a clock that is set forward ends it early enough.
+    #[cfg(feature = "service")]
+    fn wait_until(&self, at: Timestamp) -> BoxFuture<'static, ()>;
 }
+
+/// A system clock that was set is noticed within this time.
+#[cfg(feature = "service")]
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// The clock of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,17 +143,39 @@ impl Clock for SystemClock {
             .unwrap_or(Duration::ZERO);
         Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
+
+    #[cfg(feature = "service")]
+    fn wait_until(&self, at: Timestamp) -> BoxFuture<'static, ()> {
+        async move {
+            loop {
+                let left = at.since(Self.now());
+                if left.is_zero() {
+                    return;
+                }
+                tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+            }
+        }
+        .boxed()
+    }
 }
 
 /// A clock that stands until it is told to move; clones share it.
 #[derive(Clone, Debug)]
-pub struct MockClock(Arc<AtomicI64>);
+pub struct MockClock {
+    micros: Arc<AtomicI64>,
+    #[cfg(feature = "service")]
+    moved: watch::Sender<()>,
+}
 
 impl MockClock {
     /// A clock standing at `at`.
     #[must_use]
     pub fn at(at: Timestamp) -> Self {
-        Self(Arc::new(AtomicI64::new(at.micros())))
+        Self {
+            micros: Arc::new(AtomicI64::new(at.micros())),
+            #[cfg(feature = "service")]
+            moved: watch::Sender::new(()),
+        }
     }
 
     /// Moves the clock forward.
@@ -143,13 +185,32 @@ impl MockClock {
 
     /// Sets the clock, backwards too.
     pub fn set(&self, at: Timestamp) {
-        self.0.store(at.micros(), Ordering::SeqCst);
+        self.micros.store(at.micros(), Ordering::SeqCst);
+        #[cfg(feature = "service")]
+        self.moved.send_replace(());
     }
 }
 
 impl Clock for MockClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+        Timestamp(self.micros.load(Ordering::SeqCst))
+    }
+
+    #[cfg(feature = "service")]
+    fn wait_until(&self, at: Timestamp) -> BoxFuture<'static, ()> {
+        let (clock, mut moved) = (self.clone(), self.moved.subscribe());
+        async move {
+            loop {
+                // Marked as seen before the clock is read: a move after that ends the wait below.
+                moved.mark_unchanged();
+                if clock.now() >= at {
+                    return;
+                }
+                // The clone above keeps the sender: this does not fail.
+                let _ = moved.changed().await;
+            }
+        }
+        .boxed()
     }
 }
 

@@ -93,6 +93,20 @@ impl HitService for Api {
         })
     }
 
+    async fn submit_hit_feedback(
+        &self,
+        _: Request<v1::SubmitHitFeedbackRequest>,
+    ) -> Result<Response<v1::SubmitHitFeedbackResponse>, Status> {
+        Err(to_status(Error::internal("not built yet")))
+    }
+
+    async fn list_hit_statistics(
+        &self,
+        _: Request<v1::ListHitStatisticsRequest>,
+    ) -> Result<Response<v1::ListHitStatisticsResponse>, Status> {
+        Err(to_status(Error::internal("not built yet")))
+    }
+
     async fn list_holder_counts(
         &self,
         request: Request<v1::ListHolderCountsRequest>,

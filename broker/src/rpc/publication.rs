@@ -93,6 +93,17 @@ impl PublicationService for Api {
         })
     }
 
+    type WatchCatalogueStream = Answers<v1::WatchCatalogueResponse>;
+
+    async fn watch_catalogue(
+        &self,
+        _: Request<v1::WatchCatalogueRequest>,
+    ) -> Result<Response<Self::WatchCatalogueStream>, Status> {
+        Err(sotto_proto::status::to_status(
+            sotto_common::error::Error::internal("not built yet"),
+        ))
+    }
+
     async fn list_publications(
         &self,
         request: Request<v1::ListPublicationsRequest>,

@@ -68,6 +68,7 @@ impl Report {
             rows: self.rows,
             accepted,
             duplicates: self.rows - rejected - accepted,
+            removed: 0,
             rejections: self
                 .rejections
                 .into_iter()
@@ -246,6 +247,7 @@ mod tests {
             value: value.into(),
             record_id: record_id.into(),
             region: region.into(),
+            expires_at: None,
         };
         let outcome = |row| normal(&policies, Policy::Phone, "d", "NL", row, 0).expect("taken");
         let own = outcome(row("06 12345678", "", "")).expect("a number");

@@ -137,6 +137,7 @@ pub(crate) async fn run(context: &Context, command: HitsCommand) -> Result<()> {
         HitsCommand::Show { hit } => {
             let request = v1::GetRecordHitRequest {
                 hit_id: hit.as_bytes().to_vec().into(),
+                ..Default::default()
             };
             let answer = client.analyst().get_record_hit(unary(request)).await?;
             let hit = answer.into_inner().hit.unwrap_or_default();
@@ -193,6 +194,7 @@ async fn page(
         state: wanted
             .state
             .map_or(0, |state| v1::HitState::from(state).into()),
+        ..Default::default()
     };
     let answer = client.analyst().list_record_hits(unary(request)).await?;
     Ok(answer.into_inner())
@@ -258,7 +260,10 @@ async fn follow(
     cursor: &mut u64,
     connected: &mut bool,
 ) -> Result<(), Follow> {
-    let request = v1::WatchRecordHitsRequest { cursor: *cursor };
+    let request = v1::WatchRecordHitsRequest {
+        cursor: *cursor,
+        ..Default::default()
+    };
     let mut events = client
         .analyst()
         .watch_record_hits(request)

@@ -30,6 +30,7 @@ pub(crate) async fn run(context: &Context, args: PublishArgs) -> Result<()> {
     let request = v1::PublishFiltersRequest {
         policy: args.policy.map(|p| p.name().to_owned()).unwrap_or_default(),
         audience: args.audience.iter().map(ToString::to_string).collect(),
+        ..Default::default()
     };
     let mut datasets = context.client()?.datasets();
     let mut stream = datasets.publish_filters(request).await?.into_inner();

@@ -41,6 +41,17 @@ impl NodeAdminService for Admin {
         Ok(Response::new(status))
     }
 
+    type ExportAccessLogStream = super::Answers<v1::ExportAccessLogResponse>;
+
+    async fn export_access_log(
+        &self,
+        _: Request<v1::ExportAccessLogRequest>,
+    ) -> Result<Response<Self::ExportAccessLogStream>, Status> {
+        Err(sotto_proto::status::to_status(Error::internal(
+            "not built yet",
+        )))
+    }
+
     async fn list_members(
         &self,
         _: Request<v1::ListMembersRequest>,

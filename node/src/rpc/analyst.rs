@@ -119,9 +119,17 @@ impl AnalystService for Analysts {
                 })?;
             Ok(v1::GetRecordHitResponse {
                 hit: Some(record_hit(hit, &self.app.community)),
+                ..Default::default()
             })
         })
         .await
+    }
+
+    async fn review_hit(
+        &self,
+        _: Request<v1::ReviewHitRequest>,
+    ) -> Result<Response<v1::ReviewHitResponse>, Status> {
+        Err(to_status(Error::internal("not built yet")))
     }
 
     type WatchRecordHitsStream = Answers<v1::WatchRecordHitsResponse>;
@@ -202,5 +210,6 @@ fn record_hit(hit: RecordHit, community: &CommunityId) -> v1::RecordHit {
             .canonical
             .map(|canonical| canonical.expose().to_owned())
             .unwrap_or_default(),
+        ..Default::default()
     }
 }

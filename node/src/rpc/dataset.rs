@@ -53,12 +53,34 @@ impl DatasetService for Datasets {
                 policy: dataset.policy.name().to_owned(),
                 selectors: dataset.selectors,
                 imported_at: Some(to_timestamp(dataset.imported_at)),
+                ..Default::default()
             });
             Ok(v1::ListDatasetsResponse {
                 datasets: datasets.collect(),
             })
         })
         .await
+    }
+
+    async fn remove_selectors(
+        &self,
+        _: Request<Streaming<v1::RemoveSelectorsRequest>>,
+    ) -> Result<Response<v1::RemoveSelectorsResponse>, Status> {
+        Err(to_status(Error::internal("not built yet")))
+    }
+
+    async fn delete_dataset(
+        &self,
+        _: Request<v1::DeleteDatasetRequest>,
+    ) -> Result<Response<v1::DeleteDatasetResponse>, Status> {
+        Err(to_status(Error::internal("not built yet")))
+    }
+
+    async fn update_dataset(
+        &self,
+        _: Request<v1::UpdateDatasetRequest>,
+    ) -> Result<Response<v1::UpdateDatasetResponse>, Status> {
+        Err(to_status(Error::internal("not built yet")))
     }
 
     type PublishFiltersStream = Answers<v1::PublishFiltersResponse>;
@@ -112,5 +134,6 @@ fn response(policy: Policy, progress: PublishProgress) -> v1::PublishFiltersResp
         version: progress.version,
         class: progress.class.into(),
         waiting_for: progress.waiting_for,
+        supplement: false,
     }
 }

@@ -28,8 +28,12 @@ const ROLES: &[(&str, &[Role])] = &[
     ("/sotto.v1.AnalystService/ListRecordHits", READERS),
     ("/sotto.v1.AnalystService/GetRecordHit", READERS),
     ("/sotto.v1.AnalystService/WatchRecordHits", READERS),
+    ("/sotto.v1.AnalystService/ReviewHit", &[Analyst, Approver]),
     ("/sotto.v1.DatasetService/ImportDataset", &[DataManager]),
     ("/sotto.v1.DatasetService/ListDatasets", EVERYONE),
+    ("/sotto.v1.DatasetService/RemoveSelectors", &[DataManager]),
+    ("/sotto.v1.DatasetService/DeleteDataset", &[DataManager]),
+    ("/sotto.v1.DatasetService/UpdateDataset", &[DataManager]),
     ("/sotto.v1.DatasetService/PublishFilters", &[DataManager]),
     ("/sotto.v1.NodeAdminService/GetStatus", EVERYONE),
     ("/sotto.v1.NodeAdminService/ListMembers", &[DataManager]),
@@ -42,6 +46,7 @@ const ROLES: &[(&str, &[Role])] = &[
     ("/sotto.v1.NodeAdminService/FinishEpoch", &[DataManager]),
     ("/sotto.v1.NodeAdminService/FetchEpoch", &[DataManager]),
     ("/sotto.v1.NodeAdminService/ListNodeEpochs", &[DataManager]),
+    ("/sotto.v1.NodeAdminService/ExportAccessLog", &[Supervisor]),
 ];
 
 /// Those who read hits.

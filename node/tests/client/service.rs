@@ -179,6 +179,8 @@ fn hit(number: usize) -> v1::RecordHit {
         dataset: "suspects".into(),
         record_id: HOSTILE.into(),
         canonical: "+31612345678".into(),
+        state: v1::HitState::New.into(),
+        ..Default::default()
     }
 }
 
@@ -190,6 +192,13 @@ fn refused<T>(code: ErrorCode) -> Result<Response<T>, Status> {
 impl v1::analyst_service_server::AnalystService for FakeNode {
     type ProbeDatasetStream = Messages<v1::ProbeDatasetResponse>;
     type WatchRecordHitsStream = Messages<v1::WatchRecordHitsResponse>;
+
+    async fn review_hit(
+        &self,
+        _: Request<v1::ReviewHitRequest>,
+    ) -> Result<Response<v1::ReviewHitResponse>, Status> {
+        refused(ErrorCode::RoleForbidden)
+    }
 
     async fn probe_dataset(
         &self,
@@ -273,6 +282,27 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 impl v1::dataset_service_server::DatasetService for FakeNode {
     type PublishFiltersStream = Messages<v1::PublishFiltersResponse>;
 
+    async fn remove_selectors(
+        &self,
+        _: Request<Streaming<v1::RemoveSelectorsRequest>>,
+    ) -> Result<Response<v1::RemoveSelectorsResponse>, Status> {
+        refused(ErrorCode::RoleForbidden)
+    }
+
+    async fn delete_dataset(
+        &self,
+        _: Request<v1::DeleteDatasetRequest>,
+    ) -> Result<Response<v1::DeleteDatasetResponse>, Status> {
+        refused(ErrorCode::RoleForbidden)
+    }
+
+    async fn update_dataset(
+        &self,
+        _: Request<v1::UpdateDatasetRequest>,
+    ) -> Result<Response<v1::UpdateDatasetResponse>, Status> {
+        refused(ErrorCode::RoleForbidden)
+    }
+
     async fn import_dataset(
         &self,
         request: Request<Streaming<v1::ImportDatasetRequest>>,
@@ -336,6 +366,15 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
 
 #[async_trait]
 impl v1::node_admin_service_server::NodeAdminService for FakeNode {
+    type ExportAccessLogStream = Messages<v1::ExportAccessLogResponse>;
+
+    async fn export_access_log(
+        &self,
+        _: Request<v1::ExportAccessLogRequest>,
+    ) -> Result<Response<Self::ExportAccessLogStream>, Status> {
+        refused(ErrorCode::RoleForbidden)
+    }
+
     async fn get_status(
         &self,
         _: Request<v1::GetStatusRequest>,

@@ -83,6 +83,7 @@ pub(crate) async fn run(context: &Context, args: ImportArgs) -> Result<()> {
         dataset: args.dataset.clone(),
         policy: args.policy.name().to_owned(),
         region: args.region.clone().unwrap_or_default(),
+        replace: false,
     };
     // The channel is new and has room.
     let _ = sender.try_send(message(Message::Header(header)));

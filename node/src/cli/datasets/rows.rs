@@ -182,6 +182,7 @@ fn object(bytes: &[u8], columns: &Columns) -> Option<ImportRow> {
         value: field(value)?,
         record_id: optional(&columns.id)?,
         region: optional(&columns.region)?,
+        expires_at: None,
     })
 }
 
@@ -229,6 +230,7 @@ mod tests {
             value: value.into(),
             record_id: record_id.into(),
             region: region.into(),
+            expires_at: None,
         })
     }
 

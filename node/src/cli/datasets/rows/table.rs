@@ -172,6 +172,7 @@ impl Places {
             value: field(self.value)?,
             record_id: optional(self.id)?,
             region: optional(self.region)?,
+            expires_at: None,
         })
     }
 }
