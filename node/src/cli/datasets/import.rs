@@ -329,6 +329,7 @@ mod tests {
                 rows: 20,
                 first_lines: (1..=9).map(|n| n * 5).collect(),
             }],
+            removed: 0,
         };
         unreadable.add_to(&mut report);
         assert_eq!(report.rows, 104);
