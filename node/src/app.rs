@@ -50,6 +50,8 @@ pub(crate) struct App {
     pub(crate) reconnected: Notify,
     /// Cursor of the last change of a hit.
     pub(crate) hit_cursor: watch::Sender<u64>,
+    /// Told when selectors or datasets have changed: there may be something to publish or to probe.
+    pub(crate) data: watch::Sender<()>,
     pub(crate) publications: Jobs<PublicationKey, PublishProgress>,
     /// Filters are built and uploaded one at a time: each is held in memory once.
     pub(crate) publishing: Semaphore,
@@ -84,6 +86,11 @@ impl App {
             *last = (*last).max(cursor);
             later
         });
+    }
+
+    /// Wakes those who publish and probe: selectors or datasets have changed.
+    pub(crate) fn data_changed(&self) {
+        self.data.send_replace(());
     }
 
     /// Asks the broker whether it is there, and what it allows this node.

@@ -154,6 +154,7 @@ impl App {
             .store
             .commit_import(import.rows.import, &import.dataset, import.policy, now)
             .await?;
+        self.data_changed();
         Ok(import.report.finish(accepted))
     }
 }
