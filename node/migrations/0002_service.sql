@@ -28,6 +28,8 @@ CREATE TABLE layers (
     last_selector  INTEGER NOT NULL,
     removals       INTEGER NOT NULL,
     selectors      INTEGER NOT NULL,
+    class          INTEGER NOT NULL,
+    bytes          INTEGER NOT NULL,
     audience       TEXT NOT NULL,
     active_at      INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

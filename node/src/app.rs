@@ -1,21 +1,27 @@
 //! Use cases of a node, free of transport; the clock is injected.
 
+pub(crate) mod catalogue;
 pub(crate) mod check;
 pub(crate) mod epochs;
 pub(crate) mod import;
 pub(crate) mod inbox;
 pub(crate) mod jobs;
+pub(crate) mod keeper;
 pub(crate) mod members;
 pub(crate) mod policies;
 pub(crate) mod probe;
+pub(crate) mod prober;
 pub(crate) mod publish;
+pub(crate) mod publisher;
 pub(crate) mod session;
+pub(crate) mod status;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex};
 
+use futures::future::BoxFuture;
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::ids::{CommunityId, NodeId};
+use sotto_common::ids::{CommunityId, Epoch, NodeId};
 use sotto_common::membership::Manifest;
 use sotto_common::selector::Policy;
 use sotto_common::time::Clock;
@@ -26,12 +32,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::{Broker, ask};
+use crate::config::Settings;
 use crate::keystore::Keystore;
 use crate::store::{ProbeKey, Store};
+use catalogue::Catalogue;
 use jobs::Jobs;
 use policies::Policies;
 use probe::ProbeProgress;
+use prober::Waiting;
 use publish::{PublicationKey, PublishProgress};
+use publisher::Setbacks;
 
 /// What the use cases work on.
 pub(crate) struct App {
@@ -44,6 +54,7 @@ pub(crate) struct App {
     pub(crate) broker: Broker,
     pub(crate) policies: Arc<Policies>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) settings: Settings,
     /// Epochs are opened and taken one at a time: a key and its manifest are two files.
     pub(crate) epoch_turn: Mutex<()>,
     /// Told when the broker's stream of hits is open anew.
@@ -52,11 +63,32 @@ pub(crate) struct App {
     pub(crate) hit_cursor: watch::Sender<u64>,
     /// Told when selectors or datasets have changed: there may be something to publish or to probe.
     pub(crate) data: watch::Sender<()>,
+    /// Who has published what, as the broker told it last.
+    pub(crate) catalogue: watch::Sender<Catalogue>,
+    /// Counts the connections to the broker's catalogue.
+    pub(crate) online: watch::Sender<u64>,
+    /// The latest active epoch whose key this node has.
+    pub(crate) epoch: watch::Sender<Option<Epoch>>,
+    /// Told when a person has moved an epoch.
+    pub(crate) epochs_moved: Notify,
+    pub(crate) epoch_problem: StdMutex<Option<String>>,
+    pub(crate) setbacks: StdMutex<Setbacks>,
+    pub(crate) probing: StdMutex<Waiting>,
     pub(crate) publications: Jobs<PublicationKey, PublishProgress>,
     /// Filters are built and uploaded one at a time: each is held in memory once.
     pub(crate) publishing: Semaphore,
     pub(crate) probes: Jobs<ProbeKey, ProbeProgress>,
 }
+
+/// What goes on for as long as the node runs.
+const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 6] = [
+    members::keep_stating,
+    inbox::keep_watching,
+    catalogue::keep_watching,
+    keeper::keep_epochs,
+    publisher::keep_publishing,
+    prober::keep_probing,
+];
 
 impl App {
     /// Begins what goes on by itself: statements, the inbox, and what a restart interrupted.
@@ -70,10 +102,10 @@ impl App {
     ) -> Result<()> {
         self.store.drop_imports(None).await?;
         self.hit_cursor.send_replace(self.store.hit_cursor().await?);
-        self.resume_publications().await?;
+        self.clear_outbox().await?;
         self.resume_probes().await?;
-        for task in [members::keep_stating, inbox::keep_watching].map(|task| task as fn(_) -> _) {
-            let work: futures::future::BoxFuture<'static, ()> = task(Arc::clone(self));
+        for task in SERVICE {
+            let work = task(Arc::clone(self));
             tasks.spawn(stop.clone().run_until_cancelled_owned(work));
         }
         Ok(())

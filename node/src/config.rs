@@ -4,10 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use sotto_common::ids::{CommunityId, NodeId};
-use sotto_common::service::config::{self, ConfigError, TlsConfig};
+use sotto_common::service::config::{self, ConfigError, HumanDuration, TlsConfig};
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
@@ -48,6 +49,9 @@ pub struct NodeConfig {
     /// Bounds on the connections of analysts.
     #[serde(default)]
     pub connections: ConnectionLimits,
+    /// What the service does by itself, and when.
+    #[serde(default)]
+    pub service: Settings,
     /// How log lines look.
     #[serde(default)]
     pub log: LogConfig,
@@ -65,6 +69,80 @@ pub struct BrokerConfig {
     /// The name in the broker's SPIFFE ID; without it any broker of the trust domain will do.
     #[serde(default)]
     pub name: Option<String>,
+}
+
+/// What the service does by itself, and when.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// When filters are published.
+    pub publisher: PublisherConfig,
+    /// When datasets are probed.
+    pub prober: ProberConfig,
+    /// What is done about epochs.
+    pub epochs: EpochsConfig,
+}
+
+/// When filters are published by themselves (protocol §5.4).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PublisherConfig {
+    /// A base is published once in each period of this length, at a random minute of it.
+    pub base_every: HumanDuration,
+    /// What is new goes out once nothing was added for this time.
+    pub debounce: HumanDuration,
+    /// But at the latest after this time.
+    pub patience: HumanDuration,
+}
+
+impl Default for PublisherConfig {
+    fn default() -> Self {
+        Self {
+            base_every: HumanDuration(Duration::from_hours(24)),
+            debounce: HumanDuration(Duration::from_secs(2)),
+            patience: HumanDuration(Duration::from_secs(10)),
+        }
+    }
+}
+
+/// When datasets are probed by themselves (protocol §7).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProberConfig {
+    /// Everything is asked of every holder again within this time, though nothing has changed.
+    pub refresh_every: HumanDuration,
+    /// Batches are filled up with random pairs to this size, 0 to 4096; 0 = not at all. What is
+    /// filled up counts against the quota.
+    pub pad_batches_to: u32,
+}
+
+impl Default for ProberConfig {
+    fn default() -> Self {
+        Self {
+            refresh_every: HumanDuration(Duration::from_hours(7 * 24)),
+            pad_batches_to: 0,
+        }
+    }
+}
+
+/// What is done about epochs by itself (protocol §8).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EpochsConfig {
+    /// Take and confirm a new epoch if its manifest passes every check.
+    pub fetch: bool,
+    /// As custodian: open the next epoch this long before the last one is over. Not at all if it is
+    /// left out. One custodian of a community does.
+    pub open_before_end: Option<HumanDuration>,
+}
+
+impl Default for EpochsConfig {
+    fn default() -> Self {
+        Self {
+            fetch: true,
+            open_before_end: None,
+        }
+    }
 }
 
 impl NodeConfig {

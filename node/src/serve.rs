@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
 use sotto_common::random::os_rng;
@@ -171,6 +171,14 @@ async fn build(
         reconnected: Notify::new(),
         hit_cursor: watch::Sender::new(0),
         data: watch::Sender::new(()),
+        settings: config.service.clone(),
+        catalogue: watch::Sender::default(),
+        online: watch::Sender::default(),
+        epoch: watch::Sender::default(),
+        epochs_moved: Notify::new(),
+        epoch_problem: StdMutex::default(),
+        setbacks: StdMutex::default(),
+        probing: StdMutex::default(),
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),
         probes: Jobs::new(tasks.clone(), stop.clone()),

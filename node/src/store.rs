@@ -1,8 +1,10 @@
 //! The node's own store: one SQLite file of mode 0600, by entity.
 
+mod coverage;
 mod datasets;
 mod epochs;
 mod hits;
+mod layers;
 mod members;
 mod probes;
 mod publications;
@@ -16,12 +18,14 @@ use sotto_common::time::Timestamp;
 use sqlx::SqliteConnection;
 use sqlx::migrate::Migrator;
 
+pub use coverage::{Cover, ProbedDataset};
 pub(crate) use datasets::other_policy;
 pub use datasets::{Dataset, ImportId, SelectorId, SelectorRow, StagedRow};
 pub use epochs::StoredEpoch;
 pub use hits::{HitFilter, RecordHit};
+pub use layers::{Layer, Publishing};
 pub use members::Pinned;
-pub use probes::{Batch, ProbeKey, ProbeSession};
+pub use probes::{Batch, ProbeKey, ProbeKind, ProbeSession};
 pub use publications::OutboxItem;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");

@@ -1,6 +1,6 @@
 //! What the tests of this crate share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex};
 
 use sotto_common::dsse::SigningKey;
 use sotto_common::epoch::{Gms, KeySchedule};
@@ -23,6 +23,7 @@ use crate::app::App;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
 use crate::broker::Broker;
+use crate::config::Settings;
 use crate::hit::Hit;
 use crate::keystore::Keystore;
 use crate::store::{StagedRow, Store};
@@ -125,6 +126,14 @@ pub(crate) async fn app() -> (App, TempDir) {
         reconnected: Notify::new(),
         hit_cursor: watch::Sender::new(0),
         data: watch::Sender::new(()),
+        settings: Settings::default(),
+        catalogue: watch::Sender::default(),
+        online: watch::Sender::default(),
+        epoch: watch::Sender::default(),
+        epochs_moved: Notify::new(),
+        epoch_problem: StdMutex::default(),
+        setbacks: StdMutex::default(),
+        probing: StdMutex::default(),
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),
         probes: Jobs::new(tasks, stop),

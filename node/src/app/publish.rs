@@ -1,50 +1,49 @@
-//! Publishing: one base filter a policy, built here, uploaded until it is active (protocol §6).
+//! Publishing: what the node has becomes what probes are tested against (protocol §5.4, §6).
+//!
+//! One job a policy works until nothing is left to do: [`plan`] says what the next layer is, it is
+//! [built](build) and [uploaded](upload). The [publisher](super::publisher) says when.
+
+mod build;
+pub(crate) mod plan;
+mod upload;
 
 use std::collections::BTreeSet;
-use std::io::SeekFrom;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
-use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
+use futures::Stream;
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::filter::{Class, Filter, build};
 use sotto_common::ids::{NodeId, PublicationId};
-use sotto_common::publication::{FilterHeader, LayerRole, MAX_CHUNK, PublicationState};
+use sotto_common::publication::LayerRole;
 use sotto_common::random::os_rng;
 use sotto_common::selector::Policy;
-use sotto_common::service::files::{self, Readers};
-use sotto_proto::convert::sign;
 use sotto_proto::v1;
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::watch;
 
 use super::epochs::EpochKeys;
-use super::jobs::{JobState, Reporter};
+use super::jobs::{JobState, Reporter, interrupted, told};
 use super::{App, is_of_the_caller, off_the_runtime};
-use crate::broker::{Backoff, LONG_CALL_TIMEOUT, ask, call_once, is_passing, refusal};
-use crate::store::{OutboxItem, SelectorId};
+use crate::broker::{Backoff, ask, is_passing};
+use crate::store::{Layer, OutboxItem, Publishing};
+use build::Plan;
+use plan::{Step, Why, next_step};
 
-/// How long the broker may take to acknowledge a chunk.
-const CHUNK_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often a filter that the broker found stale is built anew.
 const REBUILDS: u32 = 3;
 
-/// What makes two publications the same one.
+/// What makes two pieces of publishing the same one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PublicationKey {
     /// The policy.
     pub(crate) policy: Policy,
-    /// Members that may match; empty = all.
-    pub(crate) audience: BTreeSet<NodeId>,
+    /// Whether a person wants a new base now.
+    pub(crate) asked: bool,
 }
 
 /// How far a publication is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct PublishProgress {
-    /// Distinct selectors in the filter.
+    /// Distinct selectors in the layer.
     pub(crate) selectors: u64,
     /// Bytes that the broker has.
     pub(crate) acknowledged: u64,
@@ -56,47 +55,85 @@ pub(crate) struct PublishProgress {
     pub(crate) version: u64,
     /// The capacity class.
     pub(crate) class: u8,
+    /// Whether it is a supplement.
+    pub(crate) supplement: bool,
     /// What it waits for, if it waits.
     pub(crate) waiting_for: String,
 }
 
-type Publication = (Policy, watch::Receiver<JobState<PublishProgress>>);
+impl PublishProgress {
+    fn of_layer(layer: &Layer) -> Self {
+        Self {
+            selectors: layer.selectors,
+            acknowledged: layer.bytes,
+            total: layer.bytes,
+            active: true,
+            version: layer.version,
+            class: layer.class,
+            supplement: layer.role != LayerRole::Base,
+            waiting_for: String::new(),
+        }
+    }
+}
 
 impl App {
-    /// Publishes one policy, or each that has selectors and is in the epoch's profile.
+    /// The policies that are asked for: one, or each that has something to publish and is in the
+    /// epoch's profile.
     ///
     /// # Errors
     /// `POLICY_UNKNOWN`, `EPOCH_NOT_ACTIVE`, or those of the broker.
-    pub(crate) async fn publish(
-        self: &Arc<Self>,
-        policy: Option<Policy>,
-        audience: BTreeSet<NodeId>,
-    ) -> Result<Vec<Publication>> {
+    pub(crate) async fn policies_to_publish(&self, policy: Option<Policy>) -> Result<Vec<Policy>> {
         let epoch = self.active_epoch().await?;
-        let policies = if let Some(policy) = policy {
+        if let Some(policy) = policy {
             epoch.manifest.policy(policy)?;
-            vec![policy]
-        } else {
-            let in_use = self.store.policies_in_use().await?.into_iter();
-            in_use
-                .map(|(policy, _)| policy)
-                .filter(|&policy| epoch.manifest.policy(policy).is_ok())
-                .collect()
-        };
-        let start = |policy| {
-            let audience = audience.clone();
-            (
-                policy,
-                self.start_publication(PublicationKey { policy, audience }),
-            )
-        };
-        Ok(policies.into_iter().map(start).collect())
+            return Ok(vec![policy]);
+        }
+        let policies = self.store.published_policies().await?.into_iter();
+        Ok(policies
+            .filter(|&policy| epoch.manifest.policy(policy).is_ok())
+            .collect())
     }
 
-    fn start_publication(
+    /// Publishes, or joins the job that does, and tells how far it is, until what the node had when
+    /// this was called is what probes are tested against.
+    pub(crate) fn follow_publication(
         self: &Arc<Self>,
-        key: PublicationKey,
-    ) -> watch::Receiver<JobState<PublishProgress>> {
+        policy: Policy,
+        asked: bool,
+    ) -> impl Stream<Item = Result<PublishProgress>> + Send + use<> {
+        let job = self.start_publication(PublicationKey { policy, asked });
+        let next = move |(app, job): (Arc<Self>, Option<PublicationJob>)| async move {
+            let mut job = job?;
+            if job.changed().await.is_err() {
+                return Some((Err(interrupted()), (app, None)));
+            }
+            let state = job.borrow_and_update().clone();
+            Some(match state {
+                JobState::Running(progress) => (Ok(progress), (app, Some(job))),
+                JobState::Failed(error) => (Err(told(&error)), (app, None)),
+                // It may have looked for the last time before the caller's change.
+                JobState::Done(progress) => match app.step(policy, false).await {
+                    Ok(None) => (Ok(progress), (app, None)),
+                    Ok(Some(_)) => {
+                        let again = PublicationKey {
+                            policy,
+                            asked: false,
+                        };
+                        let job = app.start_publication(again);
+                        (Ok(progress), (app, Some(job)))
+                    }
+                    Err(error) => (Err(error), (app, None)),
+                },
+            })
+        };
+        let mut job = job;
+        // What it says already is told first.
+        job.mark_changed();
+        futures::stream::unfold((Arc::clone(self), Some(job)), next)
+    }
+
+    /// Brings one policy up to date, or joins the job that does.
+    pub(crate) fn start_publication(self: &Arc<Self>, key: PublicationKey) -> PublicationJob {
         let app = Arc::clone(self);
         self.publications
             .join_or_start(key, |key, reporter| async move {
@@ -104,25 +141,35 @@ impl App {
             })
     }
 
-    /// Goes on with what a restart interrupted, and clears what nobody waits for.
+    /// Clears what nobody waits for; the publisher goes on with the rest.
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn resume_publications(self: &Arc<Self>) -> Result<()> {
+    pub(crate) async fn clear_outbox(&self) -> Result<()> {
         let waiting = self.store.outbox().await?;
         let files: BTreeSet<PathBuf> = waiting
             .iter()
             .map(|item| self.outbox_file(item.header.publication))
             .collect();
         let dir = self.outbox_dir.clone();
-        off_the_runtime(move || clear_outbox(&dir, &files).map_err(Error::internal)).await?;
-        for item in waiting {
-            self.start_publication(PublicationKey {
-                policy: item.header.policy,
-                audience: item.header.audience,
-            });
-        }
-        Ok(())
+        off_the_runtime(move || clear_outbox(&dir, &files).map_err(Error::internal)).await
+    }
+
+    /// The next layer of a policy, by what is known here.
+    ///
+    /// # Errors
+    /// `EPOCH_NOT_ACTIVE`, or those of the broker.
+    pub(crate) async fn step(&self, policy: Policy, asked: bool) -> Result<Option<Step>> {
+        let epoch = self.active_epoch().await?.manifest.epoch;
+        let (layers, wanted) = self.published(policy).await?;
+        Ok(next_step(epoch, &layers, &wanted, asked, self.clock.now()))
+    }
+
+    /// What is active of a policy as far as is known here, and what should be.
+    pub(crate) async fn published(&self, policy: Policy) -> Result<(Vec<Layer>, Publishing)> {
+        // In this order: a layer that is put meanwhile is of what was wanted before.
+        let layers = self.store.layers(policy).await?;
+        Ok((layers, self.store.publishing(policy).await?))
     }
 
     async fn run_publication(
@@ -133,11 +180,17 @@ impl App {
         reporter.update(|p| "the publication before it".clone_into(&mut p.waiting_for));
         let _turn = self.publishing.acquire().await.map_err(Error::internal)?;
         let mut backoff = Backoff::default();
-        let mut rebuilds = 0;
+        let (mut rebuilds, mut asked) = (0, key.asked);
         loop {
             reporter.update(|p| p.waiting_for.clear());
-            let error = match self.try_publication(key, reporter, &mut backoff).await {
-                Ok(()) => return Ok(()),
+            let layer = self.next_layer(key.policy, asked, reporter, &mut backoff);
+            let error = match layer.await {
+                Ok(None) => return Ok(()),
+                Ok(Some(step)) => {
+                    asked &= !matches!(step, Step::Base(_));
+                    rebuilds = 0;
+                    continue;
+                }
                 Err(error) => error,
             };
             match error.code {
@@ -162,149 +215,112 @@ impl App {
         }
     }
 
-    async fn try_publication(
+    /// Publishes the next layer, if one is needed; tells which it was.
+    async fn next_layer(
         &self,
-        key: &PublicationKey,
+        policy: Policy,
+        asked: bool,
         reporter: &Reporter<PublishProgress>,
         backoff: &mut Backoff,
-    ) -> Result<()> {
-        let item = self.outbox_item(key).await?;
+    ) -> Result<Option<Step>> {
+        let epoch = self.active_epoch().await?;
+        epoch.manifest.policy(policy)?;
+        let last_version = self.reconcile(&epoch, policy).await?;
+        let (layers, wanted) = self.published(policy).await?;
+        let now = self.clock.now();
+        let step = next_step(epoch.manifest.epoch, &layers, &wanted, asked, now);
+        let Some(step) = step else {
+            if let Some(layer) = layers.last() {
+                reporter.update(|p| *p = PublishProgress::of_layer(layer));
+            }
+            return Ok(None);
+        };
+        let plan = Plan {
+            policy,
+            epoch: &epoch,
+            step,
+            wanted: &wanted,
+            layers: &layers,
+            version: last_version + 1,
+        };
+        let item = self.outbox_item(&plan).await?;
         let params = item.header.params;
         reporter.update(|p| {
-            p.selectors = item.selectors;
-            p.total = params.byte_len();
-            p.version = item.header.version;
-            p.class = params.class().get();
+            *p = PublishProgress {
+                selectors: item.selectors,
+                total: params.byte_len(),
+                version: item.header.version,
+                class: params.class().get(),
+                supplement: item.header.role != LayerRole::Base,
+                ..PublishProgress::default()
+            }
         });
         self.upload(&item, reporter, backoff).await?;
-        self.discard(key.policy).await?;
+        self.store.put_layer(&item, self.clock.now()).await?;
+        self.remove_file(item.header.publication).await;
+        if step == Step::Base(Why::Scheduled) || wanted.next_base.is_none() {
+            self.schedule_base(policy).await?;
+        }
         reporter.update(|p| {
             p.acknowledged = p.total;
             p.active = true;
         });
-        tracing::info!(policy = %key.policy, version = item.header.version, "filter is active");
-        Ok(())
+        let version = item.header.version;
+        tracing::info!(%policy, version, ?step, "filter is active");
+        Ok(Some(step))
     }
 
-    /// The filter to upload: the one that waits, unless the epoch, the audience or the selectors
-    /// have changed since it was built.
-    async fn outbox_item(&self, key: &PublicationKey) -> Result<OutboxItem> {
-        let epoch = self.active_epoch().await?;
-        let in_use = self.store.policies_in_use().await?;
-        let last = in_use.iter().find(|(policy, _)| *policy == key.policy);
-        let last = last.map_or(0, |(_, last)| *last);
-        if let Some(item) = self.store.outbox_item(key.policy).await? {
-            if item.header.epoch == epoch.manifest.epoch
-                && item.header.kid == epoch.manifest.kid()
-                && item.header.audience == key.audience
-                && item.last_selector == last
-                && self.outbox_file(item.header.publication).exists()
-            {
+    /// What waits in the outbox, unless it is not the layer that is needed now.
+    async fn outbox_item(&self, plan: &Plan<'_>) -> Result<OutboxItem> {
+        if let Some(item) = self.store.outbox_item(plan.policy).await? {
+            if plan.is_of(&item) && self.outbox_file(item.header.publication).exists() {
                 return Ok(item);
             }
-            self.discard(key.policy).await?;
+            self.discard(plan.policy).await?;
+            self.withdraw(item.header.publication.as_bytes().to_vec())
+                .await;
         }
-        self.build_item(key, epoch, last).await
+        self.build_item(plan).await
     }
 
-    /// Builds a filter of all canonical values and canaries of a policy; it and its header are
-    /// durable when this returns.
-    async fn build_item(
-        &self,
-        key: &PublicationKey,
-        epoch: EpochKeys,
-        last: SelectorId,
-    ) -> Result<OutboxItem> {
-        let policy = key.policy;
-        let max_class = self.max_class(policy).await?;
-        let version = self.last_version(&epoch, policy).await? + 1;
-        let values = self.store.canonical_values(policy, last).await?;
-        let k = epoch.manifest.profile.policy(policy)?.k;
-        let canaries = epoch.manifest.policy(policy)?.canary_tags.clone();
-        let tag_key = epoch.schedule.tag_key(policy);
-        let policies = Arc::clone(&self.policies);
-        let node = self.node.clone();
-        let (selectors, filter) = off_the_runtime(move || {
-            let mut tags: Vec<_> = values
-                .par_iter()
-                // selectors.md: the stop-list is asked at publication too.
-                .filter(|value| policies.still_admits(policy, value))
-                .map(|value| tag_key.tag(value))
-                .collect();
-            let selectors = tags.len() as u64;
-            tags.extend(canaries);
-            tags.sort_unstable();
-            tags.dedup();
-            let class = class_for(tags.len() as u64, max_class, policy, &node)?;
-            let filter = build(tags, class, k, &mut os_rng()).map_err(Error::internal)?;
-            Ok((selectors, filter))
-        })
-        .await?;
-        let header = self.header(key, &epoch, version, &filter);
-        let item = OutboxItem {
-            envelope: sign(header.clone(), self.keystore.signing()),
-            header,
-            selectors,
-            last_selector: last,
-        };
-        let file = self.outbox_file(item.header.publication);
-        off_the_runtime(move || {
-            files::write(&file, filter.bits(), Readers::Owner, &mut os_rng())
-                .map_err(Error::internal)
-        })
-        .await?;
-        self.store.put_outbox_item(&item).await?;
-        Ok(item)
-    }
-
-    fn header(
-        &self,
-        key: &PublicationKey,
-        epoch: &EpochKeys,
-        version: u64,
-        filter: &Filter,
-    ) -> FilterHeader {
-        let now = self.clock.now();
-        FilterHeader {
-            holder: self.node.clone(),
-            publication: PublicationId::generate(now, &mut os_rng()),
-            community: self.community.clone(),
-            epoch: epoch.manifest.epoch,
-            policy: key.policy,
-            forms: self.policies.forms(key.policy),
-            kid: epoch.manifest.kid(),
-            params: filter.params(),
-            salt: filter.salt().clone(),
-            role: LayerRole::Base,
-            version,
-            digest: filter.digest(),
-            audience: key.audience.clone(),
-            created_at: now,
-            expires_at: epoch.manifest.not_after,
-        }
-    }
-
-    async fn max_class(&self, policy: Policy) -> Result<Class> {
-        let limits = self.limits().await?;
-        let limit = limits.iter().find(|limit| limit.policy == policy.name());
-        let number = limit.and_then(|limit| u8::try_from(limit.max_class).ok());
-        Ok(number
-            .and_then(|n| Class::new(n).ok())
-            .unwrap_or(Class::MAX))
-    }
-
-    /// The last accepted version, from which the next follows. Uploads of the policy that are open
-    /// at the broker are no longer in the outbox when this is asked: they are ended.
-    async fn last_version(&self, epoch: &EpochKeys, policy: Policy) -> Result<u64> {
+    /// Compares what is known here with what the broker has: layers that ended there are forgotten
+    /// here, uploads that nobody goes on with are ended there. Tells the last accepted version,
+    /// from which the next follows.
+    async fn reconcile(&self, epoch: &EpochKeys, policy: Policy) -> Result<u64> {
         let request = v1::ListPublicationsRequest {
             community: self.community.to_string(),
             epoch: epoch.manifest.epoch.get(),
             policy: policy.name().to_owned(),
         };
         let answer = ask!(self.broker.publications(), list_publications, request).await?;
-        for left in &answer.publications {
-            if left.state() == v1::PublicationState::Uploading {
-                self.withdraw(left.publication_id.to_vec()).await;
+        let waiting = self.store.outbox_item(policy).await?;
+        let is_waiting = |id: &[u8]| {
+            let waiting = waiting.as_ref().map(|item| item.header.publication);
+            waiting.is_some_and(|waiting| waiting.as_bytes()[..] == *id)
+        };
+        let mut active = BTreeSet::new();
+        for publication in &answer.publications {
+            let id = &publication.publication_id;
+            match publication.state() {
+                v1::PublicationState::Uploading if !is_waiting(id) => {
+                    self.withdraw(id.to_vec()).await;
+                }
+                v1::PublicationState::Active => {
+                    active.insert(id.to_vec());
+                    // Activated, and the answer, or the note of it here, was lost.
+                    if let Some(item) = waiting.as_ref().filter(|_| is_waiting(id)) {
+                        self.store.put_layer(item, self.clock.now()).await?;
+                        self.remove_file(item.header.publication).await;
+                    }
+                }
+                _ => {}
+            }
+        }
+        for layer in self.store.layers(policy).await? {
+            let of_epoch = layer.epoch == epoch.manifest.epoch;
+            if of_epoch && !active.contains(&layer.publication.as_bytes()[..]) {
+                tracing::warn!(%policy, version = layer.version, "a filter has ended at the broker");
+                self.store.delete_layer(layer.publication).await?;
             }
         }
         let mut versions = answer.last_versions.iter();
@@ -325,148 +341,48 @@ impl App {
         }
     }
 
-    /// Announces, uploads from where the broker is, and activates.
-    async fn upload(
+    /// Who may match the filters of these policies from now on; none given = as before.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn narrow(
         &self,
-        item: &OutboxItem,
-        reporter: &Reporter<PublishProgress>,
-        backoff: &mut Backoff,
+        policies: &[Policy],
+        audience: &BTreeSet<NodeId>,
+        everyone: bool,
     ) -> Result<()> {
-        let total = item.header.params.byte_len();
-        let request = v1::CreatePublicationRequest {
-            community: self.community.to_string(),
-            header: Some(item.envelope.clone()),
-        };
-        let answer = ask!(self.broker.publications(), create_publication, request).await?;
-        match answer.state().domain() {
-            Some(PublicationState::Uploading) => {}
-            Some(PublicationState::Active) => return Ok(()),
-            _ => {
-                return Err(Error::new(
-                    ErrorCode::PublicationState,
-                    "the publication has ended at the broker",
-                ));
+        if everyone || !audience.is_empty() {
+            for &policy in policies {
+                self.store.set_audience(policy, audience).await?;
             }
-        }
-        reporter.update(|p| p.acknowledged = answer.acknowledged);
-        if answer.acknowledged < total {
-            self.upload_from(item, answer.acknowledged, reporter, backoff)
-                .await?;
-        }
-        let request = v1::ActivatePublicationRequest {
-            community: self.community.to_string(),
-            publication_id: item.header.publication.as_bytes().to_vec().into(),
-        };
-        let mut client = self.broker.publications();
-        call_once(request, LONG_CALL_TIMEOUT, |request| async move {
-            client.activate_publication(request).await
-        })
-        .await
-        .map(drop)
-    }
-
-    async fn upload_from(
-        &self,
-        item: &OutboxItem,
-        offset: u64,
-        reporter: &Reporter<PublishProgress>,
-        backoff: &mut Backoff,
-    ) -> Result<()> {
-        let path = self.outbox_file(item.header.publication);
-        let mut file = File::open(path).await.map_err(Error::internal)?;
-        file.seek(SeekFrom::Start(offset))
-            .await
-            .map_err(Error::internal)?;
-        let first = v1::UploadPublicationRequest {
-            community: self.community.to_string(),
-            publication_id: item.header.publication.as_bytes().to_vec().into(),
-            ..Default::default()
-        };
-        let total = item.header.params.byte_len();
-        let mut answers = self
-            .broker
-            .publications()
-            .upload_publication(chunks(file, offset, total, first))
-            .await
-            .map_err(|status| refusal(&status))?
-            .into_inner();
-        let mut acknowledged = offset;
-        while acknowledged < total {
-            let answer = tokio::time::timeout(CHUNK_TIMEOUT, answers.message())
-                .await
-                .map_err(Error::unavailable)?
-                .map_err(|status| refusal(&status))?
-                .ok_or_else(|| Error::unavailable("the upload ended early"))?;
-            acknowledged = answer.acknowledged;
-            backoff.reset();
-            reporter.update(|p| p.acknowledged = acknowledged);
         }
         Ok(())
     }
 
-    /// Forgets what waits in the outbox for a policy: it is active, or no longer wanted.
+    /// Forgets what waits in the outbox for a policy: it is no longer wanted.
     async fn discard(&self, policy: Policy) -> Result<()> {
-        let Some(item) = self.store.outbox_item(policy).await? else {
-            return Ok(());
-        };
-        let publication = item.header.publication;
-        self.store.delete_outbox_item(publication).await?;
-        // What cannot be removed now is at the next start.
+        if let Some(item) = self.store.outbox_item(policy).await? {
+            let publication = item.header.publication;
+            self.store.delete_outbox_item(publication).await?;
+            self.remove_file(publication).await;
+        }
+        Ok(())
+    }
+
+    /// What cannot be removed now is at the next start.
+    async fn remove_file(&self, publication: PublicationId) {
         if let Err(error) = tokio::fs::remove_file(self.outbox_file(publication)).await {
             tracing::warn!(%error, "a file of the outbox was left");
         }
-        Ok(())
     }
 
-    fn outbox_file(&self, publication: PublicationId) -> PathBuf {
+    pub(super) fn outbox_file(&self, publication: PublicationId) -> PathBuf {
         self.outbox_dir.join(format!("{publication}.filter"))
     }
 }
 
-/// The chunks of a filter from an offset on; the first says which publication they are of.
-fn chunks(
-    file: File,
-    offset: u64,
-    total: u64,
-    first: v1::UploadPublicationRequest,
-) -> impl Stream<Item = v1::UploadPublicationRequest> + Send + 'static {
-    let next = move |(mut file, offset, head): (File, u64, v1::UploadPublicationRequest)| async move {
-        let left = usize::try_from(total.saturating_sub(offset)).unwrap_or(MAX_CHUNK);
-        let mut data = vec![0; left.min(MAX_CHUNK)];
-        if data.is_empty() {
-            return None;
-        }
-        // A file that cannot be read ends the stream early: the upload is then tried again.
-        file.read_exact(&mut data).await.ok()?;
-        let after = offset + data.len() as u64;
-        let chunk = v1::UploadPublicationRequest {
-            offset,
-            data: data.into(),
-            ..head
-        };
-        Some((
-            chunk,
-            (file, after, v1::UploadPublicationRequest::default()),
-        ))
-    };
-    futures::stream::unfold((file, offset, first), next).boxed()
-}
-
-/// protocol §5.2: the smallest class that holds all tags, if the operator allows it.
-fn class_for(tags: u64, max: Class, policy: Policy, node: &NodeId) -> Result<Class> {
-    let refuse = |needed: &str| {
-        let text = format!(
-            "{tags} values of {policy} need class {needed}, and the operator allows {node} at \
-             most class {max}: ask the operator to raise max_class of {node} for {policy}"
-        );
-        Err(Error::new(ErrorCode::FilterClass, text).about(policy.name()))
-    };
-    match Class::smallest_for(tags) {
-        Some(class) if class <= max => Ok(class),
-        Some(class) => refuse(&class.to_string()),
-        None => refuse("above 60"),
-    }
-}
+/// A job of publishing, as those see it who follow it.
+pub(crate) type PublicationJob = watch::Receiver<JobState<PublishProgress>>;
 
 /// Refusals that another salt, version or id can cure.
 const fn is_stale(code: ErrorCode) -> bool {
@@ -477,6 +393,8 @@ const fn is_stale(code: ErrorCode) -> bool {
             | ErrorCode::PublicationState
             | ErrorCode::PublicationUnknown
             | ErrorCode::FilterDigest
+            // The base has ended under its supplement.
+            | ErrorCode::LayerInvalid
     )
 }
 
@@ -494,53 +412,6 @@ fn clear_outbox(dir: &std::path::Path, keep: &BTreeSet<PathBuf>) -> std::io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn class(number: u8) -> Class {
-        Class::new(number).expect("a class")
-    }
-
-    #[test]
-    fn the_smallest_class_is_taken_and_one_too_large_says_what_to_ask_for() {
-        let node = "nl-fiu".parse().expect("a node");
-        let policy = Policy::Phone;
-        let taken = class_for(1000, class(12), policy, &node).expect("allowed");
-        assert_eq!(taken, class(0));
-        let error = class_for(1251, class(1), policy, &node).expect_err("too large");
-        assert_eq!(error.code, ErrorCode::FilterClass);
-        for said in ["class 2", "class 1", "nl-fiu", "phone/1", "max_class"] {
-            assert!(error.text.contains(said), "{}", error.text);
-        }
-    }
-
-    #[tokio::test]
-    async fn chunks_begin_at_the_offset_and_only_the_first_names_the_publication() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("filter");
-        let bits: Vec<u8> = (0..=u8::MAX).cycle().take(MAX_CHUNK * 2 + 5).collect();
-        std::fs::write(&path, &bits).expect("written");
-        let mut file = File::open(&path).await.expect("opened");
-        file.seek(SeekFrom::Start(3)).await.expect("there");
-        let first = v1::UploadPublicationRequest {
-            community: "c".into(),
-            ..Default::default()
-        };
-        let sent: Vec<_> = chunks(file, 3, bits.len() as u64, first).collect().await;
-        let shape: Vec<_> = sent
-            .iter()
-            .map(|chunk| (chunk.community.as_str(), chunk.offset, chunk.data.len()))
-            .collect();
-        let mib = MAX_CHUNK as u64;
-        assert_eq!(
-            shape,
-            [
-                ("c", 3, MAX_CHUNK),
-                ("", 3 + mib, MAX_CHUNK),
-                ("", 3 + 2 * mib, 2)
-            ]
-        );
-        let data: Vec<u8> = sent.iter().flat_map(|chunk| chunk.data.to_vec()).collect();
-        assert_eq!(data, bits[3..]);
-    }
 
     #[test]
     fn files_that_no_row_names_are_cleared() {

@@ -4,7 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use prost::Message as _;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
+use sha2::{Digest as _, Sha256};
 use sotto_common::epoch::KeySchedule;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::layers::posterior;
@@ -13,6 +16,8 @@ use sotto_common::hit::HitState;
 use sotto_common::ids::{HitId, NodeId, RecordRef, SessionId};
 use sotto_common::membership::Manifest;
 use sotto_common::probe::SessionNonce;
+use sotto_common::random;
+use sotto_common::secret::Tag;
 use sotto_common::selector::Policy;
 use sotto_common::tag::RecordRefKey;
 use sotto_common::time::Timestamp;
@@ -28,7 +33,7 @@ use super::App;
 use super::epochs::EpochKeys;
 use crate::broker::refusal;
 use crate::hit::Hit;
-use crate::store::{SelectorId, SelectorRow};
+use crate::store::{ProbeSession, SelectorId, SelectorRow};
 
 /// Batches that are sent before the first of them is answered.
 pub(crate) const AHEAD: usize = 4;
@@ -52,8 +57,9 @@ pub(crate) struct Opening<'a> {
 /// The pairs of one batch, as they are sent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pairs {
-    tags: Vec<u8>,
-    /// The refs, and the selectors behind them, in the order of the batch.
+    /// In the order of the refs, which says nothing of the order of the selectors.
+    sent: Vec<(Tag, RecordRef)>,
+    /// The refs of selectors, and those selectors.
     pub(crate) refs: Vec<(RecordRef, SelectorId)>,
     /// The selectors that the batch was made from, those on the stop-list included.
     pub(crate) rows: u64,
@@ -155,14 +161,13 @@ impl ProbeStream {
 
     /// Sends a batch.
     pub(crate) async fn ask(&self, number: u32, pairs: &Pairs) {
-        let refs: Vec<u8> = pairs
-            .refs
-            .iter()
-            .flat_map(|(record_ref, _)| *record_ref.as_bytes())
-            .collect();
+        let sent = pairs.sent.iter();
+        // The wire of the probe is what tags are for (protocol §7).
+        let tags: Vec<u8> = sent.clone().flat_map(|(tag, _)| *tag.expose()).collect();
+        let refs: Vec<u8> = sent.flat_map(|(_, r)| *r.as_bytes()).collect();
         let batch = v1::ProbeBatch {
             number,
-            tags: pairs.tags.clone().into(),
+            tags: tags.into(),
             refs: refs.into(),
         };
         self.send(Ask::Batch(batch)).await;
@@ -221,13 +226,39 @@ impl Pairs {
             .map(pair)
             .collect::<Result<Vec<_>>>()?;
         let (tags, refs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let mut sent: Vec<_> = tags.into_iter().zip(refs.iter().map(|(r, _)| *r)).collect();
+        sent.sort_unstable_by_key(|(_, record_ref)| *record_ref.as_bytes());
         Ok(Self {
-            // The wire of the probe is what tags are for (protocol §7).
-            tags: tags.iter().flat_map(|tag| *tag.expose()).collect(),
+            sent,
             refs,
             rows: count,
             span,
         })
+    }
+
+    /// How many pairs are sent, and counted against the quota.
+    pub(crate) fn len(&self) -> u64 {
+        self.sent.len() as u64
+    }
+
+    /// Filled up with random pairs to the size that the session has for its batches, so that their
+    /// number says less. The same batch of the same session is filled up alike: it may be sent
+    /// again.
+    pub(crate) fn padded(mut self, session: &ProbeSession, batch: u32, max_pairs: u64) -> Self {
+        let size = u64::from(session.padding).min(max_pairs);
+        let seed = Sha256::new()
+            .chain_update(b"sotto node padding")
+            .chain_update(session.nonce.secret().expose())
+            .chain_update(batch.to_be_bytes());
+        let mut rng = StdRng::from_seed(seed.finalize().into());
+        while self.len() < size {
+            let tag = Tag::new(random::bytes(&mut rng));
+            let record_ref = RecordRef::new(random::bytes(&mut rng));
+            self.sent.push((tag, record_ref));
+        }
+        self.sent
+            .sort_unstable_by_key(|(_, record_ref)| *record_ref.as_bytes());
+        self
     }
 }
 
@@ -249,13 +280,18 @@ pub(crate) fn found(
     let matches = v1::ProbeMatches::decode(matches).map_err(|_| lie("it cannot be decoded"))?;
     let prior = manifest.profile.policy(policy)?.prior;
     let asked: HashSet<RecordRef> = pairs.refs.iter().map(|(r, _)| *r).collect();
+    let sent: HashSet<RecordRef> = pairs.sent.iter().map(|(_, r)| *r).collect();
     let mut seen = HashSet::new();
     let mut hits = Vec::new();
     for matched in matches.refs {
         let record_ref = id("record_ref", &matched.record_ref, RecordRef::from_slice)
             .map_err(|_| lie("a record ref is not of its form"))?;
-        if !asked.contains(&record_ref) {
+        if !sent.contains(&record_ref) {
             return Err(lie("a record ref was not asked"));
+        }
+        if !asked.contains(&record_ref) {
+            // What was filled up matches by chance: it is a hit of nothing.
+            continue;
         }
         for told in matched.holders {
             let holder: NodeId = text("holder", &told.holder)
@@ -336,8 +372,8 @@ mod tests {
             Pairs::make(rows, Policy::Email, &schedule, &manifest, &refs, admits).expect("made")
         };
         let (one, two) = (make(), make());
-        assert_eq!((&one.tags, &one.refs), (&two.tags, &two.refs));
-        assert_eq!((one.tags.len(), one.refs.len()), (32, 2));
+        assert_eq!((&one.sent, &one.refs), (&two.sent, &two.refs));
+        assert_eq!((one.len(), one.refs.len()), (2, 2));
         assert_eq!((one.rows, one.span), (3, Some((1, 3))));
         assert_ne!(one.refs[0].0, one.refs[1].0);
     }
@@ -366,7 +402,10 @@ mod tests {
             manifest.members.push(member);
         }
         let pairs = Pairs {
-            tags: vec![0; 16],
+            sent: vec![
+                (Tag::new([0; 16]), RecordRef::new([1; 16])),
+                (Tag::new([7; 16]), RecordRef::new([8; 16])),
+            ],
             refs: vec![(RecordRef::new([1; 16]), 1)],
             ..Pairs::default()
         };

@@ -22,23 +22,7 @@ impl NodeAdminService for Admin {
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let app = &self.0;
-        let own = app.keystore.signing().verifying_key().fingerprint();
-        let mut status = v1::GetStatusResponse {
-            node_id: app.node.to_string(),
-            community: app.community.to_string(),
-            fingerprint: own.to_string(),
-            ..Default::default()
-        };
-        match app.standing().await {
-            Ok((limits, epochs)) => {
-                status.broker_reachable = true;
-                status.limits = limits;
-                status.epochs = epochs;
-            }
-            Err(error) => status.broker_problem = error.to_string(),
-        }
-        Ok(Response::new(status))
+        answer(self.0.status()).await
     }
 
     type ExportAccessLogStream = super::Answers<v1::ExportAccessLogResponse>;
@@ -87,6 +71,7 @@ impl NodeAdminService for Admin {
     ) -> Result<Response<v1::StartEpochResponse>, Status> {
         answer(async {
             let (manifest, left_out) = self.0.start_epoch(request.into_inner().days).await?;
+            self.0.epochs_moved.notify_one();
             let members = manifest.members.iter().map(|m| m.node.to_string());
             Ok(v1::StartEpochResponse {
                 epoch: manifest.epoch.get(),
@@ -105,6 +90,7 @@ impl NodeAdminService for Admin {
         answer(async {
             let epoch = epoch(request.into_inner().epoch)?;
             self.0.close_confirmations(epoch).await?;
+            self.0.epochs_moved.notify_one();
             Ok(v1::CloseEpochConfirmationsResponse {})
         })
         .await
@@ -117,6 +103,7 @@ impl NodeAdminService for Admin {
         answer(async {
             let epoch = epoch(request.into_inner().epoch)?;
             self.0.end_epoch(epoch).await?;
+            self.0.epochs_moved.notify_one();
             Ok(v1::FinishEpochResponse {})
         })
         .await
@@ -132,6 +119,7 @@ impl NodeAdminService for Admin {
                 number => Some(epoch(number)?),
             };
             let (manifest, state) = self.0.fetch_epoch(asked).await?;
+            self.0.epochs_moved.notify_one();
             Ok(v1::FetchEpochResponse {
                 epoch: manifest.epoch.get(),
                 state: state.into(),

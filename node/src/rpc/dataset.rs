@@ -1,5 +1,6 @@
 //! `DatasetService`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -12,7 +13,7 @@ use sotto_proto::v1::dataset_service_server::DatasetService;
 use sotto_proto::v1::import_dataset_request::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, answer, progress};
+use super::{Answers, answer};
 use crate::app::publish::PublishProgress;
 use crate::app::{App, node_ids, optional_policy};
 
@@ -93,17 +94,20 @@ impl DatasetService for Datasets {
             let request = request.into_inner();
             let policy = optional_policy(&request.policy)?;
             let audience = node_ids("audience", &request.audience)?;
-            let publications = self
-                .0
-                .publish(policy, audience.into_iter().collect())
+            let audience: BTreeSet<_> = audience.into_iter().collect();
+            let policies = self.0.policies_to_publish(policy).await?;
+            self.0
+                .narrow(&policies, &audience, request.everyone)
                 .await?;
-            // One after another, as they are made; each goes on if this caller hangs up.
-            let told = publications.into_iter().map(|(policy, state)| {
-                progress(state).map(move |item| {
-                    item.map(|(progress, _)| response(policy, progress))
+            // Begun at once, told one after another; each goes on if this caller hangs up.
+            let follow = |policy| {
+                let told = self.0.follow_publication(policy, request.now);
+                told.map(move |item| {
+                    item.map(|progress| response(policy, progress))
                         .map_err(to_status)
                 })
-            });
+            };
+            let told: Vec<_> = policies.into_iter().map(follow).collect();
             let told: Self::PublishFiltersStream = futures::stream::iter(told).flatten().boxed();
             Ok(told)
         })
@@ -134,6 +138,6 @@ fn response(policy: Policy, progress: PublishProgress) -> v1::PublishFiltersResp
         version: progress.version,
         class: progress.class.into(),
         waiting_for: progress.waiting_for,
-        supplement: false,
+        supplement: progress.supplement,
     }
 }

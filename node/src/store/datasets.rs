@@ -258,6 +258,42 @@ impl Store {
             .collect())
     }
 
+    /// Selectors of the published datasets of a policy, those after one up to another, in the order
+    /// of their ids, at most `limit`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn published_values(
+        &self,
+        policy: Policy,
+        after: SelectorId,
+        last: SelectorId,
+        limit: u32,
+    ) -> Result<Vec<SelectorRow>> {
+        let rows: Vec<SelectorColumns> = sqlx::query_as(
+            "SELECT selector_id, d.name, canonical, record_id, ordinal
+             FROM selectors s JOIN datasets d USING (dataset_id)
+             WHERE s.policy = $1 AND d.publish = 1 AND selector_id > $2 AND selector_id <= $3
+             ORDER BY selector_id LIMIT $4",
+        )
+        .bind(policy.name())
+        .bind(after)
+        .bind(last)
+        .bind(limit)
+        .fetch_all(self.db.read())
+        .await
+        .map_err(db_error)?;
+        Ok(rows.into_iter().map(selector_row).collect())
+    }
+
+    pub(crate) async fn remove_expired(&self, _: Timestamp) -> Result<Vec<Policy>> {
+        Ok(Vec::new())
+    }
+
+    pub(crate) async fn next_expiry(&self) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
+
     /// Selectors of a dataset, `first..=last` by their ids, in that order, at most `limit`.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Probe sessions that go on after a restart, and what their record refs stand for (protocol §7).
 
+use std::collections::BTreeMap;
+
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, Result};
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
@@ -7,11 +9,12 @@ use sotto_common::ids::{Epoch, NodeId, RecordRef, SessionId};
 use sotto_common::probe::SessionNonce;
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::db_error;
+use sotto_common::time::Timestamp;
 use sqlx::Row as _;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-use super::{SelectorId, Store, damaged, hits, signed, typed, unsigned};
+use super::{SelectorId, Store, damaged, hits, signed, time, typed, unsigned};
 use crate::hit::Hit;
 
 /// What makes two probes the same one: the second joins the first.
@@ -32,11 +35,43 @@ impl ProbeKey {
     }
 }
 
+/// Who wants a probe, and of what. The first are asked first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ProbeKind {
+    /// A person asks for a whole dataset.
+    Asked,
+    /// Selectors that were not asked yet, of the holders that were asked for those before.
+    New,
+    /// Everything, of holders whose filters have changed.
+    Sweep,
+    /// Everything, of holders that were not asked for long.
+    Refresh,
+}
+
+impl ProbeKind {
+    const ALL: [Self; 4] = [Self::Asked, Self::New, Self::Sweep, Self::Refresh];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "ASKED",
+            Self::New => "NEW",
+            Self::Sweep => "SWEEP",
+            Self::Refresh => "REFRESH",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
 /// A probe session that is not closed.
 #[derive(Clone, Debug)]
 pub struct ProbeSession {
     /// Its id.
     pub id: SessionId,
+    /// Who wants it.
+    pub kind: ProbeKind,
     /// What was asked.
     pub key: ProbeKey,
     /// The dataset's row.
@@ -47,10 +82,18 @@ pub struct ProbeSession {
     pub epoch: Epoch,
     /// The nonce.
     pub nonce: SessionNonce,
+    /// The selector before the first that is asked.
+    pub first: SelectorId,
     /// The last selector of the dataset when the session began.
     pub last_selector: SelectorId,
     /// Selectors in all.
     pub total: u64,
+    /// For a sweep or a refresh: what the holders had active at its beginning.
+    pub layers: BTreeMap<NodeId, [u8; 16]>,
+    /// Batches are filled up to so many pairs; 0 = not at all.
+    pub padding: u32,
+    /// When it began; stays when it is begun anew from where it was.
+    pub started_at: Timestamp,
     /// Number of the next batch to plan.
     pub next_batch: u32,
     /// The last selector that is in a planned batch.
@@ -94,6 +137,7 @@ impl ProbeSession {
         };
         Ok(Self {
             id: SessionId::from_slice(&bytes("session_id")?).map_err(Error::internal)?,
+            kind: ProbeKind::parse(&text("kind")?).ok_or_else(|| damaged("kind"))?,
             key: ProbeKey {
                 dataset: text("name")?,
                 grounds,
@@ -103,8 +147,12 @@ impl ProbeSession {
             policy: typed(&text("policy")?)?,
             epoch: Epoch::new(u32_of("epoch")?).map_err(Error::internal)?,
             nonce: SessionNonce::from_slice(&bytes("nonce")?).ok_or_else(|| damaged("nonce"))?,
+            first: number("first")?,
             last_selector: number("last_selector")?,
             total: unsigned(number("total")?),
+            layers: read_layers(&text("layers")?)?,
+            padding: u32_of("padding")?,
+            started_at: time(number("started_at")?),
             next_batch: u32_of("next_batch")?,
             position: number("position")?,
             probed: unsigned(number("probed")?),
@@ -119,32 +167,23 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn put_session(&self, session: &ProbeSession) -> Result<()> {
-        let targets = &session.key.targets_text();
-        let grounds = &session.key.grounds;
         self.db
             .run_tx("put_session", |tx| {
+                insert_session(tx, session).scope_boxed()
+            })
+            .await
+    }
+
+    /// Puts a session in the place of another: it goes on where that one was.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn replace_session(&self, old: SessionId, session: &ProbeSession) -> Result<()> {
+        self.db
+            .run_tx("replace_session", |tx| {
                 async move {
-                    sqlx::query(
-                        "INSERT INTO probe_sessions (session_id, dataset_id, epoch, nonce, purpose,
-                             legal_basis, reference, case_ref, targets, last_selector, total)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-                    )
-                    .bind(&session.id.as_bytes()[..])
-                    .bind(session.dataset)
-                    .bind(session.epoch.get())
-                    // The node's own store keeps the nonce: only so can a session go on.
-                    .bind(&session.nonce.secret().expose()[..])
-                    .bind(grounds.purpose().as_str())
-                    .bind(grounds.legal_basis().as_str())
-                    .bind(grounds.reference())
-                    .bind(grounds.case_ref())
-                    .bind(targets)
-                    .bind(session.last_selector)
-                    .bind(signed(session.total))
-                    .execute(tx)
-                    .await
-                    .map_err(db_error)?;
-                    Ok(())
+                    delete_session(tx, old).await?;
+                    insert_session(tx, session).await
                 }
                 .scope_boxed()
             })
@@ -175,15 +214,7 @@ impl Store {
     pub async fn delete_session(&self, session: SessionId) -> Result<()> {
         self.db
             .run_tx("delete_session", |tx| {
-                async move {
-                    sqlx::query("DELETE FROM probe_sessions WHERE session_id = $1")
-                        .bind(&session.as_bytes()[..])
-                        .execute(tx)
-                        .await
-                        .map_err(db_error)?;
-                    Ok(())
-                }
-                .scope_boxed()
+                delete_session(tx, session).scope_boxed()
             })
             .await
     }
@@ -322,6 +353,68 @@ impl Store {
     }
 }
 
+async fn insert_session(tx: &mut SqliteConnection, session: &ProbeSession) -> Result<()> {
+    let grounds = &session.key.grounds;
+    sqlx::query(
+        "INSERT INTO probe_sessions (session_id, dataset_id, kind, epoch, nonce, purpose,
+             legal_basis, reference, case_ref, targets, first, last_selector, total, layers,
+             padding, started_at, position, probed, matches)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+             $19)",
+    )
+    .bind(&session.id.as_bytes()[..])
+    .bind(session.dataset)
+    .bind(session.kind.as_str())
+    .bind(session.epoch.get())
+    // The node's own store keeps the nonce: only so can a session go on.
+    .bind(&session.nonce.secret().expose()[..])
+    .bind(grounds.purpose().as_str())
+    .bind(grounds.legal_basis().as_str())
+    .bind(grounds.reference())
+    .bind(grounds.case_ref())
+    .bind(session.key.targets_text())
+    .bind(session.first)
+    .bind(session.last_selector)
+    .bind(signed(session.total))
+    .bind(layers_text(&session.layers))
+    .bind(session.padding)
+    .bind(session.started_at.micros())
+    .bind(session.position)
+    .bind(signed(session.probed))
+    .bind(signed(session.matches))
+    .execute(tx)
+    .await
+    .map_err(db_error)?;
+    Ok(())
+}
+
+pub(super) async fn delete_session(tx: &mut SqliteConnection, session: SessionId) -> Result<()> {
+    sqlx::query("DELETE FROM probe_sessions WHERE session_id = $1")
+        .bind(&session.as_bytes()[..])
+        .execute(tx)
+        .await
+        .map_err(db_error)?;
+    Ok(())
+}
+
+/// As JSON: holders with their layers in hex.
+fn layers_text(layers: &BTreeMap<NodeId, [u8; 16]>) -> String {
+    let layers = layers
+        .iter()
+        .map(|(node, layers)| (node.to_string(), hex::encode(layers).into()));
+    serde_json::Value::Object(layers.collect()).to_string()
+}
+
+fn read_layers(text: &str) -> Result<BTreeMap<NodeId, [u8; 16]>> {
+    let layers: BTreeMap<String, String> = serde_json::from_str(text).map_err(Error::internal)?;
+    let read = |(node, layers): (String, String)| {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(layers, &mut bytes).map_err(|_| damaged("set of layers"))?;
+        Ok((typed(&node)?, bytes))
+    };
+    layers.into_iter().map(read).collect()
+}
+
 fn refs_json(refs: &[(RecordRef, SelectorId)]) -> Result<String> {
     let refs: Vec<_> = refs.iter().map(|(r, id)| (r.to_string(), id)).collect();
     serde_json::to_string(&refs).map_err(Error::internal)
@@ -329,8 +422,9 @@ fn refs_json(refs: &[(RecordRef, SelectorId)]) -> Result<String> {
 
 async fn insert_refs(tx: &mut SqliteConnection, epoch: Epoch, refs: &str) -> Result<()> {
     sqlx::query(
-        "INSERT OR IGNORE INTO record_refs (record_ref, selector_id, epoch)
-         SELECT unhex(value ->> 0), value ->> 1, $1 FROM json_each($2)",
+        "INSERT INTO record_refs (record_ref, selector_id, epoch)
+         SELECT unhex(value ->> 0), value ->> 1, $1 FROM json_each($2) WHERE true
+         ON CONFLICT (record_ref) DO UPDATE SET selector_id = excluded.selector_id",
     )
     .bind(epoch.get())
     .bind(refs)
@@ -363,7 +457,6 @@ mod tests {
     use crate::testing::{hit, import_emails};
     use sotto_common::random::os_rng;
     use sotto_common::secret::Selector;
-    use sotto_common::time::Timestamp;
 
     async fn session(store: &Store) -> ProbeSession {
         import_emails(store, "d", &["a@x.org", "b@x.org", "c@x.org"]).await;
@@ -376,6 +469,7 @@ mod tests {
         );
         let session = ProbeSession {
             id: SessionId::generate(Timestamp::from_seconds(1), &mut os_rng()),
+            kind: ProbeKind::Sweep,
             key: ProbeKey {
                 dataset: "d".into(),
                 grounds: grounds.expect("valid"),
@@ -385,8 +479,12 @@ mod tests {
             policy: dataset.policy,
             epoch: Epoch::new(2).expect("an epoch"),
             nonce: SessionNonce::generate(&mut os_rng()),
+            first: 0,
             last_selector: dataset.last_selector,
             total: dataset.selectors,
+            layers: BTreeMap::from([("de-bka".parse().expect("a node"), [7; 16])]),
+            padding: 64,
+            started_at: Timestamp::from_seconds(1),
             next_batch: 0,
             position: 0,
             probed: 0,
@@ -403,6 +501,8 @@ mod tests {
         let read = store.sessions().await.expect("read");
         assert_eq!(read.len(), 1);
         assert_eq!(read[0].key, session.key);
+        assert_eq!((read[0].kind, read[0].padding), (ProbeKind::Sweep, 64));
+        assert_eq!(read[0].layers, session.layers);
         assert_eq!(
             (read[0].id, read[0].epoch, &read[0].nonce, read[0].total),
             (session.id, session.epoch, &session.nonce, 3)

@@ -21,19 +21,22 @@ pub struct OutboxItem {
     pub header: FilterHeader,
     /// Distinct selectors in the filter, canaries left out.
     pub selectors: u64,
-    /// The last selector that is in it: an import since makes the filter stale.
+    /// The last selector that is in it.
     pub last_selector: SelectorId,
+    /// How much had been taken out of the filters when it was built: a removal since makes it stale.
+    pub removals: u64,
 }
 
-type Row = (Vec<u8>, i64, SelectorId);
+type Row = (Vec<u8>, i64, SelectorId, i64);
 
-fn item((header, selectors, last_selector): Row) -> Result<OutboxItem> {
+fn item((header, selectors, last_selector, removals): Row) -> Result<OutboxItem> {
     let envelope = v1::DsseEnvelope::decode(&header[..]).map_err(Error::internal)?;
     Ok(OutboxItem {
         header: read_unverified(&envelope)?,
         envelope,
         selectors: unsigned(selectors),
         last_selector,
+        removals: unsigned(removals),
     })
 }
 
@@ -54,8 +57,9 @@ impl Store {
                         .map_err(db_error)?;
                     sqlx::query(
                         "INSERT INTO outbox
-                         (publication_id, policy, epoch, header, selectors, last_selector)
-                         VALUES ($1, $2, $3, $4, $5, $6)",
+                         (publication_id, policy, epoch, header, selectors, last_selector,
+                              removals)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7)",
                     )
                     .bind(&item.header.publication.as_bytes()[..])
                     .bind(item.header.policy.name())
@@ -63,6 +67,7 @@ impl Store {
                     .bind(header)
                     .bind(signed(item.selectors))
                     .bind(item.last_selector)
+                    .bind(signed(item.removals))
                     .execute(tx)
                     .await
                     .map_err(db_error)?;
@@ -98,12 +103,13 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn outbox_item(&self, policy: Policy) -> Result<Option<OutboxItem>> {
-        let row: Option<Row> =
-            sqlx::query_as("SELECT header, selectors, last_selector FROM outbox WHERE policy = $1")
-                .bind(policy.name())
-                .fetch_optional(self.db.read())
-                .await
-                .map_err(db_error)?;
+        let row: Option<Row> = sqlx::query_as(
+            "SELECT header, selectors, last_selector, removals FROM outbox WHERE policy = $1",
+        )
+        .bind(policy.name())
+        .fetch_optional(self.db.read())
+        .await
+        .map_err(db_error)?;
         row.map(item).transpose()
     }
 
@@ -112,11 +118,12 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn outbox(&self) -> Result<Vec<OutboxItem>> {
-        let rows: Vec<Row> =
-            sqlx::query_as("SELECT header, selectors, last_selector FROM outbox ORDER BY policy")
-                .fetch_all(self.db.read())
-                .await
-                .map_err(db_error)?;
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT header, selectors, last_selector, removals FROM outbox ORDER BY policy",
+        )
+        .fetch_all(self.db.read())
+        .await
+        .map_err(db_error)?;
         rows.into_iter().map(item).collect()
     }
 }

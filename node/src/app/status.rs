@@ -1,0 +1,152 @@
+//! How the node stands: its broker, its epoch, its filters, what waits, and what somebody should do.
+
+use std::time::Duration;
+
+use sotto_common::error::Result;
+use sotto_common::membership::Manifest;
+use sotto_common::publication::LayerRole;
+use sotto_common::time::Timestamp;
+use sotto_proto::convert::to_timestamp;
+use sotto_proto::v1;
+
+use super::App;
+use super::publish::plan::{Step, Why, next_step};
+
+/// An epoch that ends within this time, without a next one, is worth a word.
+const SOON: Duration = Duration::from_hours(3 * 24);
+
+impl App {
+    /// How the node stands.
+    ///
+    /// # Errors
+    /// Those of the store; a broker out of reach is a part of the answer.
+    pub(crate) async fn status(&self) -> Result<v1::GetStatusResponse> {
+        let own = self.keystore.signing().verifying_key().fingerprint();
+        let mut status = v1::GetStatusResponse {
+            node_id: self.node.to_string(),
+            community: self.community.to_string(),
+            fingerprint: own.to_string(),
+            publications: self.publications_status().await?,
+            backlog: self.backlog_status().await?,
+            ..Default::default()
+        };
+        match self.standing().await {
+            Ok((limits, epochs)) => {
+                status.broker_reachable = true;
+                status.limits = limits;
+                status.epochs = epochs;
+            }
+            Err(error) => status.broker_problem = error.to_string(),
+        }
+        status.next_actions = self.next_actions(&status).await?;
+        Ok(status)
+    }
+
+    async fn publications_status(&self) -> Result<Vec<v1::PublicationStatus>> {
+        let epoch = *self.epoch.borrow();
+        let setbacks = self.setbacks().clone();
+        let mut rows = Vec::new();
+        for policy in self.store.published_policies().await? {
+            let (layers, wanted) = self.published(policy).await?;
+            let step =
+                epoch.and_then(|epoch| next_step(epoch, &layers, &wanted, false, self.clock.now()));
+            let base = layers.iter().rfind(|layer| layer.role == LayerRole::Base);
+            let last = layers.last();
+            let published: u64 = layers.iter().map(|layer| layer.selectors).sum();
+            let after = last.map_or(0, |layer| layer.last_selector);
+            let problem = setbacks.get(&policy).map(|setback| setback.problem.clone());
+            rows.push(v1::PublicationStatus {
+                policy: policy.name().to_owned(),
+                epoch: last.map_or(0, |layer| layer.epoch.get()),
+                version: last.map_or(0, |layer| layer.version),
+                base_at: base.map(|layer| to_timestamp(layer.active_at)),
+                last_at: last.map(|layer| to_timestamp(layer.active_at)),
+                supplements: u32::try_from(layers.len().saturating_sub(1)).unwrap_or(u32::MAX),
+                selectors: published,
+                waiting: self.store.count_published(policy, after).await?,
+                removal_waits: step == Some(Step::Base(Why::Removal)),
+                next_base_at: wanted.next_base.map(to_timestamp),
+                waiting_for: problem.unwrap_or_default(),
+            });
+        }
+        Ok(rows)
+    }
+
+    async fn backlog_status(&self) -> Result<Vec<v1::ProbeBacklog>> {
+        let rows = self.backlog().await?.into_iter();
+        Ok(rows
+            .map(|row| v1::ProbeBacklog {
+                dataset: row.dataset.name,
+                policy: row.dataset.policy.name().to_owned(),
+                refs: row.refs,
+                holders: row.holders.iter().map(ToString::to_string).collect(),
+                waiting_for: row.waiting_for,
+                complete_at: row.complete_at.map(to_timestamp),
+            })
+            .collect())
+    }
+
+    /// What somebody should do, most urgent first.
+    async fn next_actions(&self, status: &v1::GetStatusResponse) -> Result<Vec<String>> {
+        let mut actions = Vec::new();
+        if !status.broker_reachable {
+            actions.push(format!(
+                "the broker is out of reach ({}): look at the network and at `broker` in the \
+                 node's configuration; the node goes on by itself when it is back",
+                status.broker_problem
+            ));
+        }
+        actions.extend(self.epoch_problem());
+        let stored = self.store.epochs().await?;
+        let latest = stored.iter().find(|epoch| !epoch.draft);
+        if status.broker_reachable && status.epochs.is_empty() {
+            actions.push(
+                "no active epoch whose key this node has: `sotto-node epoch ls` shows who is \
+                 missing"
+                    .into(),
+            );
+        }
+        if let Some(epoch) = latest {
+            actions.extend(ends_soon(&epoch.manifest, self.clock.now()));
+        }
+        for row in &status.publications {
+            if row.removal_waits {
+                actions.push(format!(
+                    "selectors of {} that were removed still match at the broker: {}",
+                    row.policy,
+                    or(&row.waiting_for, "the next base is on its way")
+                ));
+            } else if !row.waiting_for.is_empty() {
+                actions.push(format!(
+                    "{} is not published: {}",
+                    row.policy, row.waiting_for
+                ));
+            }
+        }
+        let used_up = status
+            .limits
+            .iter()
+            .filter(|l| l.used_today >= l.daily_refs);
+        actions.extend(used_up.map(|limits| {
+            format!(
+                "today's quota for {} is used up; probing goes on at midnight UTC, or ask the \
+                 operator for more",
+                limits.policy
+            )
+        }));
+        Ok(actions)
+    }
+}
+
+fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
+    if text.is_empty() { otherwise } else { text }
+}
+
+fn ends_soon(latest: &Manifest, now: Timestamp) -> Option<String> {
+    (latest.not_after <= now.plus(SOON)).then(|| {
+        format!(
+            "epoch {} ends at {}: a custodian opens the next one with `sotto-node epoch open`",
+            latest.epoch, latest.not_after
+        )
+    })
+}
