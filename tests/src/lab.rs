@@ -87,9 +87,14 @@ impl Lab {
 
     /// A channel of this identity to the broker at `https://127.0.0.1:port`.
     pub fn channel(&self, role: Role, name: &str, url: &str) -> Channel {
+        self.channel_to(Role::Broker, role, name, url)
+    }
+
+    /// As [`Self::channel`], to a service of another role.
+    pub fn channel_to(&self, peer: Role, role: Role, name: &str, url: &str) -> Channel {
         let tls = Tls::load(self.install(role, name)).expect("usable TLS files");
-        let broker = ExpectedPeer::of_role(Role::Broker);
-        tls.channel(url, broker).expect("an address")
+        tls.channel(url, ExpectedPeer::of_role(peer))
+            .expect("an address")
     }
 
     /// The serial number of an installed certificate.

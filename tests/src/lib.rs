@@ -21,12 +21,14 @@ pub mod node;
 pub mod operator;
 pub mod probe;
 pub mod process;
+pub mod program;
 pub mod publication;
 pub mod refusal;
 pub mod sandbox;
 pub mod seed;
 pub mod selectors;
 pub mod stranger;
+pub mod unit;
 
 pub use cluster::Cluster;
 pub use lab::Lab;
@@ -38,6 +40,7 @@ pub use publication::Draft;
 pub use refusal::assert_refused;
 pub use sandbox::Sandbox;
 pub use selectors::{emails, phones};
+pub use unit::Unit;
 
 /// The community of every sandbox.
 pub const COMMUNITY: &str = "euro-cyber";

@@ -1,22 +1,15 @@
 //! The broker as a process of its own, to be killed.
-//!
-//! Its binary lies beside the test executable: `target/<profile>/sotto-broker`. Cargo builds a
-//! package's binaries for its own tests only, so it is asked for here, once, by `cargo build`;
-//! where everything is up to date that takes no time, and no test ever runs an old broker.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use sotto_common::ids::Role;
 use sotto_common::time::SystemClock;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command as AsyncCommand};
-use tokio::sync::oneshot;
 
 use crate::ledger::TestLedger;
+use crate::program::{self, Program};
 use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
 
 /// What the broker logs once it answers.
@@ -86,8 +79,7 @@ pub struct BrokerProcess {
     site: Site,
     home: PathBuf,
     address: SocketAddr,
-    child: Option<Child>,
-    log: Arc<Mutex<Vec<u8>>>,
+    program: Program,
     filter: &'static str,
 }
 
@@ -110,8 +102,7 @@ impl BrokerProcess {
             home: site.path(name),
             site: site.clone(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            child: None,
-            log: Arc::default(),
+            program: Program::default(),
             filter,
         };
         std::fs::create_dir_all(&process.home).expect("a folder");
@@ -138,75 +129,47 @@ impl BrokerProcess {
 
     /// As [`Self::restart`], by a shell's script that ends in `exec "$@"`: e.g. after `ulimit`.
     pub async fn restart_under(&mut self, script: &str) {
-        let mut child = AsyncCommand::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(binary())
-            .args(["serve", "--config"])
-            .arg(self.path("broker.toml"))
-            .env("SOTTO_LOG", self.filter)
-            .env("SOTTO_BROKER__LISTEN", self.address.to_string())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("a broker process");
-        let (ready, answers) = oneshot::channel();
-        let mut ready = Some(ready);
-        let log = Arc::clone(&self.log);
-        let stderr = child.stderr.take().expect("piped");
-        tokio::spawn(async move {
-            let mut lines = BufReader::new(stderr).split(b'\n');
-            while let Ok(Some(line)) = lines.next_segment().await {
-                if line.windows(ANSWERS.len()).any(|w| w == ANSWERS.as_bytes()) {
-                    let _ = ready.take().map(|ready| ready.send(()));
-                }
-                let mut log = log.lock().expect("not poisoned");
-                log.extend(line);
-                log.push(b'\n');
-            }
-        });
-        self.child = Some(child);
-        let started = answers.await.is_ok();
-        assert!(started, "the broker did not start: {}", self.log_text());
+        let config = self.path("broker.toml");
+        let command = [
+            program::broker().as_os_str(),
+            "serve".as_ref(),
+            "--config".as_ref(),
+            config.as_os_str(),
+        ];
+        let environment = [
+            ("SOTTO_LOG", self.filter.to_owned()),
+            ("SOTTO_BROKER__LISTEN", self.address.to_string()),
+        ];
+        self.program
+            .start(script, &command, &environment, ANSWERS)
+            .await;
         let address = std::fs::read_to_string(self.path("address")).expect("an address");
         self.address = address.trim().parse().expect("an address");
     }
 
     /// `kill -9`, and waits until the process is gone.
     pub async fn kill(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().await.expect("killed");
+        self.program.kill().await;
     }
 
     /// Stops the process where it stands (`SIGSTOP`); its connections stay.
     pub fn freeze(&self) {
-        self.signal("-STOP");
+        self.program.signal("-STOP");
     }
 
     /// Lets a frozen process go on (`SIGCONT`).
     pub fn thaw(&self) {
-        self.signal("-CONT");
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.pid().to_string();
-        let sent = Command::new("kill").args([signal, &pid]).status();
-        assert!(sent.expect("kill runs").success());
+        self.program.signal("-CONT");
     }
 
     /// The process id.
     pub fn pid(&self) -> u32 {
-        let child = self.child.as_ref().expect("it runs");
-        child.id().expect("not waited for yet")
+        self.program.pid()
     }
 
     /// All that the broker has logged.
     pub fn log(&self) -> Vec<u8> {
-        self.log.lock().expect("not poisoned").clone()
-    }
-
-    fn log_text(&self) -> String {
-        String::from_utf8_lossy(&self.log()).into_owned()
+        self.program.log()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -246,23 +209,4 @@ impl BrokerProcess {
     pub fn operator(&self) -> Operator {
         Operator::new(&self.site.lab, &self.url())
     }
-}
-
-/// The broker's binary, built if need be.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        // target/<profile>/deps/it-<hash>
-        let test = std::env::current_exe().expect("a path");
-        let profile = test.ancestors().nth(2).expect("target/<profile>");
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        build.args(["build", "--quiet", "-p", "sotto-broker", "--target-dir"]);
-        build.arg(profile.parent().expect("target"));
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        let done = build.status().expect("cargo runs").success();
-        assert!(done, "sotto-broker does not build");
-        profile.join("sotto-broker")
-    })
 }
