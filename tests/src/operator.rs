@@ -97,6 +97,21 @@ impl Operator {
         self.membership().set_limits(request).await.map(drop)
     }
 
+    /// Sets how many record refs a node may ask in a day, in every policy.
+    ///
+    /// # Errors
+    /// The broker's refusal.
+    pub async fn set_quota(&self, node: &str, daily_refs: u64) -> Result<(), Status> {
+        let request = v1::SetLimitsRequest {
+            community: COMMUNITY.into(),
+            node_id: node.into(),
+            policy: String::new(),
+            daily_refs: Some(daily_refs),
+            max_class: None,
+        };
+        self.membership().set_limits(request).await.map(drop)
+    }
+
     /// What the flood guard holds back.
     ///
     /// # Errors

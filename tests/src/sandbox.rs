@@ -31,7 +31,7 @@ pub const PRIOR: f64 = 0.001;
 /// A broker on a free port, under a clock that stands until a test moves it.
 pub struct Sandbox {
     dir: TempDir,
-    lab: Lab,
+    lab: Arc<Lab>,
     /// The broker's clock, and every node's.
     pub clock: MockClock,
     tls: TlsConfig,
@@ -58,7 +58,7 @@ impl Sandbox {
     /// As [`Self::empty`], on this ledger.
     pub async fn on(ledger: TestLedger) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let lab = Lab::create(&dir.path().join("pki"), TRUST_DOMAIN);
+        let lab = Arc::new(Lab::create(&dir.path().join("pki"), TRUST_DOMAIN));
         let mut sandbox = Self {
             tls: lab.install(Role::Broker, "main"),
             dir,
@@ -102,8 +102,13 @@ impl Sandbox {
     }
 
     /// The authority.
-    pub const fn lab(&self) -> &Lab {
+    pub fn lab(&self) -> &Lab {
         &self.lab
+    }
+
+    /// The authority, to be kept.
+    pub fn shared_lab(&self) -> Arc<Lab> {
+        Arc::clone(&self.lab)
     }
 
     /// What the clock shows.

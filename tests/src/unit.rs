@@ -47,8 +47,8 @@ pub fn grounds() -> v1::ProbeGrounds {
     }
 }
 
-/// A pair of own canonical value and holder.
-pub type Overlap = (String, String);
+/// Dataset and canonical value of an own record, and who holds it too.
+pub type Overlap = (String, String, String);
 
 impl Unit {
     /// A unit of this name at `home`, with new keys, whose broker is at `broker`. `settings` are
@@ -285,7 +285,7 @@ impl Unit {
         }
     }
 
-    /// What its open hits say: own canonical value and holder. No pair may come twice.
+    /// What its open hits say: dataset, own canonical value, and holder. None may come twice.
     ///
     /// # Errors
     /// The node's refusal.
@@ -301,7 +301,7 @@ impl Unit {
             );
             if open && !thread.record_removed {
                 let holder = thread.hit.unwrap_or_default().holder;
-                let fresh = overlaps.insert((thread.canonical, holder));
+                let fresh = overlaps.insert((thread.dataset, thread.canonical, holder));
                 assert!(fresh, "a hit is shown twice at {}", self.name);
             }
         }

@@ -14,5 +14,6 @@ mod it {
     mod probing;
     mod publishing;
     mod replicas;
+    mod service;
     mod transport;
 }
