@@ -16,6 +16,7 @@ mod progress;
 mod publish;
 mod render;
 mod serve;
+mod status;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -23,7 +24,8 @@ use std::io::{BufWriter, Stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use client::Client;
 use fault::{Fault, Result};
@@ -90,8 +92,9 @@ enum Command {
         --data-dir /var/lib/sotto --trust-domain sotto.example\n  \
         sotto-node init --config node.toml")]
     Init(init::InitArgs),
-    /// Show how the node stands: fingerprint, broker, epochs, limits
-    #[command(after_help = "Example:\n  sotto-node status")]
+    /// Show how the node stands: broker, epoch, filters, what waits, quota, and what to do next
+    #[command(after_help = "Examples:\n  sotto-node status\n  \
+        sotto-node status --output json | jq -r '.next_actions[]'")]
     Status,
     /// Members of the community, and pinning their fingerprints
     #[command(subcommand, after_help = "Example:\n  sotto-node member ls")]
@@ -102,9 +105,14 @@ enum Command {
     /// The node's own selectors
     #[command(subcommand, after_help = "Example:\n  sotto-node dataset ls")]
     Dataset(datasets::DatasetCommand),
-    /// Publish filters of the node's selectors, for the others to match
+    /// Wait until the others can match what this node has
+    ///
+    /// The service publishes by itself: what is new within seconds, everything anew once a day at a
+    /// random minute, and at once when something was removed. This command waits for it, and tells
+    /// how far it is. With --now it makes a new base whether one is needed or not; everybody who
+    /// watches the catalogue sees when.
     #[command(after_help = "Examples:\n  sotto-node publish\n  \
-        sotto-node publish --type phone --audience de-bka,fr-pj")]
+        sotto-node publish --type phone --audience de-bka,fr-pj\n  sotto-node publish --now")]
     Publish(publish::PublishArgs),
     /// Ask the others' filters for every selector of a dataset
     ///
@@ -126,6 +134,14 @@ enum Command {
     /// The types of selectors and their normal forms; offline
     #[command(after_help = "Example:\n  sotto-node policies --output json")]
     Policies,
+    /// Write the completions of a shell to standard output
+    #[command(after_help = "Examples:\n  \
+        sotto-node completions bash >/etc/bash_completion.d/sotto-node\n  \
+        sotto-node completions zsh >~/.zfunc/_sotto-node")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Write each line of standard input in its normal form; offline
     ///
     /// One line out for each line in: the canonical form, or `!` and the rejection: empty,
@@ -189,8 +205,17 @@ fn dispatch(context: &Context, command: Command) -> Result<()> {
         Command::Serve { config } => serve::run(&config),
         Command::Init(args) => init::run(context, &args),
         Command::Policies => policies::run(context),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "sotto-node",
+                &mut context.stdout(),
+            );
+            Ok(())
+        }
         Command::Normalise(args) => normalise::run(&args),
-        Command::Status => block_on(members::status(context)),
+        Command::Status => block_on(status::run(context)),
         Command::Member(command) => block_on(members::member(context, command)),
         Command::Epoch(command) => block_on(members::epoch(context, command)),
         Command::Dataset(command) => block_on(datasets::run(context, command)),

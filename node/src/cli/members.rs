@@ -1,4 +1,4 @@
-//! `status`, `member` and `epoch`: keys, members and epochs of the node (protocol §8).
+//! `member` and `epoch`: keys, members and epochs of the node (protocol §8).
 
 use clap::Subcommand;
 use sotto_common::ids::NodeId;
@@ -8,7 +8,7 @@ use super::Context;
 use super::args;
 use super::client::unary;
 use super::fault::Result;
-use super::render::{Cell, List, Output, record};
+use super::render::{Cell, List};
 
 /// Commands about members.
 #[derive(Subcommand, Debug)]
@@ -73,75 +73,7 @@ pub(crate) enum EpochCommand {
     Ls,
 }
 
-const STATUS: &[&str] = &[
-    "node",
-    "community",
-    "fingerprint",
-    "broker_reachable",
-    "broker_problem",
-    "epochs",
-    "limits",
-];
-
-const LIMITS: &[&str] = &["policy", "daily_refs", "used_today", "max_class"];
-
-/// Shows how the node stands.
-pub(crate) async fn status(context: &Context) -> Result<()> {
-    let request = unary(v1::GetStatusRequest {});
-    let status = context
-        .client()?
-        .admin()
-        .get_status(request)
-        .await?
-        .into_inner();
-    let epochs: Vec<_> = status.epochs.iter().map(u32::to_string).collect();
-    let limit_values: Vec<_> = status.limits.iter().map(limit_value).collect();
-    let cells = [
-        Cell::new(status.node_id),
-        Cell::new(status.community),
-        Cell::new(status.fingerprint),
-        Cell::in_words(
-            status.broker_reachable,
-            if status.broker_reachable { "yes" } else { "no" },
-        ),
-        Cell::new(status.broker_problem),
-        Cell::in_words(status.epochs, or_none(&epochs.join(", "))),
-        Cell::new(limit_values),
-    ];
-    let mut out = context.stdout();
-    if context.output != Output::Table {
-        return Ok(record(context.output, STATUS, &cells, &mut out)?);
-    }
-    // People get the limits as rows of their own: fourteen in one cell are too wide.
-    let about_the_node = STATUS.len() - 1;
-    record(
-        context.output,
-        &STATUS[..about_the_node],
-        &cells[..about_the_node],
-        &mut out,
-    )?;
-    let mut list = List::new(context.output, LIMITS, out)?;
-    for limit in &status.limits {
-        list.row(&[
-            Cell::new(limit.policy.clone()),
-            Cell::new(limit.daily_refs),
-            Cell::new(limit.used_today),
-            Cell::new(limit.max_class),
-        ])?;
-    }
-    Ok(list.finish()?)
-}
-
-fn limit_value(limit: &v1::PolicyLimits) -> serde_json::Value {
-    serde_json::json!({
-        "policy": limit.policy,
-        "daily_refs": limit.daily_refs,
-        "used_today": limit.used_today,
-        "max_class": limit.max_class,
-    })
-}
-
-fn or_none(text: &str) -> String {
+pub(crate) fn or_none(text: &str) -> String {
     if text.is_empty() { "none" } else { text }.into()
 }
 

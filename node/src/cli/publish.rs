@@ -18,19 +18,34 @@ pub(crate) struct PublishArgs {
     /// Only this selector type; every type that has selectors if left out
     #[arg(long = "type", value_name = "TYPE", value_parser = args::policy)]
     policy: Option<Policy>,
-    /// The members that may match, with commas between them; all if left out
+    /// The members that may match from now on, with commas between them; as before if left out
     #[arg(long, value_name = "NODE,…", value_delimiter = ',', value_parser = args::node)]
     audience: Vec<NodeId>,
+    /// All members may match again
+    #[arg(long, conflicts_with = "audience")]
+    everyone: bool,
+    /// Make a new base at once, whether one is needed or not
+    #[arg(long)]
+    now: bool,
 }
 
-const COLUMNS: &[&str] = &["policy", "version", "class", "selectors", "bytes", "active"];
+const COLUMNS: &[&str] = &[
+    "policy",
+    "version",
+    "layer",
+    "class",
+    "selectors",
+    "bytes",
+    "active",
+];
 
 /// Publishes and tells how far it is; one row a policy at the end.
 pub(crate) async fn run(context: &Context, args: PublishArgs) -> Result<()> {
     let request = v1::PublishFiltersRequest {
         policy: args.policy.map(|p| p.name().to_owned()).unwrap_or_default(),
         audience: args.audience.iter().map(ToString::to_string).collect(),
-        ..Default::default()
+        everyone: args.everyone,
+        now: args.now,
     };
     let mut datasets = context.client()?.datasets();
     let mut stream = datasets.publish_filters(request).await?.into_inner();
@@ -61,6 +76,11 @@ pub(crate) async fn run(context: &Context, args: PublishArgs) -> Result<()> {
         list.row(&[
             Cell::new(state.policy.as_str()),
             Cell::new(state.version),
+            Cell::new(if state.supplement {
+                "supplement"
+            } else {
+                "base"
+            }),
             Cell::new(state.class),
             Cell::new(state.selectors),
             Cell::new(state.total),

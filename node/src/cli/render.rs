@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{Color, ContentArrangement, Table};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use sotto_common::time::Timestamp;
@@ -27,11 +27,26 @@ pub(crate) enum Output {
     Tsv,
 }
 
+/// How a value is to strike the eye of a person; machines do not see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Tone {
+    /// As the others.
+    #[default]
+    Plain,
+    /// All is well.
+    Good,
+    /// Worth a look.
+    Warning,
+    /// Somebody should do something.
+    Bad,
+}
+
 /// One value of a row: what it is, and how people read it if that differs.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Cell {
     value: Value,
     words: Option<String>,
+    tone: Tone,
 }
 
 impl Cell {
@@ -40,6 +55,7 @@ impl Cell {
         Self {
             value: value.into(),
             words: None,
+            tone: Tone::Plain,
         }
     }
 
@@ -48,6 +64,28 @@ impl Cell {
         Self {
             value: value.into(),
             words: Some(words.into()),
+            tone: Tone::Plain,
+        }
+    }
+
+    /// The same in another colour, where there are colours.
+    #[must_use]
+    pub(crate) const fn toned(mut self, tone: Tone) -> Self {
+        self.tone = tone;
+        self
+    }
+
+    /// In a table.
+    fn in_table(&self) -> comfy_table::Cell {
+        let cell = comfy_table::Cell::new(self.shown());
+        if !has_colours() {
+            return cell;
+        }
+        match self.tone {
+            Tone::Plain => cell,
+            Tone::Good => cell.fg(Color::Green),
+            Tone::Warning => cell.fg(Color::Yellow),
+            Tone::Bad => cell.fg(Color::Red),
         }
     }
 
@@ -185,7 +223,7 @@ impl<W: Write> List<W> {
     pub(crate) fn row(&mut self, cells: &[Cell]) -> io::Result<()> {
         match &mut self.form {
             Form::Table(table, _) => {
-                table.add_row(cells.iter().map(Cell::shown));
+                table.add_row(cells.iter().map(Cell::in_table));
                 Ok(())
             }
             Form::Json { begun, out } => {
@@ -256,7 +294,10 @@ pub(crate) fn record(
         Output::Table => {
             let mut table = plain_table();
             for (name, cell) in columns.iter().zip(cells) {
-                table.add_row([name.replace('_', " "), cell.shown()]);
+                table.add_row([
+                    comfy_table::Cell::new(name.replace('_', " ")),
+                    cell.in_table(),
+                ]);
             }
             writeln!(out, "{}", table.trim_fmt())?;
         }
@@ -283,7 +324,13 @@ fn tsv_line(cells: &[Cell]) -> String {
     fields.join("\t")
 }
 
-/// Without colours; as wide as the terminal, or as it needs to be where there is none.
+/// Colours are for terminals, and not for those who do not want them (<https://no-color.org>).
+fn has_colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !unwanted
+}
+
+/// As wide as the terminal, or as it needs to be where there is none.
 fn plain_table() -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);

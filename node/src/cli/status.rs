@@ -1,0 +1,243 @@
+//! `status`: how the node stands, and what somebody should do next.
+
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+use sotto_proto::{convert, v1};
+
+use super::Context;
+use super::client::unary;
+use super::fault::Result;
+use super::members::or_none;
+use super::render::{Cell, List, Output, Tone, printable, record};
+
+const ABOUT: &[&str] = &[
+    "node",
+    "community",
+    "fingerprint",
+    "broker_reachable",
+    "broker_problem",
+    "epochs",
+    "new_hits",
+    "open_hits",
+    "pending_feedback",
+];
+
+const WHOLE: &[&str] = &[
+    ABOUT[0],
+    ABOUT[1],
+    ABOUT[2],
+    ABOUT[3],
+    ABOUT[4],
+    ABOUT[5],
+    ABOUT[6],
+    ABOUT[7],
+    ABOUT[8],
+    "publications",
+    "backlog",
+    "limits",
+    "next_actions",
+];
+
+const PUBLICATIONS: &[&str] = &[
+    "published",
+    "epoch",
+    "version",
+    "base_at",
+    "supplements",
+    "selectors",
+    "waiting",
+    "next_base_at",
+    "waiting_for",
+];
+
+const BACKLOG: &[&str] = &[
+    "probed",
+    "policy",
+    "refs_to_ask",
+    "holders_that_changed",
+    "complete_at",
+    "waiting_for",
+];
+
+const LIMITS: &[&str] = &[
+    "limits",
+    "daily_refs",
+    "used_today",
+    "left_today",
+    "max_class",
+];
+
+/// Shows how the node stands.
+pub(crate) async fn run(context: &Context) -> Result<()> {
+    let request = unary(v1::GetStatusRequest {});
+    let answer = context.client()?.admin().get_status(request).await?;
+    let status = answer.into_inner();
+    if context.output == Output::Table {
+        return for_people(context, &status);
+    }
+    let mut cells = about(&status);
+    cells.extend([
+        Cell::new(values(&status.publications, publication_value)),
+        Cell::new(values(&status.backlog, backlog_value)),
+        Cell::new(values(&status.limits, limit_value)),
+        Cell::new(status.next_actions),
+    ]);
+    Ok(record(
+        context.output,
+        WHOLE,
+        &cells,
+        &mut context.stdout(),
+    )?)
+}
+
+/// Several tables, and what to do as sentences.
+fn for_people(context: &Context, status: &v1::GetStatusResponse) -> Result<()> {
+    let mut out = context.stdout();
+    record(context.output, ABOUT, &about(status), &mut out)?;
+    if !status.publications.is_empty() {
+        let mut list = List::new(context.output, PUBLICATIONS, &mut out)?;
+        for row in &status.publications {
+            list.row(&publication(row))?;
+        }
+        list.finish()?;
+    }
+    if !status.backlog.is_empty() {
+        let mut list = List::new(context.output, BACKLOG, &mut out)?;
+        for row in &status.backlog {
+            list.row(&backlog(row))?;
+        }
+        list.finish()?;
+    }
+    if !status.limits.is_empty() {
+        let mut list = List::new(context.output, LIMITS, &mut out)?;
+        for row in &status.limits {
+            list.row(&limit(row))?;
+        }
+        list.finish()?;
+    }
+    let nothing = status.next_actions.is_empty();
+    writeln!(out, "{}", if nothing { "Nothing to do." } else { "To do:" })?;
+    for action in &status.next_actions {
+        writeln!(out, "- {}", printable(action))?;
+    }
+    Ok(out.flush()?)
+}
+
+fn about(status: &v1::GetStatusResponse) -> Vec<Cell> {
+    let epochs: Vec<_> = status.epochs.iter().map(u32::to_string).collect();
+    let (reachable, words, tone) = match status.broker_reachable {
+        true => (true, "yes", Tone::Good),
+        false => (false, "no", Tone::Bad),
+    };
+    vec![
+        Cell::new(status.node_id.as_str()),
+        Cell::new(status.community.as_str()),
+        Cell::new(status.fingerprint.as_str()),
+        Cell::in_words(reachable, words).toned(tone),
+        Cell::new(status.broker_problem.as_str()),
+        Cell::in_words(status.epochs.clone(), or_none(&epochs.join(", "))),
+        Cell::new(status.new_hits),
+        Cell::new(status.open_hits),
+        Cell::new(status.pending_feedback),
+    ]
+}
+
+fn publication(row: &v1::PublicationStatus) -> Vec<Cell> {
+    let waiting = if row.removal_waits {
+        "a removal".into()
+    } else {
+        row.waiting.to_string()
+    };
+    let tone = if row.removal_waits {
+        Tone::Bad
+    } else {
+        Tone::Plain
+    };
+    vec![
+        Cell::new(row.policy.as_str()),
+        Cell::new(row.epoch),
+        Cell::new(row.version),
+        time(row.base_at),
+        Cell::new(row.supplements),
+        Cell::new(row.selectors),
+        Cell::in_words(row.waiting, waiting).toned(tone),
+        time(row.next_base_at),
+        Cell::new(row.waiting_for.as_str()).toned(Tone::Warning),
+    ]
+}
+
+fn backlog(row: &v1::ProbeBacklog) -> Vec<Cell> {
+    vec![
+        Cell::new(row.dataset.as_str()),
+        Cell::new(row.policy.as_str()),
+        Cell::new(row.refs),
+        Cell::texts(&row.holders),
+        time(row.complete_at),
+        Cell::new(row.waiting_for.as_str()).toned(Tone::Warning),
+    ]
+}
+
+fn limit(row: &v1::PolicyLimits) -> Vec<Cell> {
+    let left = row.daily_refs.saturating_sub(row.used_today);
+    let tone = if left == 0 {
+        Tone::Warning
+    } else {
+        Tone::Plain
+    };
+    vec![
+        Cell::new(row.policy.as_str()),
+        Cell::new(row.daily_refs),
+        Cell::new(row.used_today),
+        Cell::new(left).toned(tone),
+        Cell::new(row.max_class),
+    ]
+}
+
+fn time(at: Option<prost_types::Timestamp>) -> Cell {
+    Cell::time(convert::timestamp("at", at).ok())
+}
+
+fn text(at: Option<prost_types::Timestamp>) -> Option<String> {
+    Some(convert::timestamp("at", at).ok()?.to_string())
+}
+
+fn values<T>(rows: &[T], value: fn(&T) -> Value) -> Vec<Value> {
+    rows.iter().map(value).collect()
+}
+
+fn publication_value(row: &v1::PublicationStatus) -> Value {
+    json!({
+        "policy": row.policy,
+        "epoch": row.epoch,
+        "version": row.version,
+        "base_at": text(row.base_at),
+        "last_at": text(row.last_at),
+        "supplements": row.supplements,
+        "selectors": row.selectors,
+        "waiting": row.waiting,
+        "removal_waits": row.removal_waits,
+        "next_base_at": text(row.next_base_at),
+        "waiting_for": row.waiting_for,
+    })
+}
+
+fn backlog_value(row: &v1::ProbeBacklog) -> Value {
+    json!({
+        "dataset": row.dataset,
+        "policy": row.policy,
+        "refs": row.refs,
+        "holders": row.holders,
+        "waiting_for": row.waiting_for,
+        "complete_at": text(row.complete_at),
+    })
+}
+
+fn limit_value(row: &v1::PolicyLimits) -> Value {
+    json!({
+        "policy": row.policy,
+        "daily_refs": row.daily_refs,
+        "used_today": row.used_today,
+        "max_class": row.max_class,
+    })
+}
