@@ -12,8 +12,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::membership::{answer, given};
 use super::{Answers, Api, AsyncAnswers, Sender, node, optional_policy, peer, to_the_end};
-use crate::app::Broker;
+use crate::app::{Broker, CatalogueChange, CatalogueWatch};
 use crate::datastore::PublicationRecord;
+
+/// Most entries of the catalogue in one message.
+const MAX_ENTRIES: usize = 1000;
 
 #[tonic::async_trait]
 impl PublicationService for Api {
@@ -97,11 +100,16 @@ impl PublicationService for Api {
 
     async fn watch_catalogue(
         &self,
-        _: Request<v1::WatchCatalogueRequest>,
+        request: Request<v1::WatchCatalogueRequest>,
     ) -> Result<Response<Self::WatchCatalogueStream>, Status> {
-        Err(sotto_proto::status::to_status(
-            sotto_common::error::Error::internal("not built yet"),
-        ))
+        answer!({
+            let (caller, peer) = (node(&request)?, peer(&request)?);
+            let community = text("community", &request.get_ref().community)?;
+            let broker = Arc::clone(&self.broker);
+            // Refusals come before the stream begins.
+            let watch = broker.watch_catalogue(caller, community).await?;
+            Ok(self.stream(peer, Catalogue { broker, watch }))
+        })
     }
 
     async fn list_publications(
@@ -167,6 +175,48 @@ impl AsyncAnswers<v1::UploadPublicationResponse> for Upload {
             }
         }
         Ok(())
+    }
+}
+
+/// One node's catalogue stream.
+struct Catalogue {
+    broker: Arc<Broker>,
+    watch: CatalogueWatch,
+}
+
+impl AsyncAnswers<v1::WatchCatalogueResponse> for Catalogue {
+    async fn run(mut self, answers: Sender<v1::WatchCatalogueResponse>) -> Result<()> {
+        loop {
+            let first = !self.watch.has_begun();
+            let changes = self.broker.catalogue_changes(&mut self.watch).await?;
+            let mut entries: Vec<_> = changes.into_iter().map(entry_of).collect();
+            loop {
+                let rest = entries.split_off(entries.len().min(MAX_ENTRIES));
+                let last = rest.is_empty();
+                let answer = v1::WatchCatalogueResponse {
+                    entries,
+                    complete: last || !first,
+                };
+                if !answers.send(answer).await {
+                    return Ok(());
+                }
+                if last {
+                    break;
+                }
+                entries = rest;
+            }
+        }
+    }
+}
+
+fn entry_of(change: CatalogueChange) -> v1::CatalogueEntry {
+    let (epoch, policy, holder) = change.stack;
+    let layers = change.layers.map(|layers| layers.as_bytes().to_vec());
+    v1::CatalogueEntry {
+        epoch: epoch.get(),
+        policy: policy.name().to_owned(),
+        holder: holder.to_string(),
+        layers: layers.unwrap_or_default().into(),
     }
 }
 
