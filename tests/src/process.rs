@@ -249,7 +249,7 @@ impl BrokerProcess {
 }
 
 /// The broker's binary, built if need be.
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         // target/<profile>/deps/it-<hash>

@@ -124,7 +124,7 @@ impl HitService for Api {
                 .broker
                 .hit_statistics(&community, since.transpose()?)
                 .await?;
-            let rows = rows.into_iter().map(statistic_of).collect();
+            let rows = rows.iter().map(statistic_of).collect();
             Ok(v1::ListHitStatisticsResponse { rows })
         })
     }
@@ -249,7 +249,7 @@ fn filter_of(message: &v1::ListHitsRequest) -> Result<HitFilter> {
     })
 }
 
-fn statistic_of(row: HitStatistic) -> v1::HitStatistic {
+fn statistic_of(row: &HitStatistic) -> v1::HitStatistic {
     v1::HitStatistic {
         prober: row.prober.to_string(),
         holder: row.holder.to_string(),

@@ -189,22 +189,29 @@ impl AsyncAnswers<v1::WatchCatalogueResponse> for Catalogue {
         loop {
             let first = !self.watch.has_begun();
             let changes = self.broker.catalogue_changes(&mut self.watch).await?;
-            let mut entries: Vec<_> = changes.into_iter().map(entry_of).collect();
-            loop {
-                let rest = entries.split_off(entries.len().min(MAX_ENTRIES));
-                let last = rest.is_empty();
-                let answer = v1::WatchCatalogueResponse {
-                    entries,
-                    complete: last || !first,
-                };
-                if !answers.send(answer).await {
+            for message in messages(changes, first) {
+                if !answers.send(message).await {
                     return Ok(());
                 }
-                if last {
-                    break;
-                }
-                entries = rest;
             }
+        }
+    }
+}
+
+/// Changes in messages of bounded length, one at least. `first`: they are the catalogue as it stood
+/// at the beginning.
+fn messages(changes: Vec<CatalogueChange>, first: bool) -> Vec<v1::WatchCatalogueResponse> {
+    let mut entries = changes.into_iter().map(entry_of).peekable();
+    let mut messages = Vec::new();
+    loop {
+        let part = entries.by_ref().take(MAX_ENTRIES).collect();
+        let last = entries.peek().is_none();
+        messages.push(v1::WatchCatalogueResponse {
+            entries: part,
+            complete: last || !first,
+        });
+        if last {
+            return messages;
         }
     }
 }
@@ -235,5 +242,43 @@ fn publication_of(record: &PublicationRecord) -> v1::Publication {
         class: record.class.into(),
         false_positive_probability: record.fpr,
         expires_at: Some(to_timestamp(record.expires_at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_common::ids::Epoch;
+    use sotto_common::selector::Policy;
+
+    use super::*;
+
+    fn gone(n: usize) -> CatalogueChange {
+        let epoch = Epoch::new(1).expect("from 1");
+        let holder = format!("nl-{n}").parse().expect("a node id");
+        CatalogueChange {
+            stack: (epoch, Policy::Phone, holder),
+            layers: None,
+        }
+    }
+
+    #[test]
+    fn a_catalogue_is_told_in_bounded_messages_of_which_the_last_completes_it() {
+        for (changes, lengths) in [
+            (0, &[0][..]),
+            (1000, &[1000]),
+            (1001, &[1000, 1]),
+            (2500, &[1000, 1000, 500]),
+        ] {
+            for first in [true, false] {
+                let told = messages((0..changes).map(gone).collect(), first);
+                let told_lengths: Vec<_> = told.iter().map(|m| m.entries.len()).collect();
+                assert_eq!(told_lengths, lengths);
+                for (i, message) in told.iter().enumerate() {
+                    assert_eq!(message.complete, !first || i + 1 == told.len());
+                }
+                let mut entries = told.iter().flat_map(|message| &message.entries);
+                assert!(entries.all(|entry| entry.layers.is_empty()));
+            }
+        }
     }
 }
