@@ -208,9 +208,9 @@ async fn what_one_broker_tells_matches_at_every_other() {
     for round in 0..ROUNDS {
         let at = round as usize % 3;
         let values = phones(round * 10..round * 10 + 10);
-        let publisher = std::sync::Arc::clone(&de[at]);
+        let holder = std::sync::Arc::clone(&de[at]);
         let publishing = values.clone();
-        let published = tokio::spawn(async move { publisher.publish(Phone, &publishing).await });
+        let published = tokio::spawn(async move { holder.publish(Phone, &publishing).await });
         let told_by = (at + 1) % 3;
         catalogues[told_by].next().await.expect("told");
         // Told, whether or not the holder has its answer yet.
@@ -242,9 +242,9 @@ async fn nothing_is_told_while_a_broker_does_not_match_it_yet() {
     de[1].announce(&draft).await.expect("announced");
     de[1].upload(&draft, 0, |_| ()).await.expect("uploaded");
     frozen.freeze();
-    let publisher = std::sync::Arc::clone(&de[1]);
+    let holder = std::sync::Arc::clone(&de[1]);
     let id = draft.id();
-    let activating = tokio::spawn(async move { publisher.activate(id).await });
+    let activating = tokio::spawn(async move { holder.activate(id).await });
     // The broker that tells matches already, and knows of the third that it may not.
     while nl[0].find(Phone, &values).await.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;

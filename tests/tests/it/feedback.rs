@@ -151,17 +151,17 @@ async fn a_decision_about_a_retracted_hit_is_refused_and_none_counts_for_a_later
     assert_eq!(begun.state(), HitState::UnderReview);
 }
 
+/// Feedback that is refused for its reason and leaves nothing behind.
+async fn refuses(by: &TestNode, signed: v1::DsseEnvelope, code: Code, why: ErrorCode) {
+    assert_refused(by.submit_feedback(signed).await, code, why);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn refuses_feedback_that_is_not_the_probers_own_signed_and_about_its_hit() {
+async fn refuses_feedback_that_is_not_the_probers_own_about_its_own_hit() {
     use Code::{InvalidArgument, NotFound};
-    let (mut sandbox, [nl, de], hits) = with_hits(profile(), 2).await;
+    let (sandbox, [nl, de], hits) = with_hits(profile(), 1).await;
     let own = nl.feedback(&hits[0], BeginReview);
-    let mut wire: v1::HitFeedback = own.clone().into();
     let mut footprint = sandbox.footprint().await;
-    let refuses = async |by: &TestNode, signed: v1::DsseEnvelope, code, why| {
-        assert_refused(by.submit_feedback(signed).await, code, why);
-    };
-    // Signed by another; about another's hit; of another node; for another community.
     let by_another = convert::sign(own.clone(), de.signing_key());
     refuses(
         &nl,
@@ -174,75 +174,94 @@ async fn refuses_feedback_that_is_not_the_probers_own_signed_and_about_its_hit()
     refuses(&de, not_its_own, NotFound, ErrorCode::HitUnknown).await;
     let of_another = nl.sign_feedback(de.feedback(&hits[0], BeginReview));
     refuses(&nl, of_another, InvalidArgument, ErrorCode::InvalidField).await;
+    // It is for the community that the call is for, whichever that is.
     let mut elsewhere = own.clone();
     elsewhere.community = "other".parse().expect("a community");
     let elsewhere = nl.sign_feedback(elsewhere);
-    refuses(&nl, elsewhere, InvalidArgument, ErrorCode::InvalidField).await;
-    let mut unknown = own.clone();
-    unknown.hit = nl.feedback(&hits[1], BeginReview).hit;
-    let mut id = *unknown.hit.as_bytes();
+    refuses(
+        &nl,
+        elsewhere.clone(),
+        InvalidArgument,
+        ErrorCode::InvalidField,
+    )
+    .await;
+    let request = v1::SubmitHitFeedbackRequest {
+        community: "other".into(),
+        feedback: Some(elsewhere),
+    };
+    let refused = nl.hit_service().submit_hit_feedback(request).await;
+    assert_refused(refused, Code::PermissionDenied, ErrorCode::NotAMember);
+    let mut unknown: v1::HitFeedback = own.into();
+    let mut id = unknown.hit_id.to_vec();
     id[15] ^= 1;
-    wire.hit_id = id.to_vec().into();
-    let unknown = nl.sign_feedback_wire(&wire);
+    unknown.hit_id = id.into();
+    let unknown = nl.sign_feedback_wire(&unknown);
     refuses(&nl, unknown, NotFound, ErrorCode::HitUnknown).await;
+    footprint.assert_unchanged().await;
+}
 
-    // From the future; of another format; without a decision; of another type; changed; too long.
-    let mut early = own.clone();
-    early.decided_at = nl.now().plus(CLOCK_SKEW + Duration::from_secs(1));
-    let early = nl.sign_feedback(early);
-    refuses(&nl, early, InvalidArgument, ErrorCode::InvalidField).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_feedback_that_is_malformed_from_the_future_or_changed() {
+    use Code::InvalidArgument;
+    use ErrorCode::{FormatUnknown, InvalidField, SignatureInvalid};
     type Change = fn(&mut v1::HitFeedback);
     let changes: [(Change, ErrorCode); 5] = [
-        (|f| f.format = 2, ErrorCode::FormatUnknown),
-        (|f| f.decision = 0, ErrorCode::InvalidField),
-        (|f| f.decision = 99, ErrorCode::InvalidField),
-        (|f| f.decided_at = None, ErrorCode::InvalidField),
-        (|f| f.hit_id.truncate(15), ErrorCode::InvalidField),
+        (|f| f.format = 2, FormatUnknown),
+        (|f| f.decision = 0, InvalidField),
+        (|f| f.decision = 99, InvalidField),
+        (|f| f.decided_at = None, InvalidField),
+        (|f| f.hit_id.truncate(15), InvalidField),
     ];
+    let (sandbox, [nl, _de], hits) = with_hits(profile(), 2).await;
+    let own = nl.feedback(&hits[0], BeginReview);
+    let mut footprint = sandbox.footprint().await;
     for (i, (change, why)) in changes.into_iter().enumerate() {
         println!("change {i}");
         let mut wire: v1::HitFeedback = own.clone().into();
         change(&mut wire);
         refuses(&nl, nl.sign_feedback_wire(&wire), InvalidArgument, why).await;
     }
+    let mut early = own.clone();
+    early.decided_at = nl.now().plus(CLOCK_SKEW + Duration::from_secs(1));
+    let early = nl.sign_feedback(early);
+    refuses(&nl, early, InvalidArgument, InvalidField).await;
     let confirmation = convert::sign(nl.confirmation(1), nl.signing_key());
-    refuses(
-        &nl,
-        confirmation,
-        InvalidArgument,
-        ErrorCode::SignatureInvalid,
-    )
-    .await;
-    let mut changed = nl.sign_feedback(own.clone());
-    changed.payload = nl.sign_feedback(nl.feedback(&hits[1], BeginReview)).payload;
-    refuses(&nl, changed, InvalidArgument, ErrorCode::SignatureInvalid).await;
+    refuses(&nl, confirmation, InvalidArgument, SignatureInvalid).await;
+    let mut altered = nl.sign_feedback(own.clone());
+    altered.payload = nl.sign_feedback(nl.feedback(&hits[1], BeginReview)).payload;
+    refuses(&nl, altered, InvalidArgument, SignatureInvalid).await;
     let mut twice = nl.sign_feedback(own.clone());
     twice.signatures.push(twice.signatures[0].clone());
-    refuses(&nl, twice, InvalidArgument, ErrorCode::SignatureInvalid).await;
-    let mut long = nl.sign_feedback(own.clone());
+    refuses(&nl, twice, InvalidArgument, SignatureInvalid).await;
+    // The key id is a hint, and takes no room in the ledger.
+    let mut long = nl.sign_feedback(own);
     long.signatures[0].keyid = "x".repeat(4096);
-    refuses(&nl, long, InvalidArgument, ErrorCode::InvalidField).await;
+    refuses(&nl, long, InvalidArgument, InvalidField).await;
     footprint.assert_unchanged().await;
+}
 
-    // What the flood guard holds back does not exist for its prober.
-    drop(footprint);
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hit_that_is_held_back_takes_no_feedback_and_looks_like_none() {
+    let (mut sandbox, [nl, _de], hits) = with_hits(profile(), 1).await;
     sandbox.stop().await;
     let hold = "UPDATE hits SET state = 'QUARANTINED'";
     sandbox.change_ledger(hold).await;
     sandbox.start().await;
-    let signed = nl.sign_feedback(own);
-    assert_refused(
-        nl.submit_feedback(signed).await,
-        NotFound,
-        ErrorCode::HitUnknown,
-    );
+    let held_back = nl.decide(&hits[0], BeginReview).await;
+    let held_back = assert_refused(held_back, Code::NotFound, ErrorCode::HitUnknown);
+    let mut unknown = hits[0].clone();
+    let mut id = unknown.hit_id.to_vec();
+    id[15] ^= 1;
+    unknown.hit_id = id.into();
+    let unknown = nl.decide(&unknown, BeginReview).await;
+    let unknown = assert_refused(unknown, Code::NotFound, ErrorCode::HitUnknown);
+    assert_eq!(held_back.message(), unknown.message());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn feedback_counts_by_the_key_of_the_hits_epoch_after_its_end_too() {
     let (sandbox, [nl, de], hits) = with_hits(profile(), 1).await;
-    let early = nl.feedback(&hits[0], BeginReview);
-    let mut early = early;
+    let mut early = nl.feedback(&hits[0], BeginReview);
     early.decided_at = nl.now().plus(CLOCK_SKEW);
     open_epoch(2, &profile(), &[&nl, &de]).await;
     nl.end_epoch(1).await.expect("ended");
@@ -348,6 +367,28 @@ async fn hits_held_back_do_not_expire_and_have_their_time_from_their_release_on(
     sandbox.restart().await;
     let mut stream = nl.watch(3).await.expect("open");
     assert_eq!(next(&mut stream).await.1.state(), HitState::Expired);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hits_of_an_earlier_version_have_their_time_from_when_they_were_first_seen() {
+    let mut short = profile();
+    short.retention.untouched_hits = 10 * HOUR;
+    let (mut sandbox, [nl, _de], hits) = with_hits(short, 2).await;
+    sandbox.clock.advance(9 * HOUR);
+    sandbox.stop().await;
+    let earlier = "UPDATE hits SET touched_at = NULL";
+    sandbox.change_ledger(earlier).await;
+    sandbox.start().await;
+    nl.decide(&hits[1], BeginReview).await.expect("taken");
+    sandbox.clock.advance(2 * HOUR);
+    sandbox.restart().await;
+    let mut stream = nl.watch(3).await.expect("open");
+    let (_, hit) = next(&mut stream).await;
+    assert_eq!(
+        (&hit.hit_id, hit.state()),
+        (&hits[0].hit_id, HitState::Expired)
+    );
+    assert_eq!(state(&nl, &hits[1]).await, HitState::UnderReview);
 }
 
 #[tokio::test(flavor = "multi_thread")]
