@@ -35,6 +35,8 @@ pub enum Label {
     BatchTags,
     /// The answer to one batch, as logged (protocol §11).
     BatchAnswer,
+    /// The name of a set of layers in the catalogue (protocol §5.4, `CatalogueEntry`).
+    Layers,
     /// Where a sealed value stands in a service's own database; never on the wire.
     AtRest,
 }
@@ -56,6 +58,7 @@ impl Label {
             Self::Opening => "sotto/v1 opening",
             Self::BatchTags => "sotto/v1 batch-tags",
             Self::BatchAnswer => "sotto/v1 batch-answer",
+            Self::Layers => "sotto/v1 layers",
             Self::AtRest => "sotto/v1 at rest",
         }
     }

@@ -139,6 +139,17 @@ pub(super) enum QuarantineCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum HitsCommand {
+    /// Show how hits fared per prober, holder, type and filter version, in numbers.
+    Stats {
+        community: String,
+        /// Only hits first seen on this UTC day or later, e.g. 2026-01-31.
+        #[arg(long)]
+        since: Option<String>,
+    },
+}
+
 /// The broker's services, as one operator.
 pub(super) struct Client {
     channel: Channel,
@@ -158,7 +169,7 @@ impl Client {
         MembershipServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    fn hits(&self) -> HitServiceClient<Channel> {
+    fn hit_service(&self) -> HitServiceClient<Channel> {
         HitServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
@@ -326,7 +337,7 @@ impl Client {
     }
 
     pub(super) async fn quarantine(&self, command: QuarantineCommand) -> Result<()> {
-        let mut service = self.hits();
+        let mut service = self.hit_service();
         match command {
             QuarantineCommand::Ls { community } => {
                 let request = v1::ListQuarantineRequest { community };
@@ -349,11 +360,7 @@ impl Client {
                 day,
                 reason,
             } => {
-                let day =
-                    Timestamp::parse_rfc3339(&format!("{day}T00:00:00Z")).ok_or_else(|| Fault {
-                        text: "--day is a date such as 2026-01-31".to_owned(),
-                        code: 2,
-                    })?;
+                let day = date("--day", &day)?;
                 let request = v1::ReleaseQuarantineRequest {
                     community,
                     prober,
@@ -367,6 +374,38 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    pub(super) async fn hits(&self, command: HitsCommand) -> Result<()> {
+        let HitsCommand::Stats { community, since } = command;
+        let since = since.map(|since| date("--since", &since)).transpose()?;
+        let request = v1::ListHitStatisticsRequest {
+            community,
+            since: since.map(convert::to_timestamp),
+        };
+        let mut service = self.hit_service();
+        let listed = answer(service.list_hit_statistics(unary(request)).await)?;
+        let rows = listed.rows.iter().map(|row| {
+            json!({"prober": row.prober, "holder": row.holder, "policy": row.policy,
+                   "epoch": row.epoch, "version": row.filter_version, "hits": row.hits,
+                   "confirmed": row.confirmed, "false": row.false_positives,
+                   "retracted": row.retracted, "expired": row.expired,
+                   "mean_f": row.mean_false_positive_probability})
+        });
+        let columns = [
+            "prober",
+            "holder",
+            "policy",
+            "epoch",
+            "version",
+            "hits",
+            "confirmed",
+            "false",
+            "retracted",
+            "expired",
+            "mean_f",
+        ];
+        self.print(&columns, rows.collect())
     }
 
     fn done(&self, text: &str) -> Result<()> {
@@ -437,6 +476,14 @@ fn policy(name: &str) -> Result<Policy> {
     });
     known.ok_or_else(|| Fault {
         text: "not a selector type of Sotto".to_owned(),
+        code: 2,
+    })
+}
+
+/// The first instant of a UTC day.
+fn date(option: &str, day: &str) -> Result<Timestamp> {
+    Timestamp::parse_rfc3339(&format!("{day}T00:00:00Z")).ok_or_else(|| Fault {
+        text: format!("{option} is a date such as 2026-01-31"),
         code: 2,
     })
 }
