@@ -9,6 +9,7 @@ pub(crate) mod members;
 pub(crate) mod policies;
 pub(crate) mod probe;
 pub(crate) mod publish;
+pub(crate) mod seals;
 pub(crate) mod session;
 
 use std::path::PathBuf;
@@ -72,7 +73,13 @@ impl App {
         self.hit_cursor.send_replace(self.store.hit_cursor().await?);
         self.resume_publications().await?;
         self.resume_probes().await?;
-        for task in [members::keep_stating, inbox::keep_watching].map(|task| task as fn(_) -> _) {
+        for task in [
+            members::keep_stating,
+            inbox::keep_watching,
+            seals::keep_renewed,
+        ]
+        .map(|task| task as fn(_) -> _)
+        {
             let work: futures::future::BoxFuture<'static, ()> = task(Arc::clone(self));
             tasks.spawn(stop.clone().run_until_cancelled_owned(work));
         }

@@ -11,6 +11,7 @@ use sqlx::Row as _;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
+use super::at_rest::AtRest;
 use super::{SelectorId, Store, damaged, hits, signed, typed, unsigned};
 use crate::hit::Hit;
 
@@ -73,7 +74,7 @@ pub struct Batch {
 }
 
 impl ProbeSession {
-    fn from_columns(row: &SqliteRow) -> Result<Self> {
+    fn from_columns(at_rest: &AtRest, row: &SqliteRow) -> Result<Self> {
         let text = |column: &str| row.try_get::<String, _>(column).map_err(db_error);
         let number = |column: &str| row.try_get::<i64, _>(column).map_err(db_error);
         let bytes = |column: &str| row.try_get::<Vec<u8>, _>(column).map_err(db_error);
@@ -92,8 +93,9 @@ impl ProbeSession {
         let u32_of = |column| {
             number(column).and_then(|n| u32::try_from(n).map_err(|_| damaged("small number")))
         };
+        let id = SessionId::from_slice(&bytes("session_id")?).map_err(Error::internal)?;
         Ok(Self {
-            id: SessionId::from_slice(&bytes("session_id")?).map_err(Error::internal)?,
+            id,
             key: ProbeKey {
                 dataset: text("name")?,
                 grounds,
@@ -102,7 +104,7 @@ impl ProbeSession {
             dataset: number("dataset_id")?,
             policy: typed(&text("policy")?)?,
             epoch: Epoch::new(u32_of("epoch")?).map_err(Error::internal)?,
-            nonce: SessionNonce::from_slice(&bytes("nonce")?).ok_or_else(|| damaged("nonce"))?,
+            nonce: at_rest.open_nonce(id, &bytes("nonce")?)?,
             last_selector: number("last_selector")?,
             total: unsigned(number("total")?),
             next_batch: u32_of("next_batch")?,
@@ -121,19 +123,22 @@ impl Store {
     pub async fn put_session(&self, session: &ProbeSession) -> Result<()> {
         let targets = &session.key.targets_text();
         let grounds = &session.key.grounds;
+        // The node's own store keeps the nonce: only so can a session go on.
+        let nonce = &self.at_rest.seal_nonce(session.id, &session.nonce);
         self.db
             .run_tx("put_session", |tx| {
                 async move {
                     sqlx::query(
                         "INSERT INTO probe_sessions (session_id, dataset_id, epoch, nonce, purpose,
-                             legal_basis, reference, case_ref, targets, last_selector, total)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                             legal_basis, reference, case_ref, targets, last_selector, total, kind,
+                             first, layers, padding, started_at)
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'ASKED', 0, '{}',
+                             0, 0)",
                     )
                     .bind(&session.id.as_bytes()[..])
                     .bind(session.dataset)
                     .bind(session.epoch.get())
-                    // The node's own store keeps the nonce: only so can a session go on.
-                    .bind(&session.nonce.secret().expose()[..])
+                    .bind(nonce)
                     .bind(grounds.purpose().as_str())
                     .bind(grounds.legal_basis().as_str())
                     .bind(grounds.reference())
@@ -164,7 +169,7 @@ impl Store {
         .await
         .map_err(db_error)?
         .iter()
-        .map(ProbeSession::from_columns)
+        .map(|row| ProbeSession::from_columns(&self.at_rest, row))
         .collect()
     }
 
