@@ -39,6 +39,10 @@ pub enum Label {
     Layers,
     /// Where a sealed value stands in a service's own database; never on the wire.
     AtRest,
+    /// The keyed hash of a canonical value in a node's own store; never on the wire.
+    CanonicalIndex,
+    /// The keyed hash of a record id in a node's own store; never on the wire.
+    RecordIndex,
 }
 
 impl Label {
@@ -60,6 +64,8 @@ impl Label {
             Self::BatchAnswer => "sotto/v1 batch-answer",
             Self::Layers => "sotto/v1 layers",
             Self::AtRest => "sotto/v1 at rest",
+            Self::CanonicalIndex => "sotto/v1 canonical index",
+            Self::RecordIndex => "sotto/v1 record index",
         }
     }
 }
