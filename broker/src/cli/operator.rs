@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -26,6 +27,8 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::{Fault, Output, Result, printable};
+
+const DAY: Duration = Duration::from_hours(24);
 
 /// Names the client configuration; with two underscores behind it, a setting of it.
 pub(super) const CLIENT_VARIABLE: &str = "SOTTO_BROKER_CLIENT";
@@ -69,6 +72,9 @@ pub(super) struct ProfileArgs {
     /// Hits of one (prober, holder, type, day) beyond this are quarantined.
     #[arg(long, default_value_t = DEFAULT_HIT_CAP)]
     hit_cap: u32,
+    /// Days after which a hit that nobody has touched expires.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    untouched_days: u32,
 }
 
 #[derive(Debug, Subcommand)]
@@ -211,14 +217,22 @@ impl Client {
                 let shown = answer(service.get_community(unary(request)).await)?;
                 let profile = shown.proposed_profile.unwrap_or_default();
                 let (custodians, cap) = (shown.custodians.join(" "), profile.hit_cap);
+                let kept = profile.retention.and_then(|kept| kept.untouched_hits);
+                let untouched = kept.map_or(0, |kept| kept.seconds / 86_400);
                 let rows = profile.policies.iter().map(|row| {
                     json!({"policy": row.policy, "k": row.k, "prior": row.prior,
-                           "hit_cap": cap, "custodians": custodians})
+                           "hit_cap": cap, "untouched_days": untouched,
+                           "custodians": custodians})
                 });
-                self.print(
-                    &["policy", "k", "prior", "hit_cap", "custodians"],
-                    rows.collect(),
-                )?;
+                let columns = [
+                    "policy",
+                    "k",
+                    "prior",
+                    "hit_cap",
+                    "untouched_days",
+                    "custodians",
+                ];
+                self.print(&columns, rows.collect())?;
             }
         }
         Ok(())
@@ -461,6 +475,7 @@ impl ProfileArgs {
         };
         let mut profile = Profile::new(policies.into_iter().map(row).collect())?;
         profile.hit_cap = self.hit_cap;
+        profile.retention.untouched_hits = DAY * self.untouched_days;
         Ok(profile)
     }
 }

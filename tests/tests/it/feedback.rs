@@ -454,6 +454,22 @@ async fn statistics_show_how_hits_fared_without_those_held_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_operator_proposes_for_how_long_a_hit_may_be_untouched() {
+    let (sandbox, _nodes) = Sandbox::with_nodes(MEMBERS).await;
+    let run = async |arguments: &[&str]| {
+        let arguments = [&["--output", "json", "community"], arguments].concat();
+        command(sandbox.lab(), &sandbox.url(), &arguments).await
+    };
+    let shown = async || {
+        let shown: Value = serde_json::from_str(&run(&["show", COMMUNITY]).await).expect("JSON");
+        shown[0]["untouched_days"].clone()
+    };
+    assert_eq!(shown().await, 30);
+    run(&["propose", COMMUNITY, "--untouched-days", "9"]).await;
+    assert_eq!(shown().await, 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn feedback_is_for_nodes_and_statistics_are_for_operators() {
     let (sandbox, [nl, _de], hits) = with_hits(profile(), 1).await;
     let mut footprint = sandbox.footprint().await;
