@@ -9,6 +9,7 @@ pub(crate) mod members;
 pub(crate) mod policies;
 pub(crate) mod probe;
 pub(crate) mod publish;
+pub(crate) mod review;
 pub(crate) mod session;
 
 use std::path::PathBuf;
@@ -50,6 +51,8 @@ pub(crate) struct App {
     pub(crate) reconnected: Notify,
     /// Cursor of the last change of a hit.
     pub(crate) hit_cursor: watch::Sender<u64>,
+    /// Told when a person has decided about a hit.
+    pub(crate) decided: Notify,
     /// Told when selectors or datasets have changed: there may be something to publish or to probe.
     pub(crate) data: watch::Sender<()>,
     pub(crate) publications: Jobs<PublicationKey, PublishProgress>,
@@ -72,7 +75,12 @@ impl App {
         self.hit_cursor.send_replace(self.store.hit_cursor().await?);
         self.resume_publications().await?;
         self.resume_probes().await?;
-        for task in [members::keep_stating, inbox::keep_watching].map(|task| task as fn(_) -> _) {
+        let tasks_of_its_own = [
+            members::keep_stating,
+            inbox::keep_watching,
+            review::keep_sending,
+        ];
+        for task in tasks_of_its_own.map(|task| task as fn(_) -> _) {
             let work: futures::future::BoxFuture<'static, ()> = task(Arc::clone(self));
             tasks.spawn(stop.clone().run_until_cancelled_owned(work));
         }

@@ -19,7 +19,10 @@ use sqlx::migrate::Migrator;
 pub(crate) use datasets::other_policy;
 pub use datasets::{Dataset, ImportId, SelectorId, SelectorRow, StagedRow};
 pub use epochs::StoredEpoch;
-pub use hits::{HitFilter, RecordHit};
+pub use hits::{
+    Decided, Feedback, HistoryEvent, HitFilter, Outcome, PendingFeedback, RecordHit, SignFeedback,
+    Story,
+};
 pub use members::Pinned;
 pub use probes::{Batch, ProbeKey, ProbeSession};
 pub use publications::OutboxItem;

@@ -124,6 +124,7 @@ pub(crate) async fn app() -> (App, TempDir) {
         epoch_turn: Mutex::new(()),
         reconnected: Notify::new(),
         hit_cursor: watch::Sender::new(0),
+        decided: Notify::new(),
         data: watch::Sender::new(()),
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),
