@@ -14,7 +14,7 @@ use sotto_proto::v1;
 use tracing::{info, warn};
 
 use super::App;
-use crate::broker::{Backoff, ask, is_passing};
+use crate::broker::{Backoff, CALL_TIMEOUT, call_once, is_passing};
 use crate::hit::Hit;
 use crate::store::{Decided, Outcome, PendingFeedback, RecordHit};
 
@@ -119,7 +119,9 @@ impl App {
             community: self.community.to_string(),
             feedback: Some(envelope),
         };
-        let outcome = match ask!(self.broker.hits(), submit_hit_feedback, request).await {
+        let mut client = self.broker.hits();
+        let send = |request| async move { client.submit_hit_feedback(request).await };
+        let outcome = match call_once(request, CALL_TIMEOUT, send).await {
             Ok(answer) => {
                 let hit = answer.hit.ok_or_else(|| Error::field("hit", "missing"))?;
                 let hit = Hit::try_from(hit)?;

@@ -116,3 +116,69 @@ pub(super) fn record_hit(hit: RecordHit, community: &CommunityId) -> v1::RecordH
         feedback_pending: hit.feedback_pending,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_with_a_filter_that_makes_no_sense_is_refused() {
+        let request = v1::ListRecordHitsRequest::default;
+        let long = "c".repeat(MAX_CASE_REF + 1);
+        for (request, code) in [
+            (
+                v1::ListRecordHitsRequest {
+                    page_token: "17".into(),
+                    ..request()
+                },
+                ErrorCode::CursorInvalid,
+            ),
+            (
+                v1::ListRecordHitsRequest {
+                    state: 99,
+                    ..request()
+                },
+                ErrorCode::InvalidField,
+            ),
+            (
+                v1::ListRecordHitsRequest {
+                    case_ref: long,
+                    ..request()
+                },
+                ErrorCode::InvalidField,
+            ),
+            (
+                v1::ListRecordHitsRequest {
+                    holder: "nobody".into(),
+                    ..request()
+                },
+                ErrorCode::InvalidField,
+            ),
+        ] {
+            assert_eq!(hit_filter(&request).expect_err("refused").code, code);
+        }
+        let all = hit_filter(&request()).expect("everything");
+        assert!(all.case_ref.is_none() && all.since.is_none() && !all.with_removed);
+    }
+
+    #[test]
+    fn a_second_factor_has_a_kind_and_a_decision_is_one() {
+        let request = |decision, second_factor, value: &str| v1::ReviewHitRequest {
+            decision,
+            second_factor,
+            second_factor_value: value.into(),
+            ..Default::default()
+        };
+        assert!(decision(&request(0, 0, "")).is_err());
+        assert!(decision(&request(9, 0, "")).is_err());
+        let confirm = decision(&request(2, 0, "")).expect("one");
+        assert_eq!(confirm, HitDecision::Confirm);
+        assert!(second_factor(&request(2, 0, "NL 1")).is_err());
+        assert!(second_factor(&request(2, 9, "NL 1")).is_err());
+        let none = request(2, 0, "");
+        assert_eq!(second_factor(&none).expect("none"), None);
+        let document = request(2, 4, "NL 1");
+        let given = second_factor(&document).expect("one");
+        assert_eq!(given, Some((SecondFactor::Document, "NL 1")));
+    }
+}
