@@ -22,6 +22,10 @@ const MAX_REASON: u64 = 4096;
 /// What is decided.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("decision").required(true))]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a flag for each decision, of which clap takes one"
+)]
 pub(crate) struct ReviewArgs {
     /// The hit
     #[arg(value_name = "ID")]

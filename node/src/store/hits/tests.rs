@@ -1,12 +1,12 @@
 //! Threads, decisions and the stream, as the store has them.
 
 mod property;
+mod reviews;
 
 use std::slice::from_ref;
 
-use sotto_common::error::ErrorCode;
 use sotto_common::grounds::{LegalBasis, Purpose};
-use sotto_common::hit::{HitDecision, SecondFactor};
+use sotto_common::hit::HitDecision;
 use sotto_common::random::os_rng;
 
 use super::super::testing::store;
@@ -168,14 +168,14 @@ async fn listed(store: &Store, filter: &HitFilter) -> Vec<RecordHit> {
     store.record_hits(filter, 100).await.expect("read")
 }
 
-async fn story(store: &Store, hit: HitId) -> Story {
-    let story = store.hit_story(hit).await.expect("read");
-    story.expect("there")
+async fn whole_story(store: &Store, hit: HitId) -> Story {
+    let whole = store.hit_story(hit).await.expect("read");
+    whole.expect("there")
 }
 
 /// The states that a story goes through, and where the feedback of each stands.
-fn moves(story: &Story) -> Vec<(HitState, Option<Feedback>)> {
-    let events = story.events.iter();
+fn moves(whole: &Story) -> Vec<(HitState, Option<Feedback>)> {
+    let events = whole.events.iter();
     events.map(|event| (event.to, event.feedback)).collect()
 }
 
@@ -209,212 +209,10 @@ async fn hits_of_several_epochs_on_one_record_and_holder_are_one_thread() {
         shown,
         [(hits[0].id, hits[2].id), (elsewhere.id, elsewhere.id)]
     );
-    let story = story(&store, hits[1].id).await;
-    assert_eq!(story.hit.hit, hits[1]);
-    assert_eq!(story.others, [hits[0].clone(), hits[2].clone()]);
-    assert_eq!(story.events.len(), 3);
-}
-
-#[tokio::test]
-async fn what_was_decided_holds_on_in_the_next_epoch_and_a_false_positive_does_not() {
-    for (decision, stands) in [
-        (HitDecision::Confirm, HitState::Confirmed),
-        (HitDecision::NotRelevant, HitState::NotRelevant),
-        (HitDecision::FalsePositive, HitState::New),
-    ] {
-        let (store, _dir) = store().await;
-        let refs = with_record(&store).await;
-        let (first, second) = (in_epoch(1, refs[0]), in_epoch(2, refs[1]));
-        stream(&store, from_ref(&first)).await;
-        for decision in [HitDecision::BeginReview, decision] {
-            decide(&store, first.id, decision).await.expect("decided");
-        }
-        stream(&store, from_ref(&second)).await;
-        for (state, count) in [(stands, 1), (HitState::Retracted, 0)] {
-            let filter = HitFilter {
-                state: Some(state),
-                ..HitFilter::default()
-            };
-            let found = listed(&store, &filter).await;
-            assert_eq!(found.len(), count, "{decision} {state}");
-            assert!(found.iter().all(|found| found.state == state));
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_thread_under_review_goes_on_with_its_latest_hit() {
-    let (store, _dir) = store().await;
-    let refs = with_record(&store).await;
-    let (first, second) = (in_epoch(1, refs[0]), in_epoch(2, refs[1]));
-    stream(&store, from_ref(&first)).await;
-    let begun = decide(&store, first.id, HitDecision::BeginReview).await;
-    assert_eq!(begun.expect("begun").0, first.id);
-    stream(&store, from_ref(&second)).await;
-    // Named by an older hit, decided about the latest.
-    let confirmed = decide(&store, first.id, HitDecision::Confirm).await;
-    assert_eq!(confirmed.expect("confirmed").0, second.id);
-
-    let story = story(&store, second.id).await;
-    assert_eq!(story.hit.state, HitState::Confirmed);
-    let of_second = story.events.iter().filter(|event| event.hit == second.id);
-    let told: Vec<_> = of_second
-        .map(|event| (event.from, event.to, event.reason.as_str()))
-        .collect();
-    assert_eq!(
-        told,
-        [
-            (None, HitState::New, ""),
-            (Some(HitState::New), HitState::UnderReview, ""),
-            (
-                Some(HitState::UnderReview),
-                HitState::Confirmed,
-                "seen before"
-            ),
-        ]
-    );
-    let pending = store.pending_feedback(0, 10).await.expect("read");
-    let sent: Vec<_> = pending
-        .iter()
-        .map(|p| String::from_utf8_lossy(&p.envelope).into_owned())
-        .collect();
-    assert_eq!(
-        sent,
-        [
-            format!("{} BEGIN_REVIEW", first.id),
-            format!("{} BEGIN_REVIEW", second.id),
-            format!("{} CONFIRM", second.id),
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_decision_that_the_hit_does_not_take_leaves_nothing() {
-    let (store, _dir) = store().await;
-    let refs = with_record(&store).await;
-    let mut weak = in_epoch(1, refs[0]);
-    weak.posterior = 0.4;
-    stream(&store, from_ref(&weak)).await;
-    let unknown = decide(&store, in_epoch(5, refs[0]).id, HitDecision::Confirm).await;
-    assert_eq!(unknown.expect_err("refused").code, ErrorCode::HitUnknown);
-    let early = decide(&store, weak.id, HitDecision::Confirm).await;
-    let early = early.expect_err("refused");
-    assert_eq!(early.code, ErrorCode::IllegalTransition);
-    assert!(early.text.contains("begin its review"));
-
-    let begun = decide(&store, weak.id, HitDecision::BeginReview).await;
-    begun.expect("begun");
-    let alone = decide(&store, weak.id, HitDecision::Confirm).await;
-    let alone = alone.expect_err("refused");
-    assert_eq!(alone.code, ErrorCode::InvalidField);
-    assert_eq!(story(&store, weak.id).await.events.len(), 2);
-    assert!(story(&store, weak.id).await.hit.needs_second_factor);
-
-    let decided = Decided {
-        person: "p",
-        decision: HitDecision::Confirm,
-        reason: "met",
-        second_factor: Some((SecondFactor::Document, "NL 1234")),
-        at: NOW,
-    };
-    let done = store
-        .review_hit(weak.id, &decided, &|_, _| Vec::new())
-        .await;
-    done.expect("confirmed");
-    let story = story(&store, weak.id).await;
-    let last = story.events.last().expect("an event");
-    assert_eq!(
-        last.second_factor,
-        Some((SecondFactor::Document, "NL 1234".to_owned()))
-    );
-    assert_eq!(last.person.as_deref(), Some("p"));
-}
-
-#[tokio::test]
-async fn a_decision_survives_a_restart_and_the_streams_older_states() {
-    let (store, dir) = store().await;
-    let refs = with_record(&store).await;
-    let found = in_epoch(1, refs[0]);
-    stream(&store, from_ref(&found)).await;
-    for decision in [HitDecision::BeginReview, HitDecision::Confirm] {
-        decide(&store, found.id, decision).await.expect("decided");
-    }
-    store.close().await;
-    let store = Store::open(&dir.path().join("node.db")).await;
-    let store = store.expect("opened");
-    // The stream has not heard of the decisions yet.
-    let cursor = stream(&store, from_ref(&found)).await;
-    let story_now = story(&store, found.id).await;
-    assert_eq!(story_now.hit.state, HitState::Confirmed);
-    assert!(story_now.hit.feedback_pending);
-    let pending = Some(Feedback::Pending);
-    let begun = (HitState::UnderReview, pending);
-    let confirmed = (HitState::Confirmed, pending);
-    assert_eq!(moves(&story_now), [(HitState::New, None), begun, confirmed]);
-
-    // Both are taken; the stream tells of the first after the second was taken.
-    settle(&store, &taken(&found, HitState::UnderReview)).await;
-    settle(&store, &taken(&found, HitState::Confirmed)).await;
-    let mut told = found.clone();
-    told.state = HitState::UnderReview;
-    assert_eq!(stream(&store, from_ref(&told)).await, cursor);
-    told.state = HitState::Confirmed;
-    assert_eq!(stream(&store, from_ref(&told)).await, cursor);
-    let story_now = story(&store, found.id).await;
-    assert_eq!(story_now.hit.state, HitState::Confirmed);
-    assert!(!story_now.hit.feedback_pending);
-    assert_eq!(story_now.events.len(), 3);
-    // From now on, the broker's state rules.
-    told.state = HitState::Retracted;
-    assert_eq!(stream(&store, from_ref(&told)).await, cursor + 1);
-    let story_now = story(&store, found.id).await;
-    let last = story_now.events.last().expect("an event");
-    assert_eq!((last.to, &last.person), (HitState::Retracted, &None));
-    assert_eq!(story_now.hit.state, HitState::Retracted);
-}
-
-#[tokio::test]
-async fn a_refused_decision_gives_way_to_what_the_broker_told() {
-    let (store, _dir) = store().await;
-    let refs = with_record(&store).await;
-    let mut found = in_epoch(1, refs[0]);
-    stream(&store, from_ref(&found)).await;
-    let begun = decide(&store, found.id, HitDecision::BeginReview).await;
-    begun.expect("begun");
-    found.state = HitState::Retracted;
-    stream(&store, from_ref(&found)).await;
-    let shown = story(&store, found.id).await.hit.state;
-    assert_eq!(shown, HitState::UnderReview);
-    let event = store.pending_feedback(0, 1).await.expect("read");
-    let cursor = settle(&store, &Outcome::Refused).await;
-    // Settled again after a restart at the wrong moment: of no effect.
-    let late = taken(&found, HitState::UnderReview);
-    let again = store.settle_feedback(&event[0], &late, NOW);
-    assert_eq!(again.await.expect("settled"), cursor);
-    assert_eq!(
-        moves(&story(&store, found.id).await),
-        [
-            (HitState::New, None),
-            (HitState::UnderReview, Some(Feedback::Refused)),
-            (HitState::Retracted, None),
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_decision_about_a_hit_known_by_its_answer_holds_whatever_the_nodes_clock() {
-    let (store, _dir) = store().await;
-    let refs = with_record(&store).await;
-    let mut found = in_epoch(1, refs[0]);
-    found.last_seen = Timestamp::from_seconds(5_000);
-    answer(&store, from_ref(&found), "c").await;
-    let begun = decide(&store, found.id, HitDecision::BeginReview).await;
-    begun.expect("begun");
-    // The broker's clock is behind.
-    found.last_seen = Timestamp::from_seconds(4_000);
-    settle(&store, &taken(&found, HitState::UnderReview)).await;
-    let shown = story(&store, found.id).await.hit.state;
-    assert_eq!(shown, HitState::UnderReview);
+    let whole = whole_story(&store, hits[1].id).await;
+    assert_eq!(whole.hit.hit, hits[1]);
+    assert_eq!(whole.others, [hits[0].clone(), hits[2].clone()]);
+    assert_eq!(whole.events.len(), 3);
 }
 
 #[tokio::test]
@@ -431,9 +229,9 @@ async fn repeated_events_are_neither_told_again_nor_in_the_story_again() {
     for told in [&found, &seen_again] {
         assert_eq!(stream(&store, from_ref(told)).await, cursor);
     }
-    let story_now = story(&store, found.id).await;
-    assert_eq!(story_now.events.len(), 1);
-    assert_eq!(story_now.hit.hit.last_seen, seen_again.last_seen);
+    let whole = whole_story(&store, found.id).await;
+    assert_eq!(whole.events.len(), 1);
+    assert_eq!(whole.hit.hit.last_seen, seen_again.last_seen);
     let since = store.record_hits_since(0, 10).await.expect("read");
     assert_eq!(since.len(), 1);
     // Both changes of one chunk are in the story; the hit is told once, as it stands.
@@ -442,7 +240,7 @@ async fn repeated_events_are_neither_told_again_nor_in_the_story_again() {
         ..seen_again.clone()
     };
     stream(&store, &[gone, seen_again]).await;
-    assert_eq!(story(&store, found.id).await.events.len(), 3);
+    assert_eq!(whole_story(&store, found.id).await.events.len(), 3);
     let since = store.record_hits_since(cursor, 10).await.expect("read");
     assert_eq!(since.len(), 1);
 }
@@ -551,15 +349,57 @@ async fn a_hit_whose_record_was_removed_is_left_out_unless_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_stream_that_begins_anew_undoes_what_the_broker_has_lost() {
-    let (store, _dir) = store().await;
-    let refs = with_record(&store).await;
-    let found = in_epoch(1, refs[0]);
-    stream(&store, from_ref(&found)).await;
-    let begun = decide(&store, found.id, HitDecision::BeginReview).await;
-    begun.expect("begun");
-    settle(&store, &taken(&found, HitState::UnderReview)).await;
-    store.reset_inbox_cursor().await.expect("reset");
-    stream(&store, from_ref(&found)).await;
-    assert_eq!(story(&store, found.id).await.hit.state, HitState::New);
+async fn hits_of_an_older_store_become_threads_with_a_story() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("node.db");
+    let older = super::super::MIGRATIONS.iter().filter(|m| m.version <= 2);
+    let older = sqlx::migrate::Migrator {
+        migrations: older.cloned().collect(),
+        ..sqlx::migrate::Migrator::DEFAULT
+    };
+    let db = sotto_common::service::sqlite::Sqlite::open(&file, &older).await;
+    let db = db.expect("opened");
+    let stored = db.run_tx("test", |tx| {
+        async move {
+            for statement in [
+                "INSERT INTO selectors (policy, canonical, record_id, ordinal)
+                 VALUES ('email/1', 'a@x.org', 'check/1', 0)",
+                "INSERT INTO record_refs VALUES
+                     (unhex('01010101010101010101010101010101'), 1, 1),
+                     (unhex('02020202020202020202020202020202'), 1, 2)",
+                "INSERT INTO counters (name, value) VALUES ('hit_cursor', 3)",
+                // Two epochs of one record, and a ref that is not known here.
+                "INSERT INTO hits
+                 SELECT unhex('00000000000' || n || '70008000000000000000'), n, n, 'email/1',
+                     unhex(replace('0x0x0x0x0x0x0x0x0x0x0x0x0x0x0x0x', 'x', n)), 'de-bka',
+                     CASE n WHEN 1 THEN 'RETRACTED' ELSE 'NEW' END, 1, 1e-9, 0.9, 10 * n, 20
+                 FROM (SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3)",
+            ] {
+                sqlx::query(statement)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(db_error)?;
+            }
+            Ok(())
+        }
+        .scope_boxed()
+    });
+    stored.await.expect("stored");
+    db.close().await;
+
+    let store = Store::open(&file).await.expect("opened");
+    let found = listed(&store, &HitFilter::default()).await;
+    let epochs: Vec<_> = found.iter().map(|hit| hit.hit.epoch.get()).collect();
+    assert_eq!(epochs, [2, 3]);
+    assert_eq!(found[0].state, HitState::New);
+    let whole = whole_story(&store, found[0].hit.id).await;
+    assert_eq!(whole.others.len(), 1);
+    assert_eq!(
+        moves(&whole),
+        [(HitState::Retracted, None), (HitState::New, None)]
+    );
+    // The story goes on.
+    let begun = decide(&store, found[0].thread, HitDecision::BeginReview).await;
+    assert_eq!(begun.expect("begun").0, found[0].hit.id);
+    assert_eq!(whole_story(&store, found[0].thread).await.events.len(), 3);
 }

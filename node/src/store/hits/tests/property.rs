@@ -139,9 +139,9 @@ impl World {
         let Some(thread) = listed(&self.store, &HitFilter::default()).await.pop() else {
             return;
         };
-        let before = story(&self.store, thread.hit.id).await.events.len();
+        let before = whole_story(&self.store, thread.hit.id).await.events.len();
         if let Ok((hit, _)) = decide(&self.store, thread.hit.id, decision).await {
-            let added = story(&self.store, thread.hit.id).await.events.len() - before;
+            let added = whole_story(&self.store, thread.hit.id).await.events.len() - before;
             if added == 2 {
                 self.decided.push((hit, HitDecision::BeginReview));
             }
@@ -192,14 +192,14 @@ impl World {
         let Some(thread) = threads.first() else {
             return Ok(());
         };
-        let story = story(&self.store, thread.hit.id).await;
-        let decisions: Vec<_> = story.events.iter().filter(|e| e.person.is_some()).collect();
+        let whole = whole_story(&self.store, thread.hit.id).await;
+        let decisions: Vec<_> = whole.events.iter().filter(|e| e.person.is_some()).collect();
         let kept: Vec<_> = decisions.iter().map(|e| (e.hit, e.to)).collect();
         let decided = self.decided.iter().map(|(hit, d)| (*hit, d.state()));
         prop_assert_eq!(kept, decided.collect::<Vec<_>>(), "no decision is lost");
-        let hits = story.others.iter().chain([&story.hit.hit]);
+        let hits = whole.others.iter().chain([&whole.hit.hit]);
         for hit in hits {
-            let events: Vec<_> = story.events.iter().filter(|e| e.hit == hit.id).collect();
+            let events: Vec<_> = whole.events.iter().filter(|e| e.hit == hit.id).collect();
             prop_assert_eq!(events[0].from, None);
             for pair in events.windows(2) {
                 prop_assert_eq!(pair[1].from, Some(pair[0].to), "the story has no gaps");
@@ -219,10 +219,10 @@ impl World {
             .any(|e| e.feedback == Some(Feedback::Refused));
         if !refused && self.broker.came_back == 0 {
             let undone = |e: &&HistoryEvent| e.person.is_none() && is_undone(e.from, e.to);
-            prop_assert_eq!(story.events.iter().find(undone), None, "nothing is undone");
+            prop_assert_eq!(whole.events.iter().find(undone), None, "nothing is undone");
         }
         let since = self.store.record_hits_since(0, 10).await.expect("read");
-        prop_assert_eq!(since.len(), story.others.len() + 1, "a hit is told once");
+        prop_assert_eq!(since.len(), whole.others.len() + 1, "a hit is told once");
         Ok(())
     }
 }
