@@ -1,5 +1,6 @@
 //! What persons decide about hits (workflow.md "Hit"), and the way of it to the broker.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
@@ -13,7 +14,7 @@ use sotto_proto::convert::sign;
 use sotto_proto::v1;
 use tracing::{info, warn};
 
-use super::App;
+use super::{App, is_of_the_caller};
 use crate::broker::{Backoff, CALL_TIMEOUT, call_once, is_passing};
 use crate::hit::Hit;
 use crate::store::{Decided, Outcome, PendingFeedback, RecordHit};
@@ -88,29 +89,26 @@ impl App {
     ///
     /// # Errors
     /// Why not all of them were answered. What the broker refuses for another reason than the
-    /// hit's state waits: that may be mended, and holds up no other hit.
+    /// hit's state waits: that may be mended, and holds up no other hit unless it is of this node.
     async fn send_feedback(&self, backoff: &mut Backoff) -> Result<()> {
-        let mut held_up: Vec<(HitId, Error)> = Vec::new();
+        let mut held_up: HashMap<HitId, Error> = HashMap::new();
         let mut after = 0;
         loop {
             let page = self.store.pending_feedback(after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after = last.event;
             for feedback in page {
-                if held_up.iter().any(|(hit, _)| *hit == feedback.hit) {
+                if held_up.contains_key(&feedback.hit) {
                     continue;
                 }
                 match self.hand_in(&feedback).await {
                     Ok(()) => backoff.reset(),
-                    Err(error) if is_passing(&error) => return Err(error),
-                    Err(error) => held_up.push((feedback.hit, error)),
+                    Err(error) if is_of_all(&error) => return Err(error),
+                    Err(error) => drop(held_up.insert(feedback.hit, error)),
                 }
             }
         }
-        match held_up.pop() {
-            None => Ok(()),
-            Some((_, error)) => Err(error),
-        }
+        held_up.into_values().next().map_or(Ok(()), Err)
     }
 
     async fn hand_in(&self, feedback: &PendingFeedback) -> Result<()> {
@@ -146,6 +144,13 @@ impl App {
 /// Whether the broker refuses a decision because of how the hit stands: it never takes it then.
 const fn is_of_the_hit(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::IllegalTransition | ErrorCode::HitUnknown)
+}
+
+/// Whether the broker would answer any other feedback in the same way. A fault of its own may be
+/// one with a single hit.
+fn is_of_all(error: &Error) -> bool {
+    let own_fault = error.code == ErrorCode::Internal;
+    is_passing(error) || (is_of_the_caller(error.code) && !own_fault)
 }
 
 /// Sends decisions to the broker for as long as the node runs.

@@ -157,10 +157,10 @@ fn record_hit(row: &SqliteRow) -> Result<RecordHit> {
 }
 
 /// Whether the record behind a hit was removed here.
-// MERGE: the lead replaces the text by `s.removed_at IS NOT NULL`, once there is that column.
+// MERGE: `OR s.removed_at IS NOT NULL` belongs into the inner brackets, once there is that column.
 macro_rules! removed {
     () => {
-        "(r.selector_id IS NOT NULL AND s.selector_id IS NULL)"
+        "(r.selector_id IS NOT NULL AND (s.selector_id IS NULL))"
     };
 }
 

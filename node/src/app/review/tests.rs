@@ -1,6 +1,6 @@
 //! Decisions on their way to a broker that answers from memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::slice::from_ref;
 use std::sync::Mutex;
@@ -32,6 +32,9 @@ struct FakeBroker {
     hits: Mutex<HashMap<HitId, Hit>>,
     /// Hits on which it fails, as a broker does that has a fault of its own.
     faulty: HashSet<HitId>,
+    /// What it says to everything, if it does.
+    refuses: Option<ErrorCode>,
+    calls: watch::Sender<u32>,
     /// Times that it cannot be reached at first.
     away: Mutex<u32>,
     taken: watch::Sender<Vec<(HitId, HitDecision)>>,
@@ -46,6 +49,10 @@ impl HitService for FakeBroker {
         &self,
         request: Request<v1::SubmitHitFeedbackRequest>,
     ) -> Result<Response<v1::SubmitHitFeedbackResponse>, Status> {
+        self.calls.send_modify(|calls| *calls += 1);
+        if let Some(code) = self.refuses {
+            return Err(to_status(Error::new(code, "refused")));
+        }
         {
             let mut away = self.away.lock().expect("lock");
             if *away > 0 {
@@ -139,6 +146,8 @@ impl Lab {
             key: app.keystore.signing().verifying_key(),
             hits: Mutex::new(hits.iter().map(|hit| (hit.id, hit.clone())).collect()),
             faulty: HashSet::new(),
+            refuses: None,
+            calls: watch::Sender::new(0),
             away: Mutex::new(0),
             taken: watch::Sender::new(Vec::new()),
         };
@@ -263,6 +272,20 @@ async fn a_fault_about_one_hit_holds_up_its_decisions_and_no_others() {
     let story = lab.story(faulty).await;
     assert!(story.hit.feedback_pending);
     assert_eq!(story.hit.state, HitState::Confirmed);
+}
+
+#[tokio::test]
+async fn a_refusal_of_this_node_holds_up_everything_at_the_first_call() {
+    let lab = Lab::start(|broker, _| broker.refuses = Some(ErrorCode::NotAMember)).await;
+    for hit in &lab.hits {
+        lab.decide(hit, HitDecision::BeginReview).await;
+    }
+    let error = lab.send().await.expect_err("refused");
+    assert_eq!(error.code, ErrorCode::NotAMember);
+    assert_eq!(*lab.broker.calls.borrow(), 1);
+    for hit in &lab.hits {
+        assert!(lab.story(hit).await.hit.feedback_pending);
+    }
 }
 
 #[tokio::test]
