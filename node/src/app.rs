@@ -13,6 +13,7 @@ pub(crate) mod probe;
 pub(crate) mod prober;
 pub(crate) mod publish;
 pub(crate) mod publisher;
+pub(crate) mod review;
 pub(crate) mod seals;
 pub(crate) mod session;
 pub(crate) mod status;
@@ -62,6 +63,8 @@ pub(crate) struct App {
     pub(crate) reconnected: Notify,
     /// Cursor of the last change of a hit.
     pub(crate) hit_cursor: watch::Sender<u64>,
+    /// Told when a person has decided about a hit.
+    pub(crate) decided: Notify,
     /// Told when selectors or datasets have changed: there may be something to publish or to probe.
     pub(crate) data: watch::Sender<()>,
     /// Who has published what, as the broker told it last.
@@ -82,13 +85,14 @@ pub(crate) struct App {
 }
 
 /// What goes on for as long as the node runs.
-const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 7] = [
+const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 8] = [
     members::keep_stating,
     inbox::keep_watching,
     catalogue::keep_watching,
     keeper::keep_epochs,
     publisher::keep_publishing,
     prober::keep_probing,
+    review::keep_sending,
     seals::keep_renewed,
 ];
 

@@ -28,6 +28,9 @@ const DOMAIN: &str = "sotto.test";
 /// Hits that the fake has.
 pub(crate) const HITS: usize = 25;
 
+/// The hit that can be decided about.
+pub(crate) const REVIEWED: &str = "019a1b2c-3d4e-7f60-8123-456789abcdef";
+
 /// A dataset that is refused before its rows are read.
 pub(crate) const REFUSED: &str = "refused";
 
@@ -41,6 +44,10 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct FakeNode {
     imports: Arc<Mutex<Imports>>,
     calls: Arc<AtomicU32>,
+    /// The last list that was asked for.
+    listed: Arc<Mutex<v1::ListRecordHitsRequest>>,
+    /// The one hit that can be decided about, and what was decided.
+    reviewed: Arc<Mutex<Vec<v1::ReviewHitRequest>>>,
 }
 
 #[derive(Default)]
@@ -53,6 +60,38 @@ impl FakeNode {
     /// Rows of the import that was completed, if one was.
     pub(crate) fn imported(&self) -> Option<u64> {
         self.imports.lock().expect("lock").completed
+    }
+
+    /// The last list that was asked for.
+    pub(crate) fn listed(&self) -> v1::ListRecordHitsRequest {
+        self.listed.lock().expect("lock").clone()
+    }
+
+    /// What was decided about [`REVIEWED`].
+    pub(crate) fn reviewed(&self) -> Vec<v1::ReviewHitRequest> {
+        self.reviewed.lock().expect("lock").clone()
+    }
+
+    /// [`REVIEWED`] as the last decision left it. It is a weak match.
+    fn reviewed_hit(&self) -> v1::RecordHit {
+        let reviewed = self.reviewed.lock().expect("lock");
+        let state = match reviewed.last().map(v1::ReviewHitRequest::decision) {
+            None => v1::HitState::New,
+            Some(v1::HitDecision::Confirm) => v1::HitState::Confirmed,
+            Some(v1::HitDecision::FalsePositive) => v1::HitState::FalsePositive,
+            Some(v1::HitDecision::NotRelevant) => v1::HitState::NotRelevant,
+            Some(_) => v1::HitState::UnderReview,
+        };
+        let mut hit = hit(1);
+        hit.state = state.into();
+        hit.needs_second_factor = true;
+        hit.feedback_pending = !reviewed.is_empty();
+        if let Some(wire) = &mut hit.hit {
+            let id: HitId = REVIEWED.parse().expect("an id");
+            wire.hit_id = id.as_bytes().to_vec().into();
+            wire.state = state.into();
+        }
+        hit
     }
 
     /// Waits until an import has ended in one way or another.
@@ -195,9 +234,17 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 
     async fn review_hit(
         &self,
-        _: Request<v1::ReviewHitRequest>,
+        request: Request<v1::ReviewHitRequest>,
     ) -> Result<Response<v1::ReviewHitResponse>, Status> {
-        refused(ErrorCode::RoleForbidden)
+        let request = request.into_inner();
+        let is_first = self.reviewed().is_empty();
+        if is_first == (request.decision() != v1::HitDecision::BeginReview) {
+            return refused(ErrorCode::IllegalTransition);
+        }
+        self.reviewed.lock().expect("lock").push(request);
+        Ok(Response::new(v1::ReviewHitResponse {
+            hit: Some(self.reviewed_hit()),
+        }))
     }
 
     async fn probe_dataset(
@@ -239,6 +286,7 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
         request: Request<v1::ListRecordHitsRequest>,
     ) -> Result<Response<v1::ListRecordHitsResponse>, Status> {
         let request = request.into_inner();
+        *self.listed.lock().expect("lock") = request.clone();
         let first: usize = request.page_token.parse().unwrap_or(0);
         // Smaller pages than asked for are allowed, and make the client page.
         let size = usize::try_from(request.page_size).expect("small").min(10);
@@ -255,9 +303,28 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 
     async fn get_record_hit(
         &self,
-        _: Request<v1::GetRecordHitRequest>,
+        request: Request<v1::GetRecordHitRequest>,
     ) -> Result<Response<v1::GetRecordHitResponse>, Status> {
-        refused(ErrorCode::HitUnknown)
+        let hit = self.reviewed_hit();
+        let asked = request.into_inner().hit_id;
+        if hit.hit.as_ref().is_none_or(|hit| hit.hit_id != asked) {
+            return refused(ErrorCode::HitUnknown);
+        }
+        let reviewed = self.reviewed();
+        let events = reviewed.into_iter().map(|request| v1::HitEvent {
+            hit_id: request.hit_id,
+            person: "spiffe://sotto.test/analyst/anna".into(),
+            reason: request.reason,
+            second_factor: request.second_factor,
+            second_factor_value: request.second_factor_value,
+            feedback: v1::FeedbackState::Pending.into(),
+            ..Default::default()
+        });
+        Ok(Response::new(v1::GetRecordHitResponse {
+            hit: Some(hit),
+            events: events.collect(),
+            others: Vec::new(),
+        }))
     }
 
     async fn watch_record_hits(
