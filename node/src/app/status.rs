@@ -30,6 +30,10 @@ impl App {
             backlog: self.backlog_status().await?,
             ..Default::default()
         };
+        let threads = self.store.count_threads().await?;
+        status.new_hits = threads.new;
+        status.open_hits = threads.open;
+        status.pending_feedback = threads.pending;
         match self.standing().await {
             Ok((limits, epochs)) => {
                 status.broker_reachable = true;

@@ -60,6 +60,17 @@ pub struct Story {
     pub events: Vec<HistoryEvent>,
 }
 
+/// Threads in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ThreadCounts {
+    /// Those that nobody has looked at.
+    pub new: u64,
+    /// Those that are NEW, `UNDER_REVIEW`, CONFIRMED or `FOLLOWED_UP`.
+    pub open: u64,
+    /// Decisions that wait for the broker.
+    pub pending: u64,
+}
+
 /// Which threads are asked for; everything that is given must hold.
 #[derive(Clone, Debug, Default)]
 pub struct HitFilter {
@@ -373,6 +384,32 @@ impl Store {
         .iter()
         .map(|row| record_hit(&self.at_rest, row))
         .collect()
+    }
+
+    /// How many threads nobody has looked at, how many are open, and how many decisions wait for
+    /// the broker. Threads whose record was removed are left out.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn count_threads(&self) -> Result<ThreadCounts> {
+        let (new, open, pending): (i64, i64, i64) = sqlx::query_as(concat!(
+            "SELECT coalesce(sum(t.state = 'NEW'), 0), count(*),
+                 (SELECT count(*) FROM hit_history WHERE feedback = 'PENDING')
+             FROM threads t
+             JOIN hits h ON h.hit_id = t.latest
+             LEFT JOIN record_refs r ON r.record_ref = h.record_ref
+             LEFT JOIN selectors s ON s.selector_id = r.selector_id
+             WHERE t.state IN ('NEW', 'UNDER_REVIEW', 'CONFIRMED', 'FOLLOWED_UP') AND NOT ",
+            removed!()
+        ))
+        .fetch_one(self.db.read())
+        .await
+        .map_err(db_error)?;
+        Ok(ThreadCounts {
+            new: unsigned(new),
+            open: unsigned(open),
+            pending: unsigned(pending),
+        })
     }
 
     /// Hits that are new or have changed since a cursor, in the order of their last change.
