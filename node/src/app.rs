@@ -1,6 +1,7 @@
 //! Use cases of a node, free of transport; the clock is injected.
 
 pub(crate) mod check;
+pub(crate) mod datasets;
 pub(crate) mod epochs;
 pub(crate) mod import;
 pub(crate) mod inbox;
