@@ -2,6 +2,7 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod check;
+pub(crate) mod datasets;
 pub(crate) mod epochs;
 pub(crate) mod import;
 pub(crate) mod inbox;

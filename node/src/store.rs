@@ -31,7 +31,7 @@ pub use datasets::{Dataset, SelectorId, SelectorRow};
 pub use epochs::StoredEpoch;
 pub use hits::{
     Decided, Feedback, HistoryEvent, HitFilter, Outcome, PendingFeedback, RecordHit, SignFeedback,
-    Story,
+    Story, ThreadCounts,
 };
 pub(crate) use imports::other_policy;
 pub use imports::{Committed, ImportId, StagedRow};

@@ -127,6 +127,12 @@ impl App {
                 ));
             }
         }
+        if status.new_hits > 0 {
+            actions.push(format!(
+                "{} hits are new: `sotto-node hits ls --state NEW`",
+                status.new_hits
+            ));
+        }
         let used_up = status
             .limits
             .iter()

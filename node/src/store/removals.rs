@@ -67,9 +67,10 @@ pub(super) const EXPIRED: Removal = removal!("+dataset_id = $2", "expires_at <= 
 /// What is not among the rows that take the place of everything.
 pub(super) const REPLACED: Removal = removal!(
     "dataset_id = $2",
-    "NOT EXISTS (SELECT 1 FROM staged_rows s
-         WHERE s.import_id = $3 AND s.canonical_index = selectors.canonical_index
-           AND (s.named = 0 OR s.record_index = selectors.record_index))"
+    "(canonical_index, record_index) NOT IN
+         (SELECT canonical_index, record_index FROM staged_rows WHERE import_id = $3)
+     AND canonical_index NOT IN
+         (SELECT canonical_index FROM staged_rows WHERE import_id = $3 AND named = 0)"
 );
 const BY_VALUE: Removal = removal!(
     "dataset_id = $2",

@@ -398,3 +398,168 @@ async fn a_publication_that_does_not_become_active_is_a_failure() {
     let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(printed.as_array().map(Vec::len), Some(2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_is_followed_until_it_matches_no_more() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let file = lab.path("cleared.csv");
+    std::fs::write(&file, "case,phone\n2026-17,+31612345678\n").expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let remove = ["dataset", "remove", "suspects", "--column", "phone", file];
+    let output = run(&lab, &remove).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("matches no more"),
+        "{}",
+        stderr(&output)
+    );
+    let by_record = [
+        "dataset",
+        "remove",
+        "suspects",
+        "--by-record",
+        "--column",
+        "case",
+        file,
+        "--output",
+        "json",
+    ];
+    let report = json(&run(&lab, &by_record).await);
+    assert_eq!(
+        (&report["removed"], &report["policy"]),
+        (&1.into(), &"phone/1".into())
+    );
+    assert_eq!(
+        lab.node.changes(),
+        [
+            "suspects false",
+            "2|+31612345678|",
+            "suspects true",
+            "2||2026-17"
+        ]
+    );
+
+    // The node has removed it, and cannot tell the broker.
+    let cut_off = [
+        "dataset",
+        "remove",
+        service::CUT_OFF,
+        "--column",
+        "phone",
+        file,
+        "--output",
+        "json",
+    ];
+    let output = run(&lab, &cut_off).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains("still matches") && text.contains("UNAVAILABLE"),
+        "{text}"
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["removed"], 1);
+    let output = run(&lab, &[&cut_off[..], &["--no-wait"]].concat()).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_is_deleted_only_by_who_means_it() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let output = run(&lab, &["dataset", "delete", "suspects"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--yes") && lab.node.changes().is_empty());
+    let yes = ["dataset", "delete", "suspects", "--yes", "--output", "json"];
+    assert_eq!(json(&run(&lab, &yes).await)["removed"], 7);
+    assert_eq!(lab.node.changes(), ["deleted suspects"]);
+    let unknown = ["dataset", "delete", service::REFUSED, "--yes"];
+    let output = run(&lab, &unknown).await;
+    assert!(stderr(&output).contains("DATASET_UNKNOWN"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_a_dataset_are_checked_before_they_are_sent() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let set = async |args: &[&str]| {
+        let all = [&["dataset", "set", "suspects", "--output", "json"], args].concat();
+        run(&lab, &all).await
+    };
+    for wrong in [
+        &[][..],
+        &["--probe"],
+        &["--probe", "--no-probe"],
+        &["--purpose", "DETECTION"],
+        &[
+            "--probe",
+            "--purpose",
+            "DETECTION",
+            "--legal-basis",
+            "NATIONAL_LAW",
+            "--case",
+            "c",
+        ],
+    ] {
+        assert_eq!(set(wrong).await.status.code(), Some(2), "{wrong:?}");
+    }
+    assert!(lab.node.changes().is_empty());
+    let probe = [
+        "--probe",
+        "--purpose",
+        "DETECTION",
+        "--legal-basis",
+        "EU_2023_977",
+        "--case",
+        "c-1",
+    ];
+    let now = json(&set(&probe).await);
+    assert_eq!(
+        (&now["probed_for"], &now["case"]),
+        (&"DETECTION".into(), &"c-1".into())
+    );
+    let output = set(&["--publish", "no", "--no-probe"]).await;
+    assert!(
+        stderr(&output).contains("matches no more"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(json(&output)["published"], false);
+    assert_eq!(
+        lab.node.changes(),
+        ["suspects None false", "suspects Some(false) true"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_gives_rows_their_expiry_and_waits_for_what_it_replaces() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let file = lab.path("numbers.csv");
+    std::fs::write(
+        &file,
+        "phone,until\n+31612345678,1970-01-02\n+31612345679,\n",
+    )
+    .expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let import = [
+        "dataset",
+        "import",
+        "suspects",
+        "--type",
+        "phone",
+        "--replace",
+        "--expires-column",
+        "until",
+        "--expires",
+        "1970-01-03T00:00:00Z",
+        file,
+        "--output",
+        "json",
+    ];
+    let output = run(&lab, &import).await;
+    assert_eq!(json(&output)["removed"], 1);
+    assert!(
+        stderr(&output).contains("matches no more"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(lab.node.changes(), ["expires 86400", "expires 172800"]);
+}

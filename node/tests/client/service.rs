@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt as _, stream};
 use sotto_common::error::{Error, ErrorCode};
 use sotto_common::ids::HitId;
 use sotto_common::random::os_rng;
@@ -34,6 +34,9 @@ pub(crate) const REVIEWED: &str = "019a1b2c-3d4e-7f60-8123-456789abcdef";
 /// A dataset that is refused before its rows are read.
 pub(crate) const REFUSED: &str = "refused";
 
+/// A dataset of `ip/1`, whose filters wait for the broker.
+pub(crate) const CUT_OFF: &str = "cut-off";
+
 /// A record id that would clear the terminal.
 pub(crate) const HOSTILE: &str = "case\t7\u{1b}[2J\n";
 
@@ -43,6 +46,7 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Default, Clone)]
 pub(crate) struct FakeNode {
     imports: Arc<Mutex<Imports>>,
+    changes: Arc<Mutex<Vec<String>>>,
     calls: Arc<AtomicU32>,
     /// The last list that was asked for.
     listed: Arc<Mutex<v1::ListRecordHitsRequest>>,
@@ -92,6 +96,15 @@ impl FakeNode {
             wire.state = state.into();
         }
         hit
+    }
+
+    /// What was removed, deleted or set, in words.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        self.changes.lock().expect("lock").clone()
+    }
+
+    fn note(&self, change: String) {
+        self.changes.lock().expect("lock").push(change);
     }
 
     /// Waits until an import has ended in one way or another.
@@ -351,23 +364,70 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
 
     async fn remove_selectors(
         &self,
-        _: Request<Streaming<v1::RemoveSelectorsRequest>>,
+        request: Request<Streaming<v1::RemoveSelectorsRequest>>,
     ) -> Result<Response<v1::RemoveSelectorsResponse>, Status> {
-        refused(ErrorCode::RoleForbidden)
+        use v1::remove_selectors_request::Message;
+
+        let mut messages = request.into_inner();
+        let (mut rows, mut policy) = (0, "phone/1");
+        while let Some(message) = messages.message().await? {
+            match message.message {
+                Some(Message::Header(header)) => {
+                    if header.dataset == CUT_OFF {
+                        policy = "ip/1";
+                    }
+                    self.note(format!("{} {}", header.dataset, header.by_record));
+                }
+                Some(Message::Rows(batch)) => {
+                    for row in batch.rows {
+                        self.note(format!("{}|{}|{}", row.line, row.value, row.record_id));
+                        rows += 1;
+                    }
+                }
+                None => return refused(ErrorCode::InvalidField),
+            }
+        }
+        Ok(Response::new(v1::RemoveSelectorsResponse {
+            rows,
+            removed: rows,
+            policy: policy.into(),
+            ..Default::default()
+        }))
     }
 
     async fn delete_dataset(
         &self,
-        _: Request<v1::DeleteDatasetRequest>,
+        request: Request<v1::DeleteDatasetRequest>,
     ) -> Result<Response<v1::DeleteDatasetResponse>, Status> {
-        refused(ErrorCode::RoleForbidden)
+        let dataset = request.into_inner().dataset;
+        if dataset == REFUSED {
+            return refused(ErrorCode::DatasetUnknown);
+        }
+        self.note(format!("deleted {dataset}"));
+        Ok(Response::new(v1::DeleteDatasetResponse {
+            removed: 7,
+            policy: "phone/1".into(),
+        }))
     }
 
     async fn update_dataset(
         &self,
-        _: Request<v1::UpdateDatasetRequest>,
+        request: Request<v1::UpdateDatasetRequest>,
     ) -> Result<Response<v1::UpdateDatasetResponse>, Status> {
-        refused(ErrorCode::RoleForbidden)
+        let request = request.into_inner();
+        self.note(format!(
+            "{} {:?} {}",
+            request.dataset, request.publish, request.stop_probing
+        ));
+        Ok(Response::new(v1::UpdateDatasetResponse {
+            dataset: Some(v1::Dataset {
+                name: request.dataset,
+                policy: "phone/1".into(),
+                publish: request.publish.unwrap_or(true),
+                probe: request.probe,
+                ..Default::default()
+            }),
+        }))
     }
 
     async fn import_dataset(
@@ -377,18 +437,22 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
         use v1::import_dataset_request::Message;
 
         let mut messages = request.into_inner();
-        let mut rows = 0;
+        let (mut rows, mut replace) = (0, false);
         let outcome = loop {
             match messages.message().await {
                 Ok(None) => break Ok(()),
                 Err(status) => break Err(status),
                 Ok(Some(message)) => {
-                    if let Some(Message::Header(header)) = &message.message
-                        && header.dataset == REFUSED
-                    {
-                        return refused(ErrorCode::RoleForbidden);
+                    if let Some(Message::Header(header)) = &message.message {
+                        if header.dataset == REFUSED {
+                            return refused(ErrorCode::RoleForbidden);
+                        }
+                        replace = header.replace;
                     }
                     if let Some(Message::Rows(batch)) = message.message {
+                        for at in batch.rows.iter().filter_map(|row| row.expires_at) {
+                            self.note(format!("expires {}", at.seconds));
+                        }
                         rows += batch.rows.len() as u64;
                     }
                 }
@@ -401,6 +465,7 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
         Ok(Response::new(v1::ImportDatasetResponse {
             rows,
             accepted: rows,
+            removed: u64::from(replace),
             ..Default::default()
         }))
     }
@@ -423,8 +488,18 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
                 ..Default::default()
             })
         };
+        let policy = request.into_inner().policy;
+        if policy == "ip/1" {
+            let waits = Ok(v1::PublishFiltersResponse {
+                policy,
+                waiting_for: "the broker (UNAVAILABLE)".into(),
+                ..Default::default()
+            });
+            let stream = stream::once(async { waits }).chain(stream::pending());
+            return Ok(Response::new(Box::pin(stream)));
+        }
         let mut states = vec![state("phone/1", false), state("phone/1", true)];
-        if request.into_inner().policy.is_empty() {
+        if policy.is_empty() {
             states.push(state("ip/1", false));
         }
         Ok(Response::new(Box::pin(stream::iter(states))))

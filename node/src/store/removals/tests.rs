@@ -390,10 +390,10 @@ impl Model {
             .collect();
         let given: Vec<_> = texts.iter().map(|(v, r, e)| (&**v, &**r, *e)).collect();
         let done = import(store, NAMES[d], replace, &given, now).await;
-        // The first row of a value stands, with the time of the last.
+        // The first row of a value stands.
         let mut wanted: BTreeMap<u8, (u8, Option<i64>)> = BTreeMap::new();
         for (n, r, expires) in rows {
-            wanted.entry(*n).or_insert((*r, None)).1 = *expires;
+            wanted.entry(*n).or_insert((*r, *expires));
         }
         let live = &mut self.live[d];
         let count = live.len() as u64;
