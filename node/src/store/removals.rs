@@ -64,13 +64,15 @@ macro_rules! removal {
 const EVERYTHING: Removal = removal!("dataset_id = $2", "true");
 // `+`: by the index of times, not through the whole dataset.
 pub(super) const EXPIRED: Removal = removal!("+dataset_id = $2", "expires_at <= $1");
-/// What is not among the rows that take the place of everything.
+/// What is not among the rows that take the place of everything, or moves to another record. One
+/// column at a time: SQLite goes through all of a set of pairs for each pair that is not in it.
 pub(super) const REPLACED: Removal = removal!(
     "dataset_id = $2",
-    "(canonical_index, record_index) NOT IN
-         (SELECT canonical_index, record_index FROM staged_rows WHERE import_id = $3)
-     AND canonical_index NOT IN
-         (SELECT canonical_index FROM staged_rows WHERE import_id = $3 AND named = 0)"
+    "(canonical_index NOT IN (SELECT canonical_index FROM staged_rows WHERE import_id = $3)
+      OR canonical_index IN
+         (SELECT r.canonical_index FROM staged_rows r CROSS JOIN selectors s
+          ON s.dataset_id = $2 AND s.removed_at IS NULL AND s.canonical_index = r.canonical_index
+          WHERE r.import_id = $3 AND r.named = 1 AND r.record_index <> s.record_index))"
 );
 const BY_VALUE: Removal = removal!(
     "dataset_id = $2",

@@ -8,7 +8,7 @@ use sotto_common::ids::{Epoch, RecordRef};
 use sotto_common::time::Timestamp;
 use sqlx::migrate::Migrator;
 
-use super::convert::seal_some;
+use super::convert::{finish, seal_some};
 use super::*;
 use crate::store::testing::{cipher, key_list, store};
 use crate::store::{Batch, MIGRATIONS, ProbeKey, ProbeKind, ProbeSession, SelectorId, Store};
@@ -358,7 +358,8 @@ async fn a_store_of_the_version_before_is_sealed_and_nothing_of_it_is_lost() {
 
 #[tokio::test]
 async fn sealing_an_old_store_goes_on_where_it_was_interrupted() {
-    for batches in 0..4 {
+    // Eight rows, two a batch; at last the file alone is to be written anew.
+    for batches in 0..=4 {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("node.db");
         let (expected, nonce) = old_store(&file, 5).await;
@@ -370,6 +371,9 @@ async fn sealing_an_old_store_goes_on_where_it_was_interrupted() {
         for _ in 0..batches {
             let sealed = seal_some(&db, &at_rest, after, 2).await.expect("sealed");
             after = sealed.expect("some are left").0;
+        }
+        if batches == 4 {
+            finish(&db, &at_rest).await.expect("finished");
         }
         db.close().await;
         let store = Store::open(&file, key_list).await.expect("opened");
