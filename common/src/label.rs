@@ -37,6 +37,8 @@ pub enum Label {
     BatchAnswer,
     /// Where a sealed value stands in a service's own database; never on the wire.
     AtRest,
+    /// The digest of an entry of a node's access log; never on the wire.
+    AccessLog,
 }
 
 impl Label {
@@ -57,6 +59,7 @@ impl Label {
             Self::BatchTags => "sotto/v1 batch-tags",
             Self::BatchAnswer => "sotto/v1 batch-answer",
             Self::AtRest => "sotto/v1 at rest",
+            Self::AccessLog => "sotto/v1 access log",
         }
     }
 }

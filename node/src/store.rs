@@ -1,5 +1,6 @@
 //! The node's own store: one SQLite file of mode 0600, by entity.
 
+mod access;
 mod datasets;
 mod epochs;
 mod hits;
@@ -16,6 +17,7 @@ use sotto_common::time::Timestamp;
 use sqlx::SqliteConnection;
 use sqlx::migrate::Migrator;
 
+pub use access::AccessFilter;
 pub(crate) use datasets::other_policy;
 pub use datasets::{Dataset, ImportId, SelectorId, SelectorRow, StagedRow};
 pub use epochs::StoredEpoch;

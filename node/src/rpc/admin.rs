@@ -2,19 +2,26 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use sotto_common::dsse::Fingerprint;
 use sotto_common::error::Error;
 use sotto_proto::convert::{epoch, text, to_timestamp};
+use sotto_proto::status::to_status;
 use sotto_proto::v1;
 use sotto_proto::v1::node_admin_service_server::NodeAdminService;
 use tonic::{Request, Response, Status};
 
+use super::access::export;
 use super::answer;
 use crate::app::App;
 use crate::app::members::Member;
+use crate::auth::{Caller, Gate};
 
 /// Keys, members and epochs of this node.
-pub(crate) struct Admin(pub(crate) Arc<App>);
+pub(crate) struct Admin {
+    pub(crate) app: Arc<App>,
+    pub(crate) gate: Gate,
+}
 
 #[tonic::async_trait]
 impl NodeAdminService for Admin {
@@ -22,7 +29,7 @@ impl NodeAdminService for Admin {
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let app = &self.0;
+        let app = &self.app;
         let own = app.keystore.signing().verifying_key().fingerprint();
         let mut status = v1::GetStatusResponse {
             node_id: app.node.to_string(),
@@ -45,11 +52,18 @@ impl NodeAdminService for Admin {
 
     async fn export_access_log(
         &self,
-        _: Request<v1::ExportAccessLogRequest>,
+        request: Request<v1::ExportAccessLogRequest>,
     ) -> Result<Response<Self::ExportAccessLogStream>, Status> {
-        Err(sotto_proto::status::to_status(Error::internal(
-            "not built yet",
-        )))
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            let entries = export(&self.app, &caller, request.into_inner()).await?;
+            let entries: Self::ExportAccessLogStream = entries
+                .map(|entry| entry.map_err(to_status))
+                .take_until(self.gate.ended(&caller))
+                .boxed();
+            Ok(entries)
+        })
+        .await
     }
 
     async fn list_members(
@@ -57,7 +71,7 @@ impl NodeAdminService for Admin {
         _: Request<v1::ListMembersRequest>,
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
         answer(async {
-            let members = self.0.members().await?;
+            let members = self.app.members().await?;
             Ok(v1::ListMembersResponse {
                 members: members.iter().map(member).collect(),
             })
@@ -73,7 +87,7 @@ impl NodeAdminService for Admin {
             let request = request.into_inner();
             let node = text("node_id", &request.node_id)?;
             let fingerprint: Fingerprint = text("fingerprint", &request.fingerprint)?;
-            self.0
+            self.app
                 .pin_member(&node, &fingerprint, request.replace)
                 .await?;
             Ok(v1::PinMemberResponse {})
@@ -86,7 +100,7 @@ impl NodeAdminService for Admin {
         request: Request<v1::StartEpochRequest>,
     ) -> Result<Response<v1::StartEpochResponse>, Status> {
         answer(async {
-            let (manifest, left_out) = self.0.start_epoch(request.into_inner().days).await?;
+            let (manifest, left_out) = self.app.start_epoch(request.into_inner().days).await?;
             let members = manifest.members.iter().map(|m| m.node.to_string());
             Ok(v1::StartEpochResponse {
                 epoch: manifest.epoch.get(),
@@ -104,7 +118,7 @@ impl NodeAdminService for Admin {
     ) -> Result<Response<v1::CloseEpochConfirmationsResponse>, Status> {
         answer(async {
             let epoch = epoch(request.into_inner().epoch)?;
-            self.0.close_confirmations(epoch).await?;
+            self.app.close_confirmations(epoch).await?;
             Ok(v1::CloseEpochConfirmationsResponse {})
         })
         .await
@@ -116,7 +130,7 @@ impl NodeAdminService for Admin {
     ) -> Result<Response<v1::FinishEpochResponse>, Status> {
         answer(async {
             let epoch = epoch(request.into_inner().epoch)?;
-            self.0.end_epoch(epoch).await?;
+            self.app.end_epoch(epoch).await?;
             Ok(v1::FinishEpochResponse {})
         })
         .await
@@ -131,7 +145,7 @@ impl NodeAdminService for Admin {
                 0 => None,
                 number => Some(epoch(number)?),
             };
-            let (manifest, state) = self.0.fetch_epoch(asked).await?;
+            let (manifest, state) = self.app.fetch_epoch(asked).await?;
             Ok(v1::FetchEpochResponse {
                 epoch: manifest.epoch.get(),
                 state: state.into(),
@@ -146,7 +160,7 @@ impl NodeAdminService for Admin {
         _: Request<v1::ListNodeEpochsRequest>,
     ) -> Result<Response<v1::ListNodeEpochsResponse>, Status> {
         answer(async {
-            let epochs = self.0.node_epochs().await?;
+            let epochs = self.app.node_epochs().await?;
             let row = |(summary, fetched_at): (v1::EpochSummary, Option<_>)| v1::NodeEpoch {
                 summary: Some(summary),
                 has_key: fetched_at.is_some(),

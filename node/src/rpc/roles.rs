@@ -3,12 +3,14 @@
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use http::request::Parts;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::Role;
-use sotto_common::service::identity::{self, PeerIdentity, Revocation};
 use sotto_proto::status::to_status;
 use tonic::body::Body;
 use tower::{Layer, Service};
+
+use crate::auth::{Caller, Gate};
 
 use Role::{Analyst, Approver, DataManager, Supervisor};
 
@@ -52,19 +54,22 @@ const ROLES: &[(&str, &[Role])] = &[
 /// Those who read hits.
 const READERS: &[Role] = &[Analyst, Approver, Supervisor];
 
-/// Services that tell nothing of the node's own, for everyone with a certificate.
+/// Services that tell nothing of the node's own, for everyone who is known.
 const OPEN: &[&str] = &["/grpc.health.v1.", "/grpc.reflection."];
 
-fn check_role(path: &str, role: Role) -> Result<()> {
+fn check_role(path: &str, caller: &Caller) -> Result<()> {
     let allowed = ROLES.iter().find(|(method, _)| *method == path);
     let may = match allowed {
-        Some((_, roles)) => roles.contains(&role),
+        Some((_, roles)) => roles.iter().any(|role| caller.roles.contains(role)),
         None => OPEN.iter().any(|prefix| path.starts_with(prefix)),
     };
     if may {
         return Ok(());
     }
     let text = match allowed {
+        Some(_) if caller.roles.is_empty() => {
+            "this node gives you no role: its administrator or data manager adds people".into()
+        }
         Some((_, roles)) => {
             let roles: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
             format!("this call is for the roles {}", roles.join(", "))
@@ -74,10 +79,10 @@ fn check_role(path: &str, role: Role) -> Result<()> {
     Err(Error::new(ErrorCode::RoleForbidden, text))
 }
 
-/// The door of the local services: identity, revocation, role. It leaves the caller's identity
-/// among the extensions of the request.
-#[derive(Clone, Debug)]
-pub(crate) struct Door(pub(crate) Revocation);
+/// The door of the local services: identity, revocation, role. It leaves the [`Caller`] among the
+/// extensions of the request.
+#[derive(Clone)]
+pub(crate) struct Door(pub(crate) Gate);
 
 impl<S> Layer<S> for Door {
     type Service = Guarded<S>;
@@ -85,29 +90,27 @@ impl<S> Layer<S> for Door {
     fn layer(&self, inner: S) -> Guarded<S> {
         Guarded {
             inner,
-            revocation: self.0.clone(),
+            gate: self.0.clone(),
         }
     }
 }
 
 /// A service behind the [`Door`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Guarded<S> {
     inner: S,
-    revocation: Revocation,
+    gate: Gate,
 }
 
-impl<S> Guarded<S> {
-    fn enter<B>(&self, request: &http::Request<B>) -> Result<PeerIdentity> {
-        let peer = identity::peer(request.extensions(), &self.revocation)?;
-        check_role(request.uri().path(), peer.spiffe().role())?;
-        Ok(peer)
-    }
+async fn enter(gate: &Gate, request: &mut Parts) -> Result<()> {
+    let caller = gate.admit(request).await?;
+    check_role(request.uri.path(), &caller)
 }
 
 impl<S, B> Service<http::Request<B>> for Guarded<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    B: Send + 'static,
+    S: Service<http::Request<B>, Response = http::Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -119,17 +122,18 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        match self.enter(&request) {
-            Ok(peer) => {
-                request.extensions_mut().insert(peer);
-                Box::pin(self.inner.call(request))
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let gate = self.gate.clone();
+        // The one that said that it is ready is the one to be called.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let (mut parts, body) = request.into_parts();
+        Box::pin(async move {
+            match enter(&gate, &mut parts).await {
+                Ok(()) => inner.call(http::Request::from_parts(parts, body)).await,
+                Err(error) => Ok(to_status(error).into_http()),
             }
-            Err(error) => {
-                let response = to_status(error).into_http();
-                Box::pin(std::future::ready(Ok(response)))
-            }
-        }
+        })
     }
 }
 
