@@ -246,6 +246,3 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
             )
         })
 }
-
-#[cfg(test)]
-mod tests;

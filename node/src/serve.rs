@@ -103,7 +103,7 @@ pub async fn start(
     let listener = TcpListener::bind(config.listen).await?;
     let address = listener.local_addr()?;
     app.start(&tasks, &shutdown).await?;
-    let routes = routes(&app, &gate).await?;
+    let routes = routes(&app).await?;
     gate.keep_fresh(&tasks, &shutdown);
     if let Some(file) = &config.address_file {
         let text = format!("{address}\n");
@@ -182,7 +182,7 @@ async fn build(
     })
 }
 
-async fn routes(app: &Arc<App>, gate: &Gate) -> Result<Routes, ServeError> {
+async fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {
     macro_rules! limited {
         ($server:ident, $service:expr) => {
             $server::new($service)
@@ -192,15 +192,10 @@ async fn routes(app: &Arc<App>, gate: &Gate) -> Result<Routes, ServeError> {
     }
     let analysts = Analysts {
         app: Arc::clone(app),
-        gate: gate.clone(),
     };
     let analysts = limited!(AnalystServiceServer, analysts);
     let datasets = limited!(DatasetServiceServer, Datasets(Arc::clone(app)));
-    let admin = Admin {
-        app: Arc::clone(app),
-        gate: gate.clone(),
-    };
-    let admin = limited!(NodeAdminServiceServer, admin);
+    let admin = limited!(NodeAdminServiceServer, Admin(Arc::clone(app)));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_serving::<AnalystServiceServer<Analysts>>()
@@ -261,3 +256,6 @@ async fn run(parts: Parts) -> Result<(), ServeError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

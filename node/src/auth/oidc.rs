@@ -338,3 +338,6 @@ fn refused(problem: &'static str) -> Error {
     let text = format!("the access token {problem}");
     Error::new(ErrorCode::IdentityMissing, text)
 }
+
+#[cfg(test)]
+mod tests;

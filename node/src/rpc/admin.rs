@@ -15,13 +15,10 @@ use super::access::export;
 use super::answer;
 use crate::app::App;
 use crate::app::members::Member;
-use crate::auth::{Caller, Gate};
+use crate::auth::Caller;
 
 /// Keys, members and epochs of this node.
-pub(crate) struct Admin {
-    pub(crate) app: Arc<App>,
-    pub(crate) gate: Gate,
-}
+pub(crate) struct Admin(pub(crate) Arc<App>);
 
 #[tonic::async_trait]
 impl NodeAdminService for Admin {
@@ -29,7 +26,7 @@ impl NodeAdminService for Admin {
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let app = &self.app;
+        let app = &self.0;
         let own = app.keystore.signing().verifying_key().fingerprint();
         let mut status = v1::GetStatusResponse {
             node_id: app.node.to_string(),
@@ -56,11 +53,9 @@ impl NodeAdminService for Admin {
     ) -> Result<Response<Self::ExportAccessLogStream>, Status> {
         answer(async {
             let caller = Caller::of(request.extensions())?;
-            let entries = export(&self.app, &caller, request.into_inner()).await?;
-            let entries: Self::ExportAccessLogStream = entries
-                .map(|entry| entry.map_err(to_status))
-                .take_until(self.gate.ended(&caller))
-                .boxed();
+            let entries = export(&self.0, &caller, request.into_inner()).await?;
+            let entries: Self::ExportAccessLogStream =
+                entries.map(|entry| entry.map_err(to_status)).boxed();
             Ok(entries)
         })
         .await
@@ -71,7 +66,7 @@ impl NodeAdminService for Admin {
         _: Request<v1::ListMembersRequest>,
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
         answer(async {
-            let members = self.app.members().await?;
+            let members = self.0.members().await?;
             Ok(v1::ListMembersResponse {
                 members: members.iter().map(member).collect(),
             })
@@ -87,7 +82,7 @@ impl NodeAdminService for Admin {
             let request = request.into_inner();
             let node = text("node_id", &request.node_id)?;
             let fingerprint: Fingerprint = text("fingerprint", &request.fingerprint)?;
-            self.app
+            self.0
                 .pin_member(&node, &fingerprint, request.replace)
                 .await?;
             Ok(v1::PinMemberResponse {})
@@ -100,7 +95,7 @@ impl NodeAdminService for Admin {
         request: Request<v1::StartEpochRequest>,
     ) -> Result<Response<v1::StartEpochResponse>, Status> {
         answer(async {
-            let (manifest, left_out) = self.app.start_epoch(request.into_inner().days).await?;
+            let (manifest, left_out) = self.0.start_epoch(request.into_inner().days).await?;
             let members = manifest.members.iter().map(|m| m.node.to_string());
             Ok(v1::StartEpochResponse {
                 epoch: manifest.epoch.get(),
@@ -118,7 +113,7 @@ impl NodeAdminService for Admin {
     ) -> Result<Response<v1::CloseEpochConfirmationsResponse>, Status> {
         answer(async {
             let epoch = epoch(request.into_inner().epoch)?;
-            self.app.close_confirmations(epoch).await?;
+            self.0.close_confirmations(epoch).await?;
             Ok(v1::CloseEpochConfirmationsResponse {})
         })
         .await
@@ -130,7 +125,7 @@ impl NodeAdminService for Admin {
     ) -> Result<Response<v1::FinishEpochResponse>, Status> {
         answer(async {
             let epoch = epoch(request.into_inner().epoch)?;
-            self.app.end_epoch(epoch).await?;
+            self.0.end_epoch(epoch).await?;
             Ok(v1::FinishEpochResponse {})
         })
         .await
@@ -145,7 +140,7 @@ impl NodeAdminService for Admin {
                 0 => None,
                 number => Some(epoch(number)?),
             };
-            let (manifest, state) = self.app.fetch_epoch(asked).await?;
+            let (manifest, state) = self.0.fetch_epoch(asked).await?;
             Ok(v1::FetchEpochResponse {
                 epoch: manifest.epoch.get(),
                 state: state.into(),
@@ -160,7 +155,7 @@ impl NodeAdminService for Admin {
         _: Request<v1::ListNodeEpochsRequest>,
     ) -> Result<Response<v1::ListNodeEpochsResponse>, Status> {
         answer(async {
-            let epochs = self.app.node_epochs().await?;
+            let epochs = self.0.node_epochs().await?;
             let row = |(summary, fetched_at): (v1::EpochSummary, Option<_>)| v1::NodeEpoch {
                 summary: Some(summary),
                 has_key: fetched_at.is_some(),

@@ -18,7 +18,7 @@ use super::{Answers, answer, progress};
 use crate::access::Why;
 use crate::app::probe::ProbeProgress;
 use crate::app::{App, node_ids, optional_policy};
-use crate::auth::{Caller, Gate};
+use crate::auth::Caller;
 use crate::store::{HitFilter, ProbeKey, RecordHit};
 
 const DEFAULT_PAGE: u32 = 100;
@@ -27,7 +27,6 @@ const LARGEST_PAGE: u32 = 1000;
 /// What analysts ask.
 pub(crate) struct Analysts {
     pub(crate) app: Arc<App>,
-    pub(crate) gate: Gate,
 }
 
 #[tonic::async_trait]
@@ -192,13 +191,9 @@ impl AnalystService for Analysts {
                     hit: Some(record_hit(event, &community)),
                 })
             });
-            // The door was passed long ago when an event comes.
-            let ended = self.gate.ended(&caller);
             let events = watched(Arc::clone(&self.app), caller, why, events);
-            let events: Self::WatchRecordHitsStream = events
-                .map(|event| event.map_err(to_status))
-                .take_until(ended)
-                .boxed();
+            let events: Self::WatchRecordHitsStream =
+                events.map(|event| event.map_err(to_status)).boxed();
             Ok(events)
         })
         .await

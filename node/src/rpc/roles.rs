@@ -1,12 +1,18 @@
 //! Who may call what: one table, asked at the door for every request.
 
+use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use prost::bytes::Bytes;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::Role;
 use sotto_proto::status::to_status;
+use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
@@ -18,7 +24,7 @@ use Role::{Analyst, Approver, DataManager, Supervisor};
 const EVERYONE: &[Role] = &[Analyst, Approver, Supervisor, DataManager];
 
 /// Every method of the node's three services, and the roles that may call it.
-const ROLES: &[(&str, &[Role])] = &[
+pub(crate) const ROLES: &[(&str, &[Role])] = &[
     (
         "/sotto.v1.AnalystService/ProbeDataset",
         &[Analyst, Approver],
@@ -57,17 +63,17 @@ const READERS: &[Role] = &[Analyst, Approver, Supervisor];
 /// Services that tell nothing of the node's own, for everyone who is known.
 const OPEN: &[&str] = &["/grpc.health.v1.", "/grpc.reflection."];
 
-fn check_role(path: &str, caller: &Caller) -> Result<()> {
+fn check_role(path: &str, own: &BTreeSet<Role>) -> Result<()> {
     let allowed = ROLES.iter().find(|(method, _)| *method == path);
     let may = match allowed {
-        Some((_, roles)) => roles.iter().any(|role| caller.roles.contains(role)),
+        Some((_, roles)) => roles.iter().any(|role| own.contains(role)),
         None => OPEN.iter().any(|prefix| path.starts_with(prefix)),
     };
     if may {
         return Ok(());
     }
     let text = match allowed {
-        Some(_) if caller.roles.is_empty() => {
+        Some(_) if own.is_empty() => {
             "this node gives you no role: its administrator or data manager adds people".into()
         }
         Some((_, roles)) => {
@@ -102,9 +108,46 @@ pub(crate) struct Guarded<S> {
     gate: Gate,
 }
 
-async fn enter(gate: &Gate, request: &mut Parts) -> Result<()> {
+async fn enter(gate: &Gate, request: &mut Parts) -> Result<Caller> {
     let caller = gate.admit(request).await?;
-    check_role(request.uri.path(), &caller)
+    check_role(request.uri.path(), &caller.roles)?;
+    Ok(caller)
+}
+
+/// An answer that ends when its caller may not go on ([`Gate::ended`]): a stream of hits would
+/// else live as long as its connection, up to an hour after the door was passed.
+///
+/// The end is an orderly one: a client that still may calls again.
+struct Ending {
+    inner: Body,
+    ended: BoxFuture<'static, ()>,
+}
+
+impl HttpBody for Ending {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.inner.is_end_stream() && self.ended.as_mut().poll(cx).is_ready() {
+            // What comes after the trailers is nothing.
+            self.inner = Body::empty();
+            let mut trailers = HeaderMap::new();
+            trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 impl<S, B> Service<http::Request<B>> for Guarded<S>
@@ -130,7 +173,12 @@ where
         let (mut parts, body) = request.into_parts();
         Box::pin(async move {
             match enter(&gate, &mut parts).await {
-                Ok(()) => inner.call(http::Request::from_parts(parts, body)).await,
+                Ok(caller) => {
+                    let request = http::Request::from_parts(parts, body);
+                    let ended = gate.ended(&caller);
+                    let ending = |inner| Body::new(Ending { inner, ended });
+                    Ok(inner.call(request).await?.map(ending))
+                }
                 Err(error) => Ok(to_status(error).into_http()),
             }
         })
@@ -139,26 +187,11 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use prost::Message as _;
-    use prost_types::FileDescriptorSet;
-
     use super::*;
+    use crate::testing::methods;
 
-    const SERVICES: [&str; 3] = ["AnalystService", "DatasetService", "NodeAdminService"];
-
-    fn methods() -> BTreeSet<String> {
-        let set = FileDescriptorSet::decode(sotto_proto::FILE_DESCRIPTOR_SET).expect("decoded");
-        set.file
-            .iter()
-            .flat_map(|file| file.service.iter().map(move |s| (file.package(), s)))
-            .filter(|(_, service)| SERVICES.contains(&service.name()))
-            .flat_map(|(package, service)| {
-                let path = move |method: &str| format!("/{package}.{}/{method}", service.name());
-                service.method.iter().map(move |m| path(m.name()))
-            })
-            .collect()
+    fn check(path: &str, roles: &[Role]) -> Result<()> {
+        check_role(path, &roles.iter().copied().collect())
     }
 
     #[test]
@@ -174,22 +207,29 @@ mod tests {
             assert!(!roles.is_empty());
             for role in Role::ALL {
                 assert_eq!(
-                    check_role(path, role).is_ok(),
+                    check(path, &[role]).is_ok(),
                     roles.contains(&role),
                     "{path}"
                 );
+                // Any role of several is enough.
+                let several = check(path, &[role, Role::Supervisor]);
+                let may = roles.contains(&role) || roles.contains(&Role::Supervisor);
+                assert_eq!(several.is_ok(), may, "{path}");
             }
             for machine in [Role::Node, Role::Broker, Role::Operator, Role::Auditor] {
-                assert!(check_role(path, machine).is_err(), "{path}");
+                assert!(check(path, &[machine]).is_err(), "{path}");
             }
+            let nobody = check(path, &[]).expect_err("refused");
+            assert!(nobody.to_string().contains("gives you no role"), "{path}");
         }
     }
 
     #[test]
     fn health_is_for_everyone_and_unknown_calls_for_nobody() {
-        assert!(check_role("/grpc.health.v1.Health/Check", Role::Node).is_ok());
+        assert!(check("/grpc.health.v1.Health/Check", &[Role::Node]).is_ok());
+        assert!(check("/grpc.health.v1.Health/Check", &[]).is_ok());
         for path in ["/sotto.v1.AnalystService/Other", "/x", "/"] {
-            let error = check_role(path, Role::Analyst).expect_err("refused");
+            let error = check(path, &[Role::Analyst]).expect_err("refused");
             assert_eq!(error.code, ErrorCode::RoleForbidden);
         }
     }

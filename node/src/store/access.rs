@@ -133,6 +133,21 @@ fn open_why(_number: u64, stored: Vec<u8>) -> Result<String> {
 }
 
 #[cfg(test)]
+impl Store {
+    /// Makes every further entry fail, as a damaged file would.
+    pub(crate) async fn break_access_log(&self) {
+        let work = self.db.run_tx("test", |tx| {
+            async move {
+                let done = sqlx::query("DROP TABLE access_log").execute(tx).await;
+                done.map(drop).map_err(db_error)
+            }
+            .scope_boxed()
+        });
+        work.await.expect("dropped");
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::testing::store;
     use super::*;
