@@ -109,7 +109,8 @@ error_codes! {
     DatasetUnknown = "DATASET_UNKNOWN",
     /// A selector was rejected; the text names the kind, never the input.
     SelectorRejected = "SELECTOR_REJECTED",
-    /// The certificate carries no SPIFFE ID of this trust domain (protocol §2).
+    /// The certificate carries no SPIFFE ID of this trust domain (protocol §2), or the access token
+    /// that came instead is not valid.
     IdentityMissing = "IDENTITY_MISSING",
     /// The caller's role may not do this.
     RoleForbidden = "ROLE_FORBIDDEN",

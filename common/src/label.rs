@@ -43,6 +43,8 @@ pub enum Label {
     CanonicalIndex,
     /// The keyed hash of a record id in a node's own store; never on the wire.
     RecordIndex,
+    /// The digest of an entry of a node's access log; never on the wire.
+    AccessLog,
 }
 
 impl Label {
@@ -66,6 +68,7 @@ impl Label {
             Self::AtRest => "sotto/v1 at rest",
             Self::CanonicalIndex => "sotto/v1 canonical index",
             Self::RecordIndex => "sotto/v1 record index",
+            Self::AccessLog => "sotto/v1 access log",
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod at_rest;
 pub mod client;
 pub mod config;
 pub mod files;
+pub mod https;
 pub mod identity;
 pub mod metrics;
 pub mod pki;

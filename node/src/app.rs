@@ -1,5 +1,6 @@
 //! Use cases of a node, free of transport; the clock is injected.
 
+pub(crate) mod access;
 pub(crate) mod catalogue;
 pub(crate) mod check;
 pub(crate) mod datasets;

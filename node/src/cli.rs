@@ -1,6 +1,7 @@
 //! The command line of a national unit. Most commands are clients of the node's own service, over
 //! mutually authenticated TLS; `normalise` and `policies` need neither keys nor network.
 
+mod access;
 mod args;
 mod client;
 mod datasets;
@@ -37,6 +38,7 @@ Client configuration (TOML; --client FILE or SOTTO_NODE_CLIENT), for all but ser
 store, policies and normalise:
   endpoint = \"https://localhost:7443\"
   peer = \"nl-fiu\"                       # whose service it must be; optional
+  # token_file = \"token\"                # an access token, mode 0600, instead of certificate and key
   [tls]
   certificate = \"analyst.pem\"           # spiffe://<trust_domain>/analyst/<name>, …
   key = \"analyst.key\"                   # mode 0600
@@ -140,6 +142,12 @@ enum Command {
     /// What the others hold of this node's records
     #[command(subcommand, after_help = "Example:\n  sotto-node hits ls --state NEW")]
     Hits(hits::HitsCommand),
+    /// The log of who read what, when and why; for supervisors
+    #[command(
+        subcommand,
+        after_help = "Example:\n  sotto-node access-log export --why 'yearly audit'"
+    )]
+    AccessLog(access::AccessCommand),
     /// The types of selectors and their normal forms; offline
     #[command(after_help = "Example:\n  sotto-node policies --output json")]
     Policies,
@@ -232,6 +240,7 @@ fn dispatch(context: &Context, command: Command) -> Result<()> {
         Command::Publish(args) => block_on(publish::run(context, args)),
         Command::Probe(args) => block_on(probe::probe(context, args)),
         Command::Check(args) => block_on(probe::check(context, args)),
+        Command::AccessLog(command) => access::run(context, command),
         Command::Hits(command) => block_on(hits::run(context, command)),
     }
 }

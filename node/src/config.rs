@@ -12,7 +12,9 @@ use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::config::{self, ConfigError, HumanDuration, SecretFile, TlsConfig};
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
-use sotto_common::service::tls::ConnectionLimits;
+use sotto_common::service::tls::{ClientCertificates, ConnectionLimits};
+
+use crate::auth::oidc::OidcConfig;
 
 /// Variables of the environment that go over the file begin with this and two underscores.
 pub const ENVIRONMENT_PREFIX: &str = "SOTTO_NODE";
@@ -51,6 +53,13 @@ pub struct NodeConfig {
     /// A file of canonical values that are too common, beside the built-in ones (selectors.md).
     #[serde(default)]
     pub stop_list: Option<PathBuf>,
+    /// Who may call the node's services, and as what; without it the role is the one in the
+    /// certificate. Read again when it changes.
+    #[serde(default)]
+    pub roles_file: Option<PathBuf>,
+    /// Whose access tokens are taken instead of certificates; without it none are.
+    #[serde(default)]
+    pub oidc: Option<OidcConfig>,
     /// Bounds on the connections of analysts.
     #[serde(default)]
     pub connections: ConnectionLimits,
@@ -157,6 +166,14 @@ impl NodeConfig {
     /// [`ConfigError`] if the file cannot be read, or a setting is missing, unknown or malformed.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         config::load(ENVIRONMENT_PREFIX, file)
+    }
+
+    /// Whether people must show a certificate: unless there are access tokens.
+    pub const fn client_certificates(&self) -> ClientCertificates {
+        match self.oidc {
+            None => ClientCertificates::Required,
+            Some(_) => ClientCertificates::Optional,
+        }
     }
 
     /// Where keys are kept.

@@ -4,6 +4,7 @@
 //! [`store`], the [`keystore`] and the [`broker`]. Only [`serve`] puts them together. The commands of
 //! people are in [`cli`].
 
+pub mod access;
 pub mod broker;
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod serve;
 pub mod store;
 
 mod app;
+mod auth;
 mod rpc;
 #[cfg(test)]
 mod testing;

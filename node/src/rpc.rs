@@ -1,5 +1,6 @@
 //! The node's own services: convert, call `app`, map the error. No logic.
 
+pub(crate) mod access;
 pub(crate) mod admin;
 pub(crate) mod analyst;
 pub(crate) mod dataset;

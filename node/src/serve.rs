@@ -27,6 +27,7 @@ use tonic::service::Routes;
 use crate::app::App;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
+use crate::auth::Gate;
 use crate::broker::Broker;
 use crate::config::NodeConfig;
 use crate::keystore::{Keystore, private_dir};
@@ -85,7 +86,7 @@ pub async fn start(
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
 ) -> Result<RunningNode, ServeError> {
-    let tls = Tls::load(config.tls.clone())?;
+    let tls = Tls::load_for(config.tls.clone(), config.client_certificates())?;
     let identity = tls.identity();
     if identity.node().as_ref() != Some(&config.node_id) {
         let problem = format!(
@@ -97,11 +98,13 @@ pub async fn start(
     }
     let tasks = TaskTracker::new();
     metrics::serve(&config.metrics, &tasks, &shutdown).await?;
+    let gate = Gate::load(&config, &tls, Arc::clone(&clock)).await?;
     let app = Arc::new(build(&config, &tls, clock, &tasks, &shutdown).await?);
     let listener = TcpListener::bind(config.listen).await?;
     let address = listener.local_addr()?;
     app.start(&tasks, &shutdown).await?;
-    let routes = routes(&app, &tls).await?;
+    let routes = routes(&app).await?;
+    gate.keep_fresh(&tasks, &shutdown);
     if let Some(file) = &config.address_file {
         let text = format!("{address}\n");
         files::write(file, text.as_bytes(), Readers::Everyone, &mut os_rng()).map_err(
@@ -115,6 +118,7 @@ pub async fn start(
     let end = tokio::spawn(run(Parts {
         app,
         tls,
+        gate,
         routes,
         listener,
         limits: config.connections,
@@ -128,6 +132,7 @@ pub async fn start(
 struct Parts {
     app: Arc<App>,
     tls: Arc<Tls>,
+    gate: Gate,
     routes: Routes,
     listener: TcpListener,
     limits: ConnectionLimits,
@@ -187,7 +192,7 @@ async fn build(
     })
 }
 
-async fn routes(app: &Arc<App>, tls: &Arc<Tls>) -> Result<Routes, ServeError> {
+async fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {
     macro_rules! limited {
         ($server:ident, $service:expr) => {
             $server::new($service)
@@ -197,7 +202,6 @@ async fn routes(app: &Arc<App>, tls: &Arc<Tls>) -> Result<Routes, ServeError> {
     }
     let analysts = Analysts {
         app: Arc::clone(app),
-        revocation: tls.revocation(),
     };
     let analysts = limited!(AnalystServiceServer, analysts);
     let datasets = limited!(DatasetServiceServer, Datasets(Arc::clone(app)));
@@ -227,6 +231,7 @@ async fn run(parts: Parts) -> Result<(), ServeError> {
     let Parts {
         app,
         tls,
+        gate,
         routes,
         listener,
         limits,
@@ -240,7 +245,7 @@ async fn run(parts: Parts) -> Result<(), ServeError> {
         }
     });
     let serving = server_builder(&limits)
-        .layer(Door(tls.revocation()))
+        .layer(Door(gate))
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             tls.incoming(listener, limits),
@@ -261,3 +266,6 @@ async fn run(parts: Parts) -> Result<(), ServeError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! The node's own store: one SQLite file of mode 0600, by entity.
 
+mod access;
 mod at_rest;
 mod coverage;
 mod datasets;
@@ -25,6 +26,7 @@ use sqlx::migrate::Migrator;
 
 use at_rest::AtRest;
 
+pub use access::AccessFilter;
 pub use at_rest::Renewed;
 pub use coverage::{Cover, ProbedDataset};
 pub use datasets::{Dataset, SelectorId, SelectorRow};

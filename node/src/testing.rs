@@ -1,7 +1,10 @@
 //! What the tests of this crate share.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex as StdMutex};
 
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use sotto_common::dsse::SigningKey;
 use sotto_common::epoch::{Gms, KeySchedule};
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
@@ -163,4 +166,19 @@ pub(crate) async fn app() -> (App, TempDir) {
         probes: Jobs::new(tasks, stop),
     };
     (app, dir)
+}
+
+/// The paths of every method of the node's three services.
+pub(crate) fn methods() -> BTreeSet<String> {
+    const SERVICES: [&str; 3] = ["AnalystService", "DatasetService", "NodeAdminService"];
+    let set = FileDescriptorSet::decode(sotto_proto::FILE_DESCRIPTOR_SET).expect("decoded");
+    set.file
+        .iter()
+        .flat_map(|file| file.service.iter().map(move |s| (file.package(), s)))
+        .filter(|(_, service)| SERVICES.contains(&service.name()))
+        .flat_map(|(package, service)| {
+            let path = move |method: &str| format!("/{package}.{}/{method}", service.name());
+            service.method.iter().map(move |m| path(m.name()))
+        })
+        .collect()
 }

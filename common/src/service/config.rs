@@ -303,6 +303,28 @@ impl TlsConfig {
     }
 }
 
+/// The section `tls` of a person's client: as [`TlsConfig`], with a certificate or without one.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientTls {
+    /// PEM file: the person's certificate, then the intermediate ones. With `key`, or neither.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// PEM file of mode 0600: the private key of the certificate.
+    #[serde(default)]
+    pub key: Option<SecretFile>,
+    /// PEM file: the certificates of the authorities that the service must come from.
+    pub ca: PathBuf,
+    /// PEM file: one revocation list of every authority; without it nothing is ever revoked.
+    #[serde(default)]
+    pub crl: Option<PathBuf>,
+    /// The trust domain of every SPIFFE ID that is believed (protocol §2).
+    pub trust_domain: String,
+    /// As in [`TlsConfig`].
+    #[serde(default = "TlsConfig::default_reload_every")]
+    pub reload_every: HumanDuration,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

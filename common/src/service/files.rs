@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 use rand::CryptoRng;
 use zeroize::Zeroizing;
@@ -103,6 +104,23 @@ pub fn read_private(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 const fn is_exposed(mode: u32, handed_over: bool) -> bool {
     let allowed = if handed_over { 0o740 } else { 0o700 };
     mode & 0o777 & !allowed != 0
+}
+
+/// What changes when one of some files does: cheaper to compare than their content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileMarks(Vec<Option<(u64, u64, SystemTime)>>);
+
+impl FileMarks {
+    /// The marks of the files as they are now; a file that is not there has one too.
+    pub fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
+        use std::os::unix::fs::MetadataExt;
+
+        let mark = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
+        };
+        Self(paths.into_iter().map(mark).collect())
+    }
 }
 
 fn read_bounded(file: &File) -> io::Result<Vec<u8>> {

@@ -107,9 +107,12 @@ impl PeerIdentity {
 /// extensions.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// `None` if the certificate carries no SPIFFE ID of the trust domain: every request is then
-    /// refused, so that the peer reads why.
+    /// `None` if the certificate carries no SPIFFE ID of the trust domain, or there is none: every
+    /// request that brings no other proof is then refused, so that the peer reads why.
     pub identity: Option<PeerIdentity>,
+    /// Whether a certificate was shown and verified; always, unless the program that listens takes
+    /// connections without one ([`super::tls::ClientCertificates`]).
+    pub certified: bool,
     /// Where the connection comes from.
     pub address: SocketAddr,
 }
@@ -170,15 +173,25 @@ fn check(material: &Material, peer: &PeerIdentity) -> Result<()> {
 /// `IDENTITY_MISSING` if the certificate names nobody, `CERTIFICATE_REVOKED` if it was revoked
 /// since the connection was made.
 pub fn peer(extensions: &Extensions, revocation: &Revocation) -> Result<PeerIdentity> {
-    let identity = extensions
-        .get::<Peer>()
-        .and_then(|peer| peer.identity.clone())
-        .ok_or_else(|| {
-            Error::new(
-                ErrorCode::IdentityMissing,
-                "the certificate must carry exactly one URI SAN, a SPIFFE ID of this trust domain",
-            )
-        })?;
+    certified(extensions, revocation)?
+        .ok_or_else(|| Error::new(ErrorCode::IdentityMissing, "no certificate was shown"))
+}
+
+/// Who the certificate of a connection names; `None` if none was shown.
+///
+/// # Errors
+/// As [`peer`], but for a connection without a certificate.
+pub fn certified(extensions: &Extensions, revocation: &Revocation) -> Result<Option<PeerIdentity>> {
+    let peer = extensions.get::<Peer>();
+    if peer.is_some_and(|peer| !peer.certified) {
+        return Ok(None);
+    }
+    let identity = peer.and_then(|peer| peer.identity.clone()).ok_or_else(|| {
+        Error::new(
+            ErrorCode::IdentityMissing,
+            "the certificate must carry exactly one URI SAN, a SPIFFE ID of this trust domain",
+        )
+    })?;
     revocation.check(&identity)?;
-    Ok(identity)
+    Ok(Some(identity))
 }

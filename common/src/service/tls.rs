@@ -10,9 +10,9 @@ mod material;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -22,10 +22,12 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 pub use acceptor::{Connection, ConnectionLimits};
-pub use connector::ExpectedPeer;
-pub(super) use material::Material;
+pub(super) use connector::server_name;
+pub use connector::{ExpectedPeer, channel_without_certificate};
+pub(super) use material::{Material, plain_client};
 
 use super::config::{ConfigError, TlsConfig};
+use super::files::FileMarks;
 use super::identity::Revocation;
 use crate::ids::SpiffeId;
 
@@ -56,11 +58,23 @@ const MAX_STREAMS: u32 = 128;
 /// Metadata of one call, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 
+/// Whether those who connect to this program must show a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ClientCertificates {
+    /// The handshake fails without one (protocol §12).
+    #[default]
+    Required,
+    /// A connection may come without one: whoever answers then asks each request for other proof
+    /// of who calls. One that is shown is verified as ever.
+    Optional,
+}
+
 /// This program's end of every TLS connection: its certificate and key, the authorities and the
 /// revocation lists, as they were when their files were last read.
 #[derive(Debug)]
 pub struct Tls {
     config: TlsConfig,
+    clients: ClientCertificates,
     material: watch::Sender<Arc<Material>>,
 }
 
@@ -71,8 +85,23 @@ impl Tls {
     /// [`ConfigError`] if a file cannot be read or used, if others may read the key, if the key
     /// is not the certificate's, or if the certificate has no SPIFFE ID of the trust domain.
     pub fn load(config: TlsConfig) -> Result<Arc<Self>, ConfigError> {
-        let material = watch::Sender::new(Arc::new(Material::load(&config)?));
-        Ok(Arc::new(Self { config, material }))
+        Self::load_for(config, ClientCertificates::Required)
+    }
+
+    /// As [`Tls::load`]; says what clients must show.
+    ///
+    /// # Errors
+    /// As [`Tls::load`].
+    pub fn load_for(
+        config: TlsConfig,
+        clients: ClientCertificates,
+    ) -> Result<Arc<Self>, ConfigError> {
+        let material = watch::Sender::new(Arc::new(Material::load(&config, clients)?));
+        Ok(Arc::new(Self {
+            config,
+            clients,
+            material,
+        }))
     }
 
     /// Who this program is.
@@ -91,7 +120,7 @@ impl Tls {
     /// As [`Tls::load`], or if the certificate is of another identity; what was loaded before
     /// then stays in force.
     pub fn reload(&self) -> Result<(), ConfigError> {
-        let material = Material::load(&self.config)?;
+        let material = Material::load(&self.config, self.clients)?;
         if material.identity().spiffe() != self.current().identity().spiffe() {
             return Err(ConfigError::content(
                 &self.config.certificate,
@@ -121,7 +150,7 @@ impl Tls {
                 Some(()) = hangups.recv() => true,
                 _ = looks.tick() => false,
             };
-            let now = FileMarks::of(&self.config);
+            let now = marks(&self.config);
             if !asked && now == seen {
                 continue;
             }
@@ -157,25 +186,8 @@ pub fn server_builder(limits: &ConnectionLimits) -> Server {
         .timeout(MAX_DEADLINE)
 }
 
-/// What changes when a file does: cheaper to compare than its content.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct FileMarks(Vec<Option<(u64, u64, SystemTime)>>);
-
-impl FileMarks {
-    fn of(config: &TlsConfig) -> Self {
-        use std::os::unix::fs::MetadataExt;
-
-        let mark = |path: &Path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
-        };
-        let paths = [&config.certificate, &config.key.0, &config.ca];
-        Self(
-            paths
-                .into_iter()
-                .chain(&config.crl)
-                .map(|p| mark(p))
-                .collect(),
-        )
-    }
+/// The marks of the files of a configuration.
+fn marks(config: &TlsConfig) -> FileMarks {
+    let paths = [&config.certificate, &config.key.0, &config.ca].into_iter();
+    FileMarks::of(paths.chain(&config.crl).map(PathBuf::as_path))
 }

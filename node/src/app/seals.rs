@@ -41,6 +41,10 @@ async fn renew(app: &App) -> Result<()> {
     while let Some(step) = app.store.renew_seals(after, STEP).await? {
         (after, rows) = (step.last, rows + step.rows);
     }
+    let mut entries = 0;
+    while let Some(last) = app.store.renew_access(entries, STEP).await? {
+        entries = last;
+    }
     app.store.finish_renewal().await?;
     tracing::info!(
         rows,

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use sotto_common::ids::Role;
-use sotto_common::service::client::ClientConfig;
 pub(crate) use sotto_common::service::client::unary;
+use sotto_common::service::client::{ClientConfig, PersonChannel};
 use sotto_common::service::tls::MAX_MESSAGE;
 use sotto_proto::v1;
-use tonic::transport::Channel;
 
 use super::fault::{Fault, Result};
 
@@ -16,7 +15,7 @@ pub(crate) const CLIENT_VARIABLE: &str = "SOTTO_NODE_CLIENT";
 
 /// The node's services, as one caller.
 #[derive(Clone)]
-pub(crate) struct Client(Channel);
+pub(crate) struct Client(PersonChannel);
 
 impl Client {
     /// Reads the configuration; connects at the first call.
@@ -29,25 +28,31 @@ impl Client {
             ));
         };
         let config = ClientConfig::load(CLIENT_VARIABLE, file)?;
-        Ok(Self(config.channel(Role::Node)?))
+        Ok(Self(config.person_channel(Role::Node)?))
     }
 
     /// Hits, probes and one-off questions.
-    pub(crate) fn analyst(&self) -> v1::analyst_service_client::AnalystServiceClient<Channel> {
+    pub(crate) fn analyst(
+        &self,
+    ) -> v1::analyst_service_client::AnalystServiceClient<PersonChannel> {
         v1::analyst_service_client::AnalystServiceClient::new(self.0.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
     /// Datasets and their publication.
-    pub(crate) fn datasets(&self) -> v1::dataset_service_client::DatasetServiceClient<Channel> {
+    pub(crate) fn datasets(
+        &self,
+    ) -> v1::dataset_service_client::DatasetServiceClient<PersonChannel> {
         v1::dataset_service_client::DatasetServiceClient::new(self.0.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
     /// Members, epochs and the status.
-    pub(crate) fn admin(&self) -> v1::node_admin_service_client::NodeAdminServiceClient<Channel> {
+    pub(crate) fn admin(
+        &self,
+    ) -> v1::node_admin_service_client::NodeAdminServiceClient<PersonChannel> {
         v1::node_admin_service_client::NodeAdminServiceClient::new(self.0.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)

@@ -186,11 +186,12 @@ const fn hint(code: ErrorCode) -> Option<&'static str> {
         C::CaseRefMissing => "give --case",
         C::IdentityMissing => {
             "the client configuration needs a certificate with one SPIFFE ID of the node's trust \
-             domain"
+             domain or, where the node takes them, a token_file with an access token that is valid"
         }
         C::RoleForbidden => {
-            "datasets, publications, members and epochs are for /data-manager/…; probes for \
-             /analyst/… and /approver/…; choose the certificate in the client configuration"
+            "datasets, publications, members and epochs are for data managers, probes for analysts \
+             and approvers, the access log for supervisors; choose the certificate in the client \
+             configuration, or ask the node's administrator to add you to its role file"
         }
         C::CertificateRevoked => "ask for a new certificate",
         C::NotAMember => "ask the operator to enrol this node",

@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use sotto_common::dsse::Fingerprint;
 use sotto_common::error::Error;
 use sotto_proto::convert::{epoch, text, to_timestamp};
+use sotto_proto::status::to_status;
 use sotto_proto::v1;
 use sotto_proto::v1::node_admin_service_server::NodeAdminService;
 use tonic::{Request, Response, Status};
 
+use super::access::export;
 use super::answer;
 use crate::app::App;
 use crate::app::members::Member;
+use crate::auth::Caller;
 
 /// Keys, members and epochs of this node.
 pub(crate) struct Admin(pub(crate) Arc<App>);
@@ -29,11 +33,16 @@ impl NodeAdminService for Admin {
 
     async fn export_access_log(
         &self,
-        _: Request<v1::ExportAccessLogRequest>,
+        request: Request<v1::ExportAccessLogRequest>,
     ) -> Result<Response<Self::ExportAccessLogStream>, Status> {
-        Err(sotto_proto::status::to_status(Error::internal(
-            "not built yet",
-        )))
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            let entries = export(&self.0, &caller, request.into_inner()).await?;
+            let entries: Self::ExportAccessLogStream =
+                entries.map(|entry| entry.map_err(to_status)).boxed();
+            Ok(entries)
+        })
+        .await
     }
 
     async fn list_members(

@@ -8,16 +8,18 @@ use futures::StreamExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::grounds::Grounds;
 use sotto_common::ids::HitId;
-use sotto_common::service::identity::{PeerIdentity, Revocation};
 use sotto_proto::convert::{id, text};
 use sotto_proto::status::to_status;
 use sotto_proto::v1;
 use sotto_proto::v1::analyst_service_server::AnalystService;
 use tonic::{Request, Response, Status};
 
+use super::access::{note_hits, watched};
 use super::{Answers, answer, progress};
+use crate::access::Why;
 use crate::app::probe::ProbeProgress;
 use crate::app::{App, node_ids};
+use crate::auth::Caller;
 use crate::store::ProbeKey;
 use hits::{decision, hit_filter, record_hit, second_factor, story_response};
 
@@ -27,7 +29,6 @@ const LARGEST_PAGE: u32 = 1000;
 /// What analysts ask.
 pub(crate) struct Analysts {
     pub(crate) app: Arc<App>,
-    pub(crate) revocation: Revocation,
 }
 
 #[tonic::async_trait]
@@ -61,6 +62,7 @@ impl AnalystService for Analysts {
         request: Request<v1::CheckSelectorRequest>,
     ) -> Result<Response<v1::CheckSelectorResponse>, Status> {
         answer(async {
+            let caller = Caller::of(request.extensions())?;
             let request = request.into_inner();
             let policy = text("policy", &request.policy)?;
             let grounds = grounds(request.grounds)?;
@@ -69,13 +71,23 @@ impl AnalystService for Analysts {
                 .app
                 .check(policy, &request.value, &request.region, &grounds, &targets)
                 .await?;
+            let hits = hits.into_iter();
+            let hits: Vec<_> = hits
+                .map(|hit| record_hit(hit, &self.app.community))
+                .collect();
+            let why = Why::of_case(grounds.case_ref());
+            note_hits(
+                &self.app,
+                &caller,
+                "AnalystService/CheckSelector",
+                &hits,
+                &why,
+            )
+            .await?;
             Ok(v1::CheckSelectorResponse {
                 // The node's own analyst asked for it (protocol §1).
                 canonical: canonical.expose().to_owned(),
-                hits: hits
-                    .into_iter()
-                    .map(|hit| record_hit(hit, &self.app.community))
-                    .collect(),
+                hits,
             })
         })
         .await
@@ -86,6 +98,10 @@ impl AnalystService for Analysts {
         request: Request<v1::ListRecordHitsRequest>,
     ) -> Result<Response<v1::ListRecordHitsResponse>, Status> {
         answer(async {
+            let (caller, why) = (
+                Caller::of(request.extensions())?,
+                Why::parse(&request.get_ref().why)?,
+            );
             let request = request.into_inner();
             let size = match request.page_size {
                 0 => DEFAULT_PAGE,
@@ -97,12 +113,22 @@ impl AnalystService for Analysts {
             let more = hits.len() > size as usize;
             hits.truncate(size as usize);
             let last = hits.last().filter(|_| more);
+            let next_page_token = last.map(|h| h.thread.to_string()).unwrap_or_default();
+            let hits = hits.into_iter();
+            let hits: Vec<_> = hits
+                .map(|hit| record_hit(hit, &self.app.community))
+                .collect();
+            note_hits(
+                &self.app,
+                &caller,
+                "AnalystService/ListRecordHits",
+                &hits,
+                &why,
+            )
+            .await?;
             Ok(v1::ListRecordHitsResponse {
-                next_page_token: last.map(|h| h.thread.to_string()).unwrap_or_default(),
-                hits: hits
-                    .into_iter()
-                    .map(|hit| record_hit(hit, &self.app.community))
-                    .collect(),
+                next_page_token,
+                hits,
             })
         })
         .await
@@ -113,12 +139,20 @@ impl AnalystService for Analysts {
         request: Request<v1::GetRecordHitRequest>,
     ) -> Result<Response<v1::GetRecordHitResponse>, Status> {
         answer(async {
+            let (caller, why) = (
+                Caller::of(request.extensions())?,
+                Why::parse(&request.get_ref().why)?,
+            );
             let request = request.into_inner();
             let hit = id("hit_id", &request.hit_id, HitId::from_slice)?;
             let story = self.app.store.hit_story(hit).await?;
             let story = story
                 .ok_or_else(|| Error::new(ErrorCode::HitUnknown, "there is no such hit here"))?;
-            Ok(story_response(story, &self.app.community))
+            let response = story_response(story, &self.app.community);
+            let read = response.hit.as_slice();
+            let action = "AnalystService/GetRecordHit";
+            note_hits(&self.app, &caller, action, read, &why).await?;
+            Ok(response)
         })
         .await
     }
@@ -128,18 +162,20 @@ impl AnalystService for Analysts {
         request: Request<v1::ReviewHitRequest>,
     ) -> Result<Response<v1::ReviewHitResponse>, Status> {
         answer(async {
-            let person = person(&request)?;
+            let caller = Caller::of(request.extensions())?;
             let request = request.into_inner();
             let hit = id("hit_id", &request.hit_id, HitId::from_slice)?;
             let decision = decision(&request)?;
             let factor = second_factor(&request)?;
             let hit = self
                 .app
-                .review(&person, hit, decision, &request.reason, factor)
+                .review(&caller.person, hit, decision, &request.reason, factor)
                 .await?;
-            Ok(v1::ReviewHitResponse {
-                hit: Some(record_hit(hit, &self.app.community)),
-            })
+            let hit = record_hit(hit, &self.app.community);
+            let read = std::slice::from_ref(&hit);
+            let action = "AnalystService/ReviewHit";
+            note_hits(&self.app, &caller, action, read, &Why::parse("")?).await?;
+            Ok(v1::ReviewHitResponse { hit: Some(hit) })
         })
         .await
     }
@@ -150,33 +186,26 @@ impl AnalystService for Analysts {
         &self,
         request: Request<v1::WatchRecordHitsRequest>,
     ) -> Result<Response<Self::WatchRecordHitsStream>, Status> {
-        let peer = request.extensions().get::<PeerIdentity>().cloned();
-        let community = self.app.community.clone();
-        let events = self.app.follow_hits(request.into_inner().cursor);
-        let events = events.map(move |event| match event {
-            Ok(event) => Ok(v1::WatchRecordHitsResponse {
-                cursor: event.cursor,
-                hit: Some(record_hit(event, &community)),
-            }),
-            Err(error) => Err(to_status(error)),
-        });
-        // The door was passed long ago when an event comes: the stream ends with the certificate.
-        let revocation = self.revocation.clone();
-        let revoked = async move {
-            match peer {
-                Some(peer) => revocation.revoked(peer).await,
-                None => std::future::pending().await,
-            }
-        };
-        Ok(Response::new(events.take_until(Box::pin(revoked)).boxed()))
+        answer(async {
+            let (caller, why) = (
+                Caller::of(request.extensions())?,
+                Why::parse(&request.get_ref().why)?,
+            );
+            let community = self.app.community.clone();
+            let events = self.app.follow_hits(request.into_inner().cursor);
+            let events = events.map(move |event| {
+                event.map(|event| v1::WatchRecordHitsResponse {
+                    cursor: event.cursor,
+                    hit: Some(record_hit(event, &community)),
+                })
+            });
+            let events = watched(Arc::clone(&self.app), caller, why, events);
+            let events: Self::WatchRecordHitsStream =
+                events.map(|event| event.map_err(to_status)).boxed();
+            Ok(events)
+        })
+        .await
     }
-}
-
-/// Who calls, as the story of a hit names persons.
-fn person<T>(request: &Request<T>) -> Result<String> {
-    let peer = request.extensions().get::<PeerIdentity>();
-    let peer = peer.ok_or_else(|| Error::new(ErrorCode::IdentityMissing, "nobody calls"))?;
-    Ok(peer.spiffe().to_string())
 }
 
 fn grounds(wire: Option<v1::ProbeGrounds>) -> Result<Grounds> {

@@ -1,14 +1,22 @@
 //! Who may call what: one table, asked at the door for every request.
 
+use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use prost::bytes::Bytes;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::Role;
-use sotto_common::service::identity::{self, PeerIdentity, Revocation};
 use sotto_proto::status::to_status;
+use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
+
+use crate::auth::{Caller, Gate};
 
 use Role::{Analyst, Approver, DataManager, Supervisor};
 
@@ -16,7 +24,7 @@ use Role::{Analyst, Approver, DataManager, Supervisor};
 const EVERYONE: &[Role] = &[Analyst, Approver, Supervisor, DataManager];
 
 /// Every method of the node's three services, and the roles that may call it.
-const ROLES: &[(&str, &[Role])] = &[
+pub(crate) const ROLES: &[(&str, &[Role])] = &[
     (
         "/sotto.v1.AnalystService/ProbeDataset",
         &[Analyst, Approver],
@@ -52,19 +60,22 @@ const ROLES: &[(&str, &[Role])] = &[
 /// Those who read hits.
 const READERS: &[Role] = &[Analyst, Approver, Supervisor];
 
-/// Services that tell nothing of the node's own, for everyone with a certificate.
+/// Services that tell nothing of the node's own, for everyone who is known.
 const OPEN: &[&str] = &["/grpc.health.v1.", "/grpc.reflection."];
 
-fn check_role(path: &str, role: Role) -> Result<()> {
+fn check_role(path: &str, own: &BTreeSet<Role>) -> Result<()> {
     let allowed = ROLES.iter().find(|(method, _)| *method == path);
     let may = match allowed {
-        Some((_, roles)) => roles.contains(&role),
+        Some((_, roles)) => roles.iter().any(|role| own.contains(role)),
         None => OPEN.iter().any(|prefix| path.starts_with(prefix)),
     };
     if may {
         return Ok(());
     }
     let text = match allowed {
+        Some(_) if own.is_empty() => {
+            "this node gives you no role: its administrator or data manager adds people".into()
+        }
         Some((_, roles)) => {
             let roles: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
             format!("this call is for the roles {}", roles.join(", "))
@@ -74,10 +85,10 @@ fn check_role(path: &str, role: Role) -> Result<()> {
     Err(Error::new(ErrorCode::RoleForbidden, text))
 }
 
-/// The door of the local services: identity, revocation, role. It leaves the caller's identity
-/// among the extensions of the request.
-#[derive(Clone, Debug)]
-pub(crate) struct Door(pub(crate) Revocation);
+/// The door of the local services: identity, revocation, role. It leaves the [`Caller`] among the
+/// extensions of the request.
+#[derive(Clone)]
+pub(crate) struct Door(pub(crate) Gate);
 
 impl<S> Layer<S> for Door {
     type Service = Guarded<S>;
@@ -85,29 +96,64 @@ impl<S> Layer<S> for Door {
     fn layer(&self, inner: S) -> Guarded<S> {
         Guarded {
             inner,
-            revocation: self.0.clone(),
+            gate: self.0.clone(),
         }
     }
 }
 
 /// A service behind the [`Door`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Guarded<S> {
     inner: S,
-    revocation: Revocation,
+    gate: Gate,
 }
 
-impl<S> Guarded<S> {
-    fn enter<B>(&self, request: &http::Request<B>) -> Result<PeerIdentity> {
-        let peer = identity::peer(request.extensions(), &self.revocation)?;
-        check_role(request.uri().path(), peer.spiffe().role())?;
-        Ok(peer)
+async fn enter(gate: &Gate, request: &mut Parts) -> Result<Caller> {
+    let caller = gate.admit(request).await?;
+    check_role(request.uri.path(), &caller.roles)?;
+    Ok(caller)
+}
+
+/// An answer that ends when its caller may not go on ([`Gate::ended`]): a stream of hits would
+/// else live as long as its connection, up to an hour after the door was passed.
+///
+/// The end is an orderly one: a client that still may calls again.
+struct Ending {
+    inner: Body,
+    ended: BoxFuture<'static, ()>,
+}
+
+impl HttpBody for Ending {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.inner.is_end_stream() && self.ended.as_mut().poll(cx).is_ready() {
+            // What comes after the trailers is nothing.
+            self.inner = Body::empty();
+            let mut trailers = HeaderMap::new();
+            trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 
 impl<S, B> Service<http::Request<B>> for Guarded<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    B: Send + 'static,
+    S: Service<http::Request<B>, Response = http::Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -119,42 +165,33 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        match self.enter(&request) {
-            Ok(peer) => {
-                request.extensions_mut().insert(peer);
-                Box::pin(self.inner.call(request))
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let gate = self.gate.clone();
+        // The one that said that it is ready is the one to be called.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let (mut parts, body) = request.into_parts();
+        Box::pin(async move {
+            match enter(&gate, &mut parts).await {
+                Ok(caller) => {
+                    let request = http::Request::from_parts(parts, body);
+                    let ended = gate.ended(&caller);
+                    let ending = |inner| Body::new(Ending { inner, ended });
+                    Ok(inner.call(request).await?.map(ending))
+                }
+                Err(error) => Ok(to_status(error).into_http()),
             }
-            Err(error) => {
-                let response = to_status(error).into_http();
-                Box::pin(std::future::ready(Ok(response)))
-            }
-        }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use prost::Message as _;
-    use prost_types::FileDescriptorSet;
-
     use super::*;
+    use crate::testing::methods;
 
-    const SERVICES: [&str; 3] = ["AnalystService", "DatasetService", "NodeAdminService"];
-
-    fn methods() -> BTreeSet<String> {
-        let set = FileDescriptorSet::decode(sotto_proto::FILE_DESCRIPTOR_SET).expect("decoded");
-        set.file
-            .iter()
-            .flat_map(|file| file.service.iter().map(move |s| (file.package(), s)))
-            .filter(|(_, service)| SERVICES.contains(&service.name()))
-            .flat_map(|(package, service)| {
-                let path = move |method: &str| format!("/{package}.{}/{method}", service.name());
-                service.method.iter().map(move |m| path(m.name()))
-            })
-            .collect()
+    fn check(path: &str, roles: &[Role]) -> Result<()> {
+        check_role(path, &roles.iter().copied().collect())
     }
 
     #[test]
@@ -170,22 +207,29 @@ mod tests {
             assert!(!roles.is_empty());
             for role in Role::ALL {
                 assert_eq!(
-                    check_role(path, role).is_ok(),
+                    check(path, &[role]).is_ok(),
                     roles.contains(&role),
                     "{path}"
                 );
+                // Any role of several is enough.
+                let several = check(path, &[role, Role::Supervisor]);
+                let may = roles.contains(&role) || roles.contains(&Role::Supervisor);
+                assert_eq!(several.is_ok(), may, "{path}");
             }
             for machine in [Role::Node, Role::Broker, Role::Operator, Role::Auditor] {
-                assert!(check_role(path, machine).is_err(), "{path}");
+                assert!(check(path, &[machine]).is_err(), "{path}");
             }
+            let nobody = check(path, &[]).expect_err("refused");
+            assert!(nobody.to_string().contains("gives you no role"), "{path}");
         }
     }
 
     #[test]
     fn health_is_for_everyone_and_unknown_calls_for_nobody() {
-        assert!(check_role("/grpc.health.v1.Health/Check", Role::Node).is_ok());
+        assert!(check("/grpc.health.v1.Health/Check", &[Role::Node]).is_ok());
+        assert!(check("/grpc.health.v1.Health/Check", &[]).is_ok());
         for path in ["/sotto.v1.AnalystService/Other", "/x", "/"] {
-            let error = check_role(path, Role::Analyst).expect_err("refused");
+            let error = check(path, &[Role::Analyst]).expect_err("refused");
             assert_eq!(error.code, ErrorCode::RoleForbidden);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -38,7 +38,8 @@ const ACCEPTED: usize = 16;
 pub struct ConnectionLimits {
     /// Connections at a time, those that still shake hands included; more are closed at once.
     pub open: usize,
-    /// Connections at a time of one identity, or of all peers without one; more are closed.
+    /// Connections at a time of one identity, or of all peers without one at one address; more are
+    /// closed.
     pub per_peer: usize,
     /// Handshakes at a time; beyond that the one that has taken longest is cut off.
     pub handshakes: usize,
@@ -163,14 +164,22 @@ pub struct Connection {
 
 /// The connections open of each identity: one member must not take everybody's room.
 #[derive(Clone, Debug, Default)]
-struct Seats(Arc<Mutex<HashMap<Option<SpiffeId>, usize>>>);
+struct Seats(Arc<Mutex<HashMap<Whose, usize>>>);
+
+/// Whose a connection is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Whose {
+    Identity(SpiffeId),
+    /// Without an identity: those at one address must not take the seats of all others.
+    Address(IpAddr),
+}
 
 impl Seats {
-    fn taken(&self) -> MutexGuard<'_, HashMap<Option<SpiffeId>, usize>> {
+    fn taken(&self) -> MutexGuard<'_, HashMap<Whose, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, whose: Option<SpiffeId>, most: usize) -> Option<Seat> {
+    fn take(&self, whose: Whose, most: usize) -> Option<Seat> {
         let mut taken = self.taken();
         let count = taken.entry(whose.clone()).or_default();
         if *count >= most {
@@ -188,7 +197,7 @@ impl Seats {
 #[derive(Debug)]
 struct Seat {
     seats: Seats,
-    whose: Option<SpiffeId>,
+    whose: Whose,
 }
 
 impl Drop for Seat {
@@ -215,15 +224,16 @@ impl Connection {
         tcp.set_nodelay(true)?;
         let acceptor = TlsAcceptor::from(tls.current().server());
         let stream = acceptor.accept(tcp).await?;
-        let identity = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(<[_]>::first)
-            .and_then(|certificate| {
-                PeerIdentity::from_certificate(certificate, &tls.config.trust_domain).ok()
-            });
-        let whose = identity.as_ref().map(|identity| identity.spiffe().clone());
+        let certificates = stream.get_ref().1.peer_certificates();
+        let certificate = certificates.and_then(<[_]>::first);
+        let certified = certificate.is_some();
+        let identity = certificate.and_then(|certificate| {
+            PeerIdentity::from_certificate(certificate, &tls.config.trust_domain).ok()
+        });
+        let whose = match &identity {
+            Some(identity) => Whose::Identity(identity.spiffe().clone()),
+            None => Whose::Address(address.ip()),
+        };
         let seat = seats.take(whose, limits.per_peer).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::QuotaExceeded,
@@ -232,7 +242,11 @@ impl Connection {
         })?;
         Ok(Self {
             stream,
-            peer: Peer { identity, address },
+            peer: Peer {
+                identity,
+                certified,
+                address,
+            },
             end: Box::pin(sleep(limits.age())),
             _room: room,
             _seat: seat,

@@ -13,9 +13,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
-use super::FileMarks;
+use super::{ClientCertificates, marks};
 use crate::service::config::{ConfigError, TlsConfig};
-use crate::service::files;
+use crate::service::files::{self, FileMarks};
 use crate::service::identity::PeerIdentity;
 
 /// The one application protocol: gRPC is HTTP/2.
@@ -32,9 +32,12 @@ pub(in crate::service) struct Material {
 }
 
 impl Material {
-    pub(super) fn load(config: &TlsConfig) -> Result<Self, ConfigError> {
+    pub(super) fn load(
+        config: &TlsConfig,
+        clients: ClientCertificates,
+    ) -> Result<Self, ConfigError> {
         // Before the reading: a change in between is then seen as one that came later.
-        let files = FileMarks::of(config);
+        let files = marks(config);
         let provider = Arc::new(provider());
         let own = Arc::new(own_key(config, &provider)?);
         let identity = own
@@ -53,8 +56,8 @@ impl Material {
             files,
             identity,
             crls,
-            server: server(config, &provider, &roots, &crl_ders, &own)?,
-            client: client(config, &provider, &roots, &crl_ders, &own)?,
+            server: server(config, clients, &provider, &roots, &crl_ders, &own)?,
+            client: client(&config.ca, &provider, &roots, &crl_ders, Some(&own))?,
         })
     }
 
@@ -147,6 +150,7 @@ fn revocation_lists(path: &Path) -> Result<RevocationLists, ConfigError> {
 
 fn server(
     config: &TlsConfig,
+    clients: ClientCertificates,
     provider: &Arc<CryptoProvider>,
     roots: &Arc<RootCertStore>,
     crls: &[CertificateRevocationListDer<'static>],
@@ -156,9 +160,13 @@ fn server(
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
             .with_crls(crls.iter().cloned())
-            .enforce_revocation_expiration()
-            .build()
-            .map_err(|error| ConfigError::content(&config.ca, error.to_string()))?;
+            .enforce_revocation_expiration();
+    let verifier = match clients {
+        ClientCertificates::Required => verifier,
+        ClientCertificates::Optional => verifier.allow_unauthenticated(),
+    }
+    .build()
+    .map_err(|error| ConfigError::content(&config.ca, error.to_string()))?;
     let mut server = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| ConfigError::Setting(error.to_string()))?
@@ -171,24 +179,49 @@ fn server(
     Ok(Arc::new(server))
 }
 
+/// The client's end of somebody who has no certificate.
+pub(super) fn client_without_certificate(
+    ca: &Path,
+    crl: Option<&Path>,
+) -> Result<Arc<ClientConfig>, ConfigError> {
+    let roots = Arc::new(roots(ca)?);
+    let (lists, _) = match crl {
+        Some(path) => revocation_lists(path)?,
+        None => (Vec::new(), Vec::new()),
+    };
+    client(ca, &Arc::new(provider()), &roots, &lists, None)
+}
+
+/// The end of a client of services that are not Sotto's: HTTP/1.1, and no certificate of its own.
+pub(in crate::service) fn plain_client(ca: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
+    let mut config = (*client_without_certificate(ca, None)?).clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 fn client(
-    config: &TlsConfig,
+    ca: &Path,
     provider: &Arc<CryptoProvider>,
     roots: &Arc<RootCertStore>,
     crls: &[CertificateRevocationListDer<'static>],
-    own: &Arc<CertifiedKey>,
+    own: Option<&Arc<CertifiedKey>>,
 ) -> Result<Arc<ClientConfig>, ConfigError> {
     let verifier =
         WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
             .with_crls(crls.iter().cloned())
             .enforce_revocation_expiration()
             .build()
-            .map_err(|error| ConfigError::content(&config.ca, error.to_string()))?;
-    let mut client = ClientConfig::builder_with_provider(Arc::clone(provider))
+            .map_err(|error| ConfigError::content(ca, error.to_string()))?;
+    let client = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| ConfigError::Setting(error.to_string()))?
-        .with_webpki_verifier(verifier)
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(own))));
+        .with_webpki_verifier(verifier);
+    let mut client = match own {
+        Some(own) => {
+            client.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(own))))
+        }
+        None => client.with_no_client_auth(),
+    };
     client.resumption = Resumption::disabled();
     client.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(client))

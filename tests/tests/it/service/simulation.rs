@@ -70,7 +70,7 @@ impl Simulation {
     }
 
     async fn hour(&mut self) {
-        for _ in 0..self.rng.random_range(0..3) {
+        for _ in 0..self.rng.random_range(0..5) {
             let own = self.rng.random_range(0..self.units.len());
             if self.units[own].runs() {
                 let change = Change::draw(&self.lists[own], &mut self.rng);
@@ -82,8 +82,16 @@ impl Simulation {
         if !self.broker_runs && self.rng.random_ratio(1, 3) {
             self.stop_or_start_the_broker().await;
         }
+        for which in 0..self.units.len() {
+            if !self.units[which].runs() && self.rng.random_ratio(1, 4) {
+                self.stop_or_start(which).await;
+            }
+        }
         match self.rng.random_range(0..20) {
-            0..=2 => self.stop_or_start_a_unit().await,
+            0..=2 => {
+                let which = self.rng.random_range(0..self.units.len());
+                self.stop_or_start(which).await;
+            }
             3 | 4 if self.broker_runs => self.stop_or_start_the_broker().await,
             5 if self.broker_runs => self.change_a_quota().await,
             // Many changes meet nodes that are still at work on the ones before.
@@ -96,8 +104,7 @@ impl Simulation {
         }
     }
 
-    async fn stop_or_start_a_unit(&mut self) {
-        let which = self.rng.random_range(0..self.units.len());
+    async fn stop_or_start(&mut self, which: usize) {
         let unit = &mut self.units[which];
         if unit.runs() {
             unit.stop().await;
