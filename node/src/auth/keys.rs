@@ -254,3 +254,158 @@ impl Fetched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::ServerConfig;
+    use rustls::crypto::aws_lc_rs;
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    use sotto_common::random::os_rng;
+    use sotto_common::service::pki::{LabCa, Leaf};
+    use sotto_common::time::{MockClock, SystemClock};
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::watch;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::auth::testing::{IssuerKey, key_set};
+
+    /// The address of an identity provider.
+    struct Provider {
+        dir: TempDir,
+        url: String,
+        /// What it answers; without it, it hangs up.
+        content: watch::Sender<Option<String>>,
+        /// How often it was asked.
+        asked: watch::Sender<usize>,
+    }
+
+    impl Provider {
+        async fn start() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let (now, mut rng) = (SystemClock.now(), os_rng());
+            let ca = LabCa::create(dir.path(), "sotto.test", now, &mut rng).expect("made");
+            let leaf = Leaf {
+                spiffe: "spiffe://sotto.test/broker/login".parse().expect("valid"),
+                hosts: vec!["localhost".into()],
+                from: now,
+                days: 1,
+            };
+            let issued = ca.issue(&leaf, &mut rng).expect("issued");
+            let certificate = CertificateDer::from_pem_slice(issued.certificate.as_bytes());
+            let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("a key");
+            let provider = Arc::new(aws_lc_rs::default_provider());
+            let config = ServerConfig::builder_with_provider(provider)
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .expect("TLS 1.3")
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.expect("PEM")], key)
+                .expect("a pair");
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let port = listener.local_addr().expect("bound").port();
+            let (content, asked) = (watch::Sender::new(None), watch::Sender::new(0));
+            let (answers, counts) = (content.subscribe(), asked.clone());
+            tokio::spawn(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    let answer = answers.borrow().clone();
+                    let _ = answer_one(&acceptor, tcp, answer, &counts).await;
+                }
+            });
+            Self {
+                dir,
+                url: format!("https://localhost:{port}/jwks"),
+                content,
+                asked,
+            }
+        }
+
+        fn asked(&self) -> usize {
+            *self.asked.borrow()
+        }
+    }
+
+    async fn answer_one(
+        acceptor: &TlsAcceptor,
+        tcp: TcpStream,
+        answer: Option<String>,
+        asked: &watch::Sender<usize>,
+    ) -> std::io::Result<()> {
+        let mut stream = acceptor.accept(tcp).await?;
+        let length = stream.read(&mut [0; 1024]).await?;
+        assert!(length > 0);
+        asked.send_modify(|count| *count += 1);
+        if let Some(text) = answer {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
+            stream.write_all((head + &text).as_bytes()).await?;
+        }
+        stream.shutdown().await
+    }
+
+    #[tokio::test]
+    async fn keys_of_an_address_are_looked_for_once_a_minute_and_fetched_every_hour() {
+        let provider = Provider::start().await;
+        let clock = MockClock::at(Timestamp::from_seconds(1_800_000_000));
+        let (a, b) = (
+            IssuerKey::new("a", Algorithm::ES256),
+            IssuerKey::new("b", Algorithm::EdDSA),
+        );
+        let ca = provider.dir.path().join("ca.pem");
+        let source = KeySource::address(
+            &provider.url,
+            &ca,
+            vec![Algorithm::ES256, Algorithm::EdDSA],
+            Arc::new(clock.clone()),
+        );
+        // The node starts while its provider is away.
+        let source = Arc::new(source.await.expect("an address"));
+        assert!(source.key("a").await.is_none());
+        assert_eq!(provider.asked(), 1);
+
+        provider.content.send_replace(Some(key_set(&[&a])));
+        assert!(source.key("a").await.is_none());
+        clock.advance(PAUSE);
+        let found = futures::future::join_all((0..8).map(|_| source.key("a"))).await;
+        assert!(found.iter().all(Option::is_some));
+        assert_eq!(provider.asked(), 2);
+
+        provider.content.send_replace(Some(key_set(&[&a, &b])));
+        for _ in 0..3 {
+            assert!(source.key("b").await.is_none());
+        }
+        assert_eq!(provider.asked(), 2);
+        clock.advance(PAUSE);
+        assert!(source.key("b").await.is_some());
+        assert_eq!(provider.asked(), 3);
+
+        // By the hour, and what was there stays if the provider answers nothing of use.
+        let mut asked = provider.asked.subscribe();
+        let fetching = Arc::clone(&source);
+        let fetching = tokio::spawn(async move { fetching.keep_fetching().await });
+        for (count, content) in [(4, None), (5, Some("{}".into())), (6, Some(key_set(&[&b])))] {
+            provider.content.send_replace(content);
+            tokio::task::yield_now().await;
+            clock.advance(REFRESH);
+            asked
+                .wait_for(|asked| *asked == count)
+                .await
+                .expect("asked");
+            // Waits for whoever fetches.
+            source.key("unknown").await;
+            assert_eq!(source.key("a").await.is_some(), count < 6, "{count}");
+            assert!(source.key("b").await.is_some(), "{count}");
+        }
+        fetching.abort();
+    }
+
+    #[test]
+    fn a_set_of_too_many_keys_is_refused() {
+        let key = serde_json::json!({ "kty": "oct" });
+        let keys = serde_json::json!({ "keys": vec![key; MAX_KEYS + 1] });
+        let error = KeySet::parse(keys.to_string().as_bytes(), &[]).expect_err("refused");
+        assert!(error.contains("256"), "{error}");
+    }
+}

@@ -34,8 +34,11 @@ impl IssuerKey {
                 EncodingKey::from_ec_der(&pair.serialize_der())
             }
             Algorithm::EdDSA => {
+                // The library takes version 1 of PKCS#8, without the public key.
                 let pair = KeyPair::generate_for(&PKCS_ED25519).expect("made");
-                EncodingKey::from_ed_der(&pair.serialize_der())
+                let seed = &pair.serialize_der()[16..48];
+                let prefix = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
+                EncodingKey::from_ed_der(&[&prefix[..], seed].concat())
             }
             other => panic!("no test signs with {other:?}"),
         };
