@@ -13,6 +13,7 @@ pub mod files;
 pub mod identity;
 pub mod metrics;
 pub mod pki;
+pub mod postgres;
 pub mod schema;
 pub mod shutdown;
 pub mod sqlite;

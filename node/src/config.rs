@@ -1,5 +1,8 @@
 //! What a node is told: its configuration file and environment.
 
+mod query;
+mod sources;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +15,8 @@ use sotto_common::service::config::{self, ConfigError, HumanDuration, TlsConfig}
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
+
+pub use sources::{Columns, SourceConfig, SourceDatabase, Sources};
 
 /// Variables of the environment that go over the file begin with this and two underscores.
 pub const ENVIRONMENT_PREFIX: &str = "SOTTO_NODE";
@@ -52,6 +57,9 @@ pub struct NodeConfig {
     /// What the service does by itself, and when.
     #[serde(default)]
     pub service: Settings,
+    /// Databases of the unit that datasets are filled from.
+    #[serde(default)]
+    pub sources: Sources,
     /// How log lines look.
     #[serde(default)]
     pub log: LogConfig,

@@ -189,9 +189,14 @@ fn normal(
     }))
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// Whether a dataset may have this name.
+pub(crate) fn is_dataset_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-    if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if is_dataset_name(name) {
         Ok(())
     } else {
         Err(Error::field("dataset", "[a-z0-9_-]{1,64}"))
