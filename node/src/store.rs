@@ -8,6 +8,7 @@ mod layers;
 mod members;
 mod probes;
 mod publications;
+mod sources;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -27,6 +28,7 @@ pub use layers::{Layer, Publishing};
 pub use members::Pinned;
 pub use probes::{Batch, ProbeKey, ProbeKind, ProbeSession};
 pub use publications::OutboxItem;
+pub use sources::{SourceCounts, SourceState, Watermark};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 

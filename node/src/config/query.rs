@@ -2,7 +2,7 @@
 
 /// What is wrong with a query; repeats nothing of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum InvalidQuery {
+pub(super) enum InvalidQuery {
     /// There is nothing in it.
     #[error("is empty")]
     Empty,
