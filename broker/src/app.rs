@@ -1,7 +1,9 @@
 //! What the broker does, free of transport: use cases over the ledger, the filter files and the
 //! matcher, with the clock given (style §1).
 
+mod catalogue;
 mod epochs;
+mod feedback;
 mod hits;
 mod membership;
 mod probing;
@@ -21,6 +23,7 @@ use sotto_proto::convert;
 use sotto_proto::v1;
 use tokio::sync::{Mutex, RwLock};
 
+pub(crate) use catalogue::{CatalogueChange, CatalogueWatch};
 pub(crate) use epochs::EpochView;
 pub(crate) use membership::LimitsChange;
 pub(crate) use probing::{Opening, ProbeSession};

@@ -83,6 +83,9 @@ enum Command {
     /// Hits that the flood guard holds back.
     #[command(subcommand)]
     Quarantine(operator::QuarantineCommand),
+    /// How hits fared.
+    #[command(subcommand)]
+    Hits(operator::HitsCommand),
 }
 
 /// Why a command ends without its result.
@@ -140,6 +143,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
                 Command::Limits(command) => client.limits(command).await,
                 Command::Epoch(command) => client.epoch(command).await,
                 Command::Quarantine(command) => client.quarantine(command).await,
+                Command::Hits(command) => client.hits(command).await,
                 Command::Serve { .. } | Command::LabPki(_) | Command::Ledger(_) => Ok(()),
             }
         }

@@ -18,7 +18,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use scoped_futures::{ScopedBoxFuture, ScopedFutureExt as _};
 use sotto_common::error::{Error, Result};
-use sotto_common::hit::HitState;
+use sotto_common::hit::{HitDecision, HitState};
 use sotto_common::ids::{
     CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId,
 };
@@ -34,8 +34,9 @@ use crate::config::{Config, Ledger};
 use postgres::Postgres;
 
 pub(crate) use model::{
-    Act, BatchRecord, ChunkRecord, EpochRecord, GuardKey, HitEventRecord, HitFilter, HitRecord,
-    Limits, MemberRecord, NodeRecord, PublicationRecord, ReplicaRecord, SessionRecord, StackKey,
+    Act, BatchRecord, ChunkRecord, EpochRecord, FeedbackRecord, GuardKey, HitEventRecord,
+    HitFilter, HitRecord, HitStatistic, Limits, MemberRecord, NodeRecord, PublicationRecord,
+    ReplicaRecord, SessionRecord, StackKey,
 };
 pub(crate) use wakeups::{Signal, Wakeups};
 
@@ -274,6 +275,28 @@ pub(crate) trait HitTx: Send {
     ) -> Result<Vec<HitRecord>>;
     /// A hit was seen again, or changed state.
     async fn update_hit(&mut self, hit: &HitRecord) -> Result<()>;
+    /// Epochs with hits that can expire, ended ones too.
+    async fn get_epochs_with_open_hits(&mut self) -> Result<Vec<(CommunityId, EpochRecord)>>;
+    /// Hits of an epoch that can expire and were last touched before `before`, at most `limit`.
+    async fn get_untouched_hits(
+        &mut self,
+        community: &CommunityId,
+        epoch: Epoch,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<HitRecord>>;
+    /// Keeps a decision that was taken.
+    async fn put_feedback(&mut self, feedback: &FeedbackRecord) -> Result<()>;
+    /// The decisions about a hit that were taken, in order.
+    async fn get_feedback(&mut self, hit: HitId) -> Result<Vec<FeedbackRecord>>;
+    /// How hits fared that were first seen since then, quarantined ones left out, at most `limit`
+    /// rows; by prober, holder, policy, epoch and version.
+    async fn get_hit_statistics(
+        &mut self,
+        community: &CommunityId,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<HitStatistic>>;
     /// Hits in quarantine, by group.
     async fn count_quarantine(&mut self, community: &CommunityId) -> Result<Vec<(GuardKey, u64)>>;
     /// The hits in quarantine of one group, at most `limit`.
@@ -515,7 +538,7 @@ impl Datastore {
     }
 }
 
-/// Text of a hit state or publication state column.
+/// Text of a column that holds a state or a decision.
 pub(crate) trait StateColumn: Sized {
     /// From the column's text.
     fn from_column(text: &str) -> Result<Self>;
@@ -530,4 +553,4 @@ macro_rules! state_columns {
         }
     )*};
 }
-state_columns!(HitState, PublicationState, EpochState);
+state_columns!(HitState, HitDecision, PublicationState, EpochState);

@@ -22,6 +22,8 @@ enum Job {
     Publications,
     /// Closes probe sessions that nobody uses, and forgets old counts (protocol §7).
     Sessions,
+    /// Lets hits expire that nobody touches (workflow.md "Hit").
+    Hits,
     /// Deletes objects that the ledger does not need.
     Objects,
     /// Seals what is sealed at rest under the first key of the list.
@@ -29,11 +31,12 @@ enum Job {
 }
 
 impl Job {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Replicas,
         Self::Epochs,
         Self::Publications,
         Self::Sessions,
+        Self::Hits,
         Self::Objects,
         Self::Seals,
     ];
@@ -45,6 +48,7 @@ impl Job {
             Self::Epochs => "epochs",
             Self::Publications => "publications",
             Self::Sessions => "sessions",
+            Self::Hits => "hits",
             Self::Objects => "objects",
             Self::Seals => "seals",
         }
@@ -53,7 +57,7 @@ impl Job {
     /// From the end of a pass to the next; the first comes at the start.
     const fn every(self) -> Duration {
         match self {
-            Self::Replicas | Self::Epochs | Self::Publications | Self::Sessions => {
+            Self::Replicas | Self::Epochs | Self::Publications | Self::Sessions | Self::Hits => {
                 Duration::from_secs(10)
             }
             Self::Objects => Duration::from_hours(1),
@@ -72,6 +76,7 @@ impl Job {
             Self::Epochs => broker.expire_epochs().await,
             Self::Publications => broker.expire_publications().await,
             Self::Sessions => broker.expire_sessions().await,
+            Self::Hits => broker.expire_hits().await,
             Self::Objects => {
                 let deleted = broker.sweep_objects().await?;
                 if deleted > 0 {

@@ -3,6 +3,7 @@
 //! Readers take an immutable snapshot; activation and withdrawal swap it. Nothing here knows
 //! sessions, quotas or hits, and no tag outlives the call.
 
+mod catalogue;
 mod mapped;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,6 +16,7 @@ use sotto_common::ids::{NodeId, PublicationId};
 use sotto_common::secret::Tag;
 use sotto_common::time::Timestamp;
 
+pub(crate) use catalogue::{LayersName, Reach, StackId};
 pub(crate) use mapped::MappedFilter;
 
 use crate::datastore::StackKey;
@@ -81,7 +83,12 @@ impl Layer {
 /// The active layers of one holder, base and supplements.
 pub(crate) type Stack = Arc<[Arc<Layer>]>;
 
-type Snapshot = HashMap<StackKey, BTreeMap<NodeId, Stack>>;
+#[derive(Clone, Default)]
+struct Snapshot {
+    stacks: HashMap<StackKey, BTreeMap<NodeId, Stack>>,
+    /// No publication here has moved in a later one.
+    generation: u64,
+}
 
 /// How the tags of one batch fare at one holder.
 pub(crate) struct HolderMatches {
@@ -122,7 +129,7 @@ impl Matcher {
     /// absent, and so are the prober's own filters (protocol §7).
     pub(crate) fn probe(&self, question: &Question<'_>, tags: &[Tag]) -> Vec<HolderMatches> {
         let active = self.active.load();
-        let Some(holders) = active.get(question.key) else {
+        let Some(holders) = active.stacks.get(question.key) else {
             return Vec::new();
         };
         let asked = holders.iter().filter(|(holder, _)| {
@@ -152,11 +159,12 @@ impl Matcher {
             .collect()
     }
 
-    /// Takes over what has moved, in one step for all readers. Callers take turns.
-    pub(crate) fn update(&self, changes: Vec<Change>) {
+    /// Takes over what has moved up to a generation, in one step for all readers. Callers take turns.
+    pub(crate) fn update(&self, changes: Vec<Change>, generation: u64) {
         let mut next = Snapshot::clone(&self.active.load());
+        next.generation = generation;
         for change in changes {
-            let holders = next.entry(change.key).or_default();
+            let holders = next.stacks.entry(change.key).or_default();
             let stack = holders.get(&change.holder).map_or(&[][..], |stack| stack);
             let kept = stack.iter().filter(|l| l.publication != change.publication);
             let layers: Arc<[_]> = kept.cloned().chain(change.layer).collect();
@@ -166,7 +174,7 @@ impl Matcher {
                 holders.insert(change.holder, layers);
             }
         }
-        next.retain(|_, holders| !holders.is_empty());
+        next.stacks.retain(|_, holders| !holders.is_empty());
         self.active.store(Arc::new(next));
     }
 }
@@ -262,7 +270,8 @@ mod tests {
 
             let matcher = Matcher::default();
             let layers = [0, 1].map(|i| layer(i as u64 + 1, params, &salts[i], &bits[i]));
-            matcher.update(layers.into_iter().map(|layer| change(layer.publication, Some(layer))).collect());
+            let changes = layers.into_iter().map(|layer| change(layer.publication, Some(layer)));
+            matcher.update(changes.collect(), 1);
             let found = probe(&matcher, "nl-fiu", NOW, &tags);
             for (i, tag) in tags.iter().enumerate() {
                 let highest = [1, 0].into_iter()
@@ -280,13 +289,13 @@ mod tests {
         let ones = layer(3, params, &Salt::new([1; 16]), &vec![0xff; length]);
         let matcher = Matcher::default();
         let publication = ones.publication;
-        matcher.update(vec![change(publication, Some(ones))]);
+        matcher.update(vec![change(publication, Some(ones))], 1);
         let tags = [Tag::new([7; 16])];
         assert_eq!(probe(&matcher, "nl-fiu", NOW, &tags)[0].versions, [3]);
         assert!(probe(&matcher, "de-bka", NOW, &tags).is_empty());
         let expired = NOW.plus(Duration::from_secs(1));
         assert!(probe(&matcher, "nl-fiu", expired, &tags).is_empty());
-        matcher.update(vec![change(publication, None)]);
+        matcher.update(vec![change(publication, None)], 2);
         assert!(probe(&matcher, "nl-fiu", NOW, &tags).is_empty());
     }
 }

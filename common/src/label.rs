@@ -35,8 +35,14 @@ pub enum Label {
     BatchTags,
     /// The answer to one batch, as logged (protocol §11).
     BatchAnswer,
+    /// The name of a set of layers in the catalogue (protocol §5.4, `CatalogueEntry`).
+    Layers,
     /// Where a sealed value stands in a service's own database; never on the wire.
     AtRest,
+    /// The keyed hash of a canonical value in a node's own store; never on the wire.
+    CanonicalIndex,
+    /// The keyed hash of a record id in a node's own store; never on the wire.
+    RecordIndex,
 }
 
 impl Label {
@@ -56,7 +62,10 @@ impl Label {
             Self::Opening => "sotto/v1 opening",
             Self::BatchTags => "sotto/v1 batch-tags",
             Self::BatchAnswer => "sotto/v1 batch-answer",
+            Self::Layers => "sotto/v1 layers",
             Self::AtRest => "sotto/v1 at rest",
+            Self::CanonicalIndex => "sotto/v1 canonical index",
+            Self::RecordIndex => "sotto/v1 record index",
         }
     }
 }

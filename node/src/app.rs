@@ -13,6 +13,7 @@ pub(crate) mod probe;
 pub(crate) mod prober;
 pub(crate) mod publish;
 pub(crate) mod publisher;
+pub(crate) mod seals;
 pub(crate) mod session;
 pub(crate) mod status;
 
@@ -81,13 +82,14 @@ pub(crate) struct App {
 }
 
 /// What goes on for as long as the node runs.
-const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 6] = [
+const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 7] = [
     members::keep_stating,
     inbox::keep_watching,
     catalogue::keep_watching,
     keeper::keep_epochs,
     publisher::keep_publishing,
     prober::keep_probing,
+    seals::keep_renewed,
 ];
 
 impl App {

@@ -17,6 +17,7 @@ mod publish;
 mod render;
 mod serve;
 mod status;
+mod store;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -33,7 +34,7 @@ use render::{Cell, Output, printable, record};
 
 const HELP: &str = "\
 Client configuration (TOML; --client FILE or SOTTO_NODE_CLIENT), for all but serve, init, \
-policies and normalise:
+store, policies and normalise:
   endpoint = \"https://localhost:7443\"
   peer = \"nl-fiu\"                       # whose service it must be; optional
   [tls]
@@ -85,13 +86,21 @@ enum Command {
     /// Make the identity and the keys of a new node
     ///
     /// Makes the signing, cosigning, HPKE and record-ref keys, the TLS key and a request for its
-    /// certificate (CSR). Files with secrets have mode 0600. Keys that are there are never
-    /// replaced.
+    /// certificate (CSR), and the list of keys that seals what the node stores. Files with secrets
+    /// have mode 0600. Keys that are there are never replaced; a node of an older version is given
+    /// the list, and keeps its keys.
     #[command(after_help = "Examples:\n  \
         sotto-node init --config node.toml --node nl-fiu --community euro-cyber \\\n    \
         --data-dir /var/lib/sotto --trust-domain sotto.example\n  \
         sotto-node init --config node.toml")]
     Init(init::InitArgs),
+    /// Keys of what the node stores
+    #[command(
+        subcommand,
+        after_help = "Example:\n  \
+        (umask 077 && sotto-node store new-key >> store.keys)"
+    )]
+    Store(store::StoreCommand),
     /// Show how the node stands: broker, epoch, filters, what waits, quota, and what to do next
     #[command(after_help = "Examples:\n  sotto-node status\n  \
         sotto-node status --output json | jq -r '.next_actions[]'")]
@@ -204,6 +213,7 @@ fn dispatch(context: &Context, command: Command) -> Result<()> {
     match command {
         Command::Serve { config } => serve::run(&config),
         Command::Init(args) => init::run(context, &args),
+        Command::Store(command) => store::run(context, &command),
         Command::Policies => policies::run(context),
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use sotto_common::ids::{CommunityId, NodeId};
-use sotto_common::service::config::{self, ConfigError, HumanDuration, TlsConfig};
+use sotto_common::service::at_rest::ColumnCipher;
+use sotto_common::service::config::{self, ConfigError, HumanDuration, SecretFile, TlsConfig};
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
@@ -36,6 +37,10 @@ pub struct NodeConfig {
     /// Where keys are kept; default `keys` in the data directory.
     #[serde(default)]
     pub keys_dir: Option<PathBuf>,
+    /// The list of keys that seal the store and the keys of the node; default `store.keys` in the
+    /// folder of keys.
+    #[serde(default)]
+    pub store_keys_file: Option<SecretFile>,
     /// Where analysts reach the node; port 0 takes a free one.
     pub listen: SocketAddr,
     /// File that the bound address is written to once the node takes calls.
@@ -169,6 +174,32 @@ impl NodeConfig {
             .unwrap_or_else(|| self.data_dir.join("keys"))
     }
 
+    /// The list of keys that seal the store and the keys of the node.
+    pub fn store_keys_file(&self) -> SecretFile {
+        self.store_keys_file
+            .clone()
+            .unwrap_or_else(|| SecretFile(self.keys_dir().join("store.keys")))
+    }
+
+    /// Reads the list of keys that seal the store and the keys of the node.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if it is not there, not private, or no key list.
+    pub fn store_cipher(&self) -> Result<ColumnCipher, ConfigError> {
+        let file = self.store_keys_file();
+        ColumnCipher::load(&file).map_err(|error| match error {
+            ConfigError::Unreadable { path, source }
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                let problem = "there is no such key list: `sotto-node init --config FILE` makes \
+                               it; if there was one, put it back, nothing else opens the store"
+                    .into();
+                ConfigError::Content { path, problem }
+            }
+            error => error,
+        })
+    }
+
     /// Where filters wait until they are uploaded.
     pub fn outbox_dir(&self) -> PathBuf {
         self.data_dir.join("outbox")
@@ -220,6 +251,20 @@ mod tests {
         let config = load(FILE).expect("valid");
         assert_eq!(config.custodians.len(), 2);
         assert_eq!(config.keys_dir(), Path::new("/var/lib/sotto/keys"));
+        let list = config.store_keys_file().0;
+        assert_eq!(list, Path::new("/var/lib/sotto/keys/store.keys"));
+    }
+
+    #[test]
+    fn a_missing_key_list_says_what_to_do() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = load(FILE).expect("valid");
+        config.store_keys_file = Some(SecretFile(dir.path().join("store.keys")));
+        let error = config.store_cipher().expect_err("not there").to_string();
+        assert!(
+            error.contains("store.keys") && error.contains("sotto-node init"),
+            "{error}"
+        );
     }
 
     #[test]

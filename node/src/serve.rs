@@ -157,13 +157,14 @@ async fn build(
             })?
         }
     };
+    let cipher = config.store_cipher()?;
     Ok(App {
         node: config.node_id.clone(),
         community: config.community.clone(),
         custodians: config.custodians.clone(),
         outbox_dir: config.outbox_dir(),
-        store: Store::open(&config.store_file()).await?,
-        keystore: Keystore::open(&config.keys_dir())?,
+        store: Store::open(&config.store_file(), cipher.clone()).await?,
+        keystore: Keystore::open(&config.keys_dir(), cipher, &mut os_rng())?,
         broker: Broker::new(tls, &config.broker)?,
         policies: Arc::new(Policies::new(stop_list)),
         clock,

@@ -1,33 +1,43 @@
 //! The node's own store: one SQLite file of mode 0600, by entity.
 
+mod at_rest;
 mod coverage;
 mod datasets;
 mod epochs;
 mod hits;
+mod imports;
 mod layers;
 mod members;
 mod probes;
 mod publications;
+mod removals;
 mod sources;
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use sotto_common::error::{Error, Result};
+use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::sqlite::{Sqlite, db_error};
 use sotto_common::time::Timestamp;
 use sqlx::SqliteConnection;
 use sqlx::migrate::Migrator;
 
+use at_rest::AtRest;
+
+pub use at_rest::Renewed;
 pub use coverage::{Cover, ProbedDataset};
-pub(crate) use datasets::other_policy;
-pub use datasets::{Dataset, ImportId, SelectorId, SelectorRow, StagedRow};
+pub use datasets::{Dataset, SelectorId, SelectorRow};
 pub use epochs::StoredEpoch;
 pub use hits::{HitFilter, RecordHit};
+pub(crate) use imports::other_policy;
+pub use imports::{Committed, ImportId, StagedRow};
 pub use layers::{Layer, Publishing};
 pub use members::Pinned;
 pub use probes::{Batch, ProbeKey, ProbeKind, ProbeSession};
 pub use publications::OutboxItem;
+pub use removals::{Removed, Wanted};
 pub use sources::{SourceCounts, SourceState, Watermark};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -36,16 +46,21 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 #[derive(Clone, Debug)]
 pub struct Store {
     db: Sqlite,
+    at_rest: Arc<AtRest>,
 }
 
 impl Store {
-    /// Opens or creates the store.
+    /// Opens or creates the store, whose selectors, record ids and nonces are sealed by `cipher`. A
+    /// store of the time before that is sealed first, which may take minutes.
     ///
     /// # Errors
-    /// If the file cannot be opened, or is of a newer version than this program's.
-    pub async fn open(file: &Path) -> Result<Self> {
+    /// If the file cannot be opened, is of a newer version than this program's, or was sealed
+    /// under a key that is not in the list; the source says what to do.
+    pub async fn open(file: &Path, cipher: ColumnCipher) -> Result<Self> {
         let db = Sqlite::open(file, &MIGRATIONS).await?;
-        Ok(Self { db })
+        let at_rest = Arc::new(AtRest::open(&db, cipher).await?);
+        at_rest::convert(&db, &at_rest).await?;
+        Ok(Self { db, at_rest })
     }
 
     /// Closes the store; what was committed is in the file.
@@ -92,6 +107,12 @@ fn damaged(what: &'static str) -> Error {
 
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::path::Path;
+
+    use sotto_common::random::os_rng;
+    use sotto_common::service::at_rest::ColumnCipher;
+    use sotto_common::service::config::SecretFile;
+    use sotto_common::service::files::{self, Readers};
     use tempfile::TempDir;
 
     use super::Store;
@@ -99,9 +120,22 @@ pub(crate) mod testing {
     /// An empty store in a directory of its own.
     pub(crate) async fn store() -> (Store, TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(&dir.path().join("node.db"))
+        let store = Store::open(&dir.path().join("node.db"), cipher(dir.path()))
             .await
             .expect("opened");
         (store, dir)
+    }
+
+    /// A cipher with one new key, whose list is `store.keys` in a directory.
+    pub(crate) fn cipher(dir: &Path) -> ColumnCipher {
+        key_list(dir, &[&ColumnCipher::generate_line(&mut os_rng())])
+    }
+
+    /// A cipher with these keys, whose list is `store.keys` in a directory.
+    pub(crate) fn key_list(dir: &Path, lines: &[&str]) -> ColumnCipher {
+        let file = dir.join("store.keys");
+        let text = lines.join("\n");
+        files::write(&file, text.as_bytes(), Readers::Owner, &mut os_rng()).expect("written");
+        ColumnCipher::load(&SecretFile(file)).expect("a key list")
     }
 }

@@ -26,7 +26,7 @@ use crate::broker::Broker;
 use crate::config::Settings;
 use crate::hit::Hit;
 use crate::keystore::Keystore;
-use crate::store::{StagedRow, Store};
+use crate::store::{self, StagedRow, Store};
 
 /// A manifest of `nl-fiu` for itself, and the key it signs with.
 pub(crate) fn manifest(epoch: u32) -> (SigningKey, Manifest) {
@@ -88,20 +88,30 @@ pub(crate) fn hit(n: u8, epoch: Epoch, record_ref: RecordRef) -> Hit {
 /// Imports canonical e-mail addresses, a record each.
 pub(crate) async fn import_emails(store: &Store, dataset: &str, emails: &[&str]) {
     let import = store.begin_import().await.expect("begun");
-    let rows: Vec<_> = emails
+    let rows = emails
         .iter()
         .zip(0..)
-        .map(|(&email, position)| StagedRow {
-            position,
-            canonical: Selector::new(email),
-            record_id: format!("r{position}"),
-        })
+        .map(|(&email, position)| staged(position, email, &format!("r{position}")))
         .collect();
-    store.stage_rows(import, &rows).await.expect("staged");
+    let policy = Policy::Email;
+    let done = store.stage_rows(import, dataset, policy, rows).await;
+    done.expect("staged");
+    let now = Timestamp::from_seconds(1);
     store
-        .commit_import(import, dataset, Policy::Email, Timestamp::from_seconds(1))
+        .commit_import(import, dataset, policy, false, now)
         .await
         .expect("stored");
+}
+
+/// A row of an import that names its record and does not expire.
+pub(crate) fn staged(position: u64, canonical: &str, record_id: &str) -> StagedRow {
+    StagedRow {
+        position,
+        canonical: Selector::new(canonical),
+        record_id: record_id.into(),
+        named: true,
+        expires_at: None,
+    }
 }
 
 /// The use cases of `nl-fiu` with new keys, whose broker is nowhere. It trusts `nl-fiu` and
@@ -110,15 +120,16 @@ pub(crate) async fn app() -> (App, TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let node = |text: &str| text.parse().expect("a node");
+    let cipher = store::testing::cipher(dir.path());
     let app = App {
         node: node("nl-fiu"),
         community: "euro-cyber".parse().expect("a community"),
         custodians: vec![node("nl-fiu"), node("de-bka")],
         outbox_dir: dir.path().join("outbox"),
-        store: Store::open(&dir.path().join("node.db"))
+        store: Store::open(&dir.path().join("node.db"), cipher.clone())
             .await
             .expect("opened"),
-        keystore: Keystore::create(&dir.path().join("keys"), &mut os_rng()).expect("made"),
+        keystore: Keystore::create(&dir.path().join("keys"), cipher, &mut os_rng()).expect("made"),
         broker: Broker::nowhere(),
         policies: Arc::new(Policies::new(StopList::default())),
         clock: Arc::new(MockClock::at(Timestamp::from_seconds(2_000))),

@@ -182,7 +182,7 @@ fn init_makes_private_keys_once() {
             secrets += 1;
         }
     }
-    assert_eq!(secrets, 4);
+    assert_eq!(secrets, 5);
     assert_eq!(mode(&data.join("tls/node.key")), 0o600);
     let csr = std::fs::read_to_string(data.join("tls/node.csr")).expect("there");
     assert!(csr.contains("CERTIFICATE REQUEST"));
@@ -194,4 +194,63 @@ fn init_makes_private_keys_once() {
     assert!(!text(&again.stdout).contains(fingerprint));
     assert_eq!(std::fs::read(&key).expect("there"), before);
     assert_eq!(run(&first, b"").status.code(), Some(2));
+}
+
+#[test]
+fn init_gives_a_node_of_an_older_version_the_key_list_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("node.toml");
+    let data = dir.path().join("data");
+    let arg = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (config, data_arg) = (arg(&config), arg(&data));
+    let new = [
+        "init",
+        "--config",
+        &config,
+        "--node",
+        "nl-fiu",
+        "--community",
+        "euro-cyber",
+        "--data-dir",
+        &data_arg,
+    ];
+    assert!(run(&new, b"").status.success());
+    let list = data.join("keys/store.keys");
+    let again = ["init", "--config", &config, "--output", "json"];
+
+    // A list that was lost is not replaced by one that opens nothing.
+    std::fs::remove_file(&list).expect("removed");
+    let refused = run(&again, b"");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("store.keys"));
+    assert!(!list.exists());
+
+    // As the version before wrote it.
+    for (name, byte) in [
+        ("signing", 1),
+        ("cosigning", 2),
+        ("hpke-x25519", 3),
+        ("record-ref", 4),
+    ] {
+        let file = data.join(format!("keys/{name}.key"));
+        std::fs::write(file, [byte; 32]).expect("written");
+    }
+    let added = run(&again, b"");
+    assert!(added.status.success(), "{}", text(&added.stderr));
+    assert_eq!(mode(&list), 0o600);
+    let sealed = std::fs::read(data.join("keys/signing.key")).expect("there");
+    assert_eq!(sealed.len(), 77);
+    let before = std::fs::read(&list).expect("there");
+    assert_eq!(run(&again, b"").status.code(), Some(1));
+    assert_eq!(std::fs::read(&list).expect("there"), before);
+}
+
+#[test]
+fn a_new_key_is_a_line_of_a_key_list() {
+    let line = text(&run(&["store", "new-key"], b"").stdout);
+    let words: Vec<_> = line.trim_end().split(' ').collect();
+    assert_eq!(
+        words.iter().map(|word| word.len()).collect::<Vec<_>>(),
+        [8, 64]
+    );
 }

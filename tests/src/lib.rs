@@ -13,8 +13,10 @@
 )]
 
 pub mod balancer;
+pub mod catalogue;
 pub mod cluster;
 pub mod day;
+pub mod feedback;
 pub mod lab;
 pub mod ledger;
 pub mod node;
@@ -30,6 +32,7 @@ pub mod selectors;
 pub mod stranger;
 pub mod unit;
 
+pub use catalogue::Catalogue;
 pub use cluster::Cluster;
 pub use lab::Lab;
 pub use node::TestNode;

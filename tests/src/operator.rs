@@ -2,13 +2,16 @@
 
 use sotto_common::ids::Role;
 use sotto_common::membership::Profile;
+use sotto_common::time::Timestamp;
+use sotto_proto::convert;
 use sotto_proto::v1;
 use sotto_proto::v1::hit_service_client::HitServiceClient;
 use sotto_proto::v1::membership_service_client::MembershipServiceClient;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::{COMMUNITY, Lab, TestNode};
+use crate::program;
+use crate::{COMMUNITY, Lab, TRUST_DOMAIN, TestNode};
 
 /// Speaks to the broker with an operator's certificate, about [`COMMUNITY`].
 #[derive(Clone, Debug)]
@@ -112,6 +115,22 @@ impl Operator {
         self.membership().set_limits(request).await.map(drop)
     }
 
+    /// How the hits fared that were first seen since then.
+    ///
+    /// # Errors
+    /// The broker's refusal.
+    pub async fn hit_statistics(
+        &self,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<v1::HitStatistic>, Status> {
+        let request = v1::ListHitStatisticsRequest {
+            community: COMMUNITY.into(),
+            since: since.map(convert::to_timestamp),
+        };
+        let response = self.hit_service().list_hit_statistics(request).await?;
+        Ok(response.into_inner().rows)
+    }
+
     /// What the flood guard holds back.
     ///
     /// # Errors
@@ -139,4 +158,28 @@ impl Operator {
         let response = self.hit_service().release_quarantine(request).await?;
         Ok(response.into_inner().released)
     }
+}
+
+/// Runs a command of the operator's, which must be done; returns what it prints.
+pub async fn command(lab: &Lab, url: &str, arguments: &[&str]) -> String {
+    let tls = lab.install(Role::Operator, "ops");
+    let file = tls.certificate.with_file_name("operator.toml");
+    let config = format!(
+        "endpoint = '{url}'\n[tls]\ncertificate = '{}'\nkey = '{}'\nca = '{}'\n\
+         trust_domain = '{TRUST_DOMAIN}'\n",
+        tls.certificate.display(),
+        tls.key.0.display(),
+        tls.ca.display(),
+    );
+    std::fs::write(&file, config).expect("written");
+    let output = tokio::process::Command::new(program::broker())
+        .arg("--client")
+        .arg(file)
+        .args(arguments)
+        .env_clear()
+        .output();
+    let output = output.await.expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).expect("UTF-8")
 }

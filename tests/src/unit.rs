@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use sotto_common::ids::Role;
 use sotto_common::random::os_rng;
+use sotto_common::service::at_rest::ColumnCipher;
+use sotto_common::service::config::SecretFile;
+use sotto_common::service::files::{self, Readers};
 use sotto_common::time::Clock;
 use sotto_node::config::NodeConfig;
 use sotto_node::keystore::Keystore;
@@ -77,8 +80,20 @@ impl Unit {
             tls.crl.expect("a list").display(),
         );
         std::fs::write(unit.path("node.toml"), config).expect("written");
-        Keystore::create(&unit.data_dir().join("keys"), &mut os_rng()).expect("keys");
+        unit.make_keys();
         unit
+    }
+
+    /// As `sotto-node init`.
+    fn make_keys(&self) {
+        let keys = self.data_dir().join("keys");
+        std::fs::create_dir_all(&keys).expect("a folder");
+        let list = keys.join("store.keys");
+        let line = ColumnCipher::generate_line(&mut os_rng());
+        let written = files::write(&list, line.as_bytes(), Readers::Owner, &mut os_rng());
+        written.expect("a key list");
+        let cipher = ColumnCipher::load(&SecretFile(list)).expect("a key list");
+        Keystore::create(&keys, cipher, &mut os_rng()).expect("keys");
     }
 
     /// Its name.

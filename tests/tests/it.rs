@@ -2,7 +2,9 @@
 
 mod it {
     mod at_rest;
+    mod catalogue;
     mod crash;
+    mod feedback;
     mod full_disk;
     mod hanging_up;
     mod leak;

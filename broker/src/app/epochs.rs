@@ -282,8 +282,9 @@ impl Broker {
                 .scope_boxed()
             })
             .await?;
-        // Its open hit streams look at the ledger again, and end.
+        // Its open streams look at the ledger again, and end.
         self.announce_hits();
+        self.announce_filters();
         for &epoch in &epochs {
             // Nothing can be matched in an epoch that has ended: what is left is to clear away.
             if let Err(error) = self.delete_filters_of(community, epoch).await {

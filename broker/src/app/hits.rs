@@ -14,6 +14,7 @@ use sotto_common::time::Timestamp;
 use sotto_proto::v1;
 use tokio::sync::watch;
 
+use super::feedback::move_hit;
 use super::{Broker, enrolled};
 use crate::datastore::{Act, GuardKey, HitEventRecord, HitFilter, HitRecord, Signal, StackKey, Tx};
 use crate::matcher::HolderMatches;
@@ -139,6 +140,7 @@ impl Guard<'_> {
             posterior: posterior(self.prior, at_holder.f_total),
             first_seen: self.now,
             last_seen: self.now,
+            touched_at: self.now,
         };
         tx.put_hit(&hit).await?;
         if !held_back {
@@ -170,6 +172,9 @@ impl Guard<'_> {
         let state = transition(hit.state, event)?;
         let moved = state != hit.state;
         hit.state = state;
+        if moved {
+            hit.touched_at = self.now;
+        }
         if matched {
             hit.last_seen = self.now;
             hit.filter_version = version;
@@ -236,11 +241,7 @@ impl Broker {
             .read_tx("get_hit", |tx| {
                 async move {
                     enrolled(tx, community, caller).await?;
-                    let hit = tx.get_hit(community, caller, id).await?;
-                    hit.filter(|hit| hit.state != HitState::Quarantined)
-                        .ok_or_else(|| {
-                            Error::new(ErrorCode::HitUnknown, "no hit of the caller has this id")
-                        })
+                    own_hit(tx, community, caller, id).await
                 }
                 .scope_boxed()
             })
@@ -347,13 +348,7 @@ impl Broker {
                     async move {
                         let hits = tx.get_quarantined(community, group, RELEASE_STEP).await?;
                         for hit in &hits {
-                            let state = transition(hit.state, HitEvent::Release)?;
-                            tx.update_hit(&HitRecord {
-                                state,
-                                ..hit.clone()
-                            })
-                            .await?;
-                            tx.put_hit_event(community, &group.prober, hit.id).await?;
+                            move_hit(tx, hit, HitEvent::Release, at).await?;
                         }
                         if !hits.is_empty() {
                             let what = "release";
@@ -379,6 +374,21 @@ impl Broker {
             }
         }
     }
+}
+
+/// A hit of the caller, as far as the flood guard shows it.
+///
+/// # Errors
+/// `HIT_UNKNOWN`.
+pub(super) async fn own_hit(
+    tx: &mut (dyn Tx + '_),
+    community: &CommunityId,
+    caller: &NodeId,
+    id: HitId,
+) -> Result<HitRecord> {
+    let hit = tx.get_hit(community, caller, id).await?;
+    hit.filter(|hit| hit.state != HitState::Quarantined)
+        .ok_or_else(|| Error::new(ErrorCode::HitUnknown, "no hit of the caller has this id"))
 }
 
 /// A token is the digest of the caller and the filters that it belongs to and the last id of its page, in hex.

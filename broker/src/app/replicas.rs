@@ -21,7 +21,7 @@ use sotto_common::ids::ReplicaId;
 use sotto_common::publication::PublicationState;
 use sotto_common::random::os_rng;
 use sotto_common::service::files::{self, Readers};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Broker;
@@ -49,6 +49,8 @@ pub(super) struct Standing {
     caught_up: Mutex<Option<u64>>,
     /// As `caught_up`, to be read at any time.
     generation: AtomicU64,
+    /// The latest generation that every broker is known to have caught up with.
+    everywhere: AtomicU64,
     /// Whether the last try to catch up failed.
     failing: AtomicBool,
     /// The generation that this broker's lease names; held while renewing or joining.
@@ -63,6 +65,7 @@ impl Standing {
         Self {
             caught_up: Mutex::default(),
             generation: AtomicU64::new(0),
+            everywhere: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             reported: Mutex::default(),
             replica: ArcSwapOption::empty(),
@@ -197,7 +200,7 @@ impl Broker {
     }
 
     async fn follow(&self) {
-        let mut wakeups = self.store.wakeups().listen(Signal::Filters);
+        let mut wakeups = self.filter_signal();
         loop {
             wakeups.mark_unchanged();
             let followed = async {
@@ -323,24 +326,52 @@ impl Broker {
             }
             self.store.wakeups().announce(Signal::Filters);
             self.report().await?;
-            let mut wakeups = self.store.wakeups().listen(Signal::Filters);
-            loop {
-                wakeups.mark_unchanged();
-                let mut behind = self.replicas().await?;
-                behind.retain(|replica| replica.generation < generation);
-                if behind.is_empty() {
-                    return Ok(());
-                }
-                if behind.iter().any(|replica| !replica.live) {
-                    self.remove_dead().await?;
-                } else if wakeups.changed().await.is_err() {
-                    return Err(Error::unavailable("the broker is stopping"));
-                }
-            }
+            self.until_none_is_behind(generation).await
         };
         tokio::time::timeout(PATIENCE, waited)
             .await
             .map_err(not_everywhere)?
+    }
+
+    /// As [`Self::until_all_match`], for a generation that this broker has seen and did not begin:
+    /// whoever did has told the others.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if that takes too long, or the ledger cannot be read.
+    pub(super) async fn until_seen_everywhere(&self, generation: u64) -> Result<()> {
+        if !self.store.is_shared() || self.standing.everywhere.load(Ordering::Acquire) >= generation
+        {
+            return Ok(());
+        }
+        tokio::time::timeout(PATIENCE, self.until_none_is_behind(generation))
+            .await
+            .map_err(Error::unavailable)?
+    }
+
+    async fn until_none_is_behind(&self, generation: u64) -> Result<()> {
+        let mut wakeups = self.filter_signal();
+        loop {
+            wakeups.mark_unchanged();
+            let mut behind = self.replicas().await?;
+            behind.retain(|replica| replica.generation < generation);
+            if behind.is_empty() {
+                // One that joins later has caught up before it answers anything.
+                self.standing
+                    .everywhere
+                    .fetch_max(generation, Ordering::AcqRel);
+                return Ok(());
+            }
+            if behind.iter().any(|replica| !replica.live) {
+                self.remove_dead().await?;
+            } else if wakeups.changed().await.is_err() {
+                return Err(Error::unavailable("the broker is stopping"));
+            }
+        }
+    }
+
+    /// Changes whenever the filters that are matched with have changed, here or at another broker.
+    pub(super) fn filter_signal(&self) -> watch::Receiver<()> {
+        self.store.wakeups().listen(Signal::Filters)
     }
 
     /// Removes the brokers whose lease has run out. This waits for those of their transactions that
@@ -378,7 +409,7 @@ impl Broker {
         loop {
             let since = *caught_up;
             let (generation, moved) = self.moved(since).await?;
-            match self.take_over(&moved).await {
+            match self.take_over(&moved, generation).await {
                 Ok(()) => {
                     *caught_up = Some(generation);
                     self.standing
@@ -411,7 +442,7 @@ impl Broker {
     }
 
     /// Makes the matcher and the cache what these publications say, in one step.
-    async fn take_over(&self, moved: &[PublicationRecord]) -> Result<()> {
+    async fn take_over(&self, moved: &[PublicationRecord], generation: u64) -> Result<()> {
         if moved.is_empty() {
             return Ok(());
         }
@@ -423,8 +454,11 @@ impl Broker {
         // One filter that cannot be had holds up no other, and the end of none.
         let (changes, failed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Result::is_ok);
         let exclusive = self.matching.write().await;
-        self.matcher.update(changes.into_iter().flatten().collect());
+        self.matcher
+            .update(changes.into_iter().flatten().collect(), generation);
         drop(exclusive);
+        // Who tells what can be matched looks again.
+        self.store.wakeups().hear(Signal::Filters);
         for record in moved {
             if record.state != PublicationState::Active {
                 self.cache.remove(record.id, &record.digest);

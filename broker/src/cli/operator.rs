@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -26,6 +27,8 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::{Fault, Output, Result, printable};
+
+const DAY: Duration = Duration::from_hours(24);
 
 /// Names the client configuration; with two underscores behind it, a setting of it.
 pub(super) const CLIENT_VARIABLE: &str = "SOTTO_BROKER_CLIENT";
@@ -69,6 +72,9 @@ pub(super) struct ProfileArgs {
     /// Hits of one (prober, holder, type, day) beyond this are quarantined.
     #[arg(long, default_value_t = DEFAULT_HIT_CAP)]
     hit_cap: u32,
+    /// Days after which a hit that nobody has touched expires.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    untouched_days: u32,
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +145,17 @@ pub(super) enum QuarantineCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum HitsCommand {
+    /// Show how hits fared per prober, holder, type and filter version, in numbers.
+    Stats {
+        community: String,
+        /// Only hits first seen on this UTC day or later, e.g. 2026-01-31.
+        #[arg(long)]
+        since: Option<String>,
+    },
+}
+
 /// The broker's services, as one operator.
 pub(super) struct Client {
     channel: Channel,
@@ -158,7 +175,7 @@ impl Client {
         MembershipServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    fn hits(&self) -> HitServiceClient<Channel> {
+    fn hit_service(&self) -> HitServiceClient<Channel> {
         HitServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
@@ -200,14 +217,22 @@ impl Client {
                 let shown = answer(service.get_community(unary(request)).await)?;
                 let profile = shown.proposed_profile.unwrap_or_default();
                 let (custodians, cap) = (shown.custodians.join(" "), profile.hit_cap);
+                let kept = profile.retention.and_then(|kept| kept.untouched_hits);
+                let untouched = kept.map_or(0, |kept| kept.seconds / 86_400);
                 let rows = profile.policies.iter().map(|row| {
                     json!({"policy": row.policy, "k": row.k, "prior": row.prior,
-                           "hit_cap": cap, "custodians": custodians})
+                           "hit_cap": cap, "untouched_days": untouched,
+                           "custodians": custodians})
                 });
-                self.print(
-                    &["policy", "k", "prior", "hit_cap", "custodians"],
-                    rows.collect(),
-                )?;
+                let columns = [
+                    "policy",
+                    "k",
+                    "prior",
+                    "hit_cap",
+                    "untouched_days",
+                    "custodians",
+                ];
+                self.print(&columns, rows.collect())?;
             }
         }
         Ok(())
@@ -326,7 +351,7 @@ impl Client {
     }
 
     pub(super) async fn quarantine(&self, command: QuarantineCommand) -> Result<()> {
-        let mut service = self.hits();
+        let mut service = self.hit_service();
         match command {
             QuarantineCommand::Ls { community } => {
                 let request = v1::ListQuarantineRequest { community };
@@ -349,11 +374,7 @@ impl Client {
                 day,
                 reason,
             } => {
-                let day =
-                    Timestamp::parse_rfc3339(&format!("{day}T00:00:00Z")).ok_or_else(|| Fault {
-                        text: "--day is a date such as 2026-01-31".to_owned(),
-                        code: 2,
-                    })?;
+                let day = date("--day", &day)?;
                 let request = v1::ReleaseQuarantineRequest {
                     community,
                     prober,
@@ -367,6 +388,38 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    pub(super) async fn hits(&self, command: HitsCommand) -> Result<()> {
+        let HitsCommand::Stats { community, since } = command;
+        let since = since.map(|since| date("--since", &since)).transpose()?;
+        let request = v1::ListHitStatisticsRequest {
+            community,
+            since: since.map(convert::to_timestamp),
+        };
+        let mut service = self.hit_service();
+        let listed = answer(service.list_hit_statistics(unary(request)).await)?;
+        let rows = listed.rows.iter().map(|row| {
+            json!({"prober": row.prober, "holder": row.holder, "policy": row.policy,
+                   "epoch": row.epoch, "version": row.filter_version, "hits": row.hits,
+                   "confirmed": row.confirmed, "false": row.false_positives,
+                   "retracted": row.retracted, "expired": row.expired,
+                   "mean_f": row.mean_false_positive_probability})
+        });
+        let columns = [
+            "prober",
+            "holder",
+            "policy",
+            "epoch",
+            "version",
+            "hits",
+            "confirmed",
+            "false",
+            "retracted",
+            "expired",
+            "mean_f",
+        ];
+        self.print(&columns, rows.collect())
     }
 
     fn done(&self, text: &str) -> Result<()> {
@@ -422,6 +475,7 @@ impl ProfileArgs {
         };
         let mut profile = Profile::new(policies.into_iter().map(row).collect())?;
         profile.hit_cap = self.hit_cap;
+        profile.retention.untouched_hits = DAY * self.untouched_days;
         Ok(profile)
     }
 }
@@ -437,6 +491,14 @@ fn policy(name: &str) -> Result<Policy> {
     });
     known.ok_or_else(|| Fault {
         text: "not a selector type of Sotto".to_owned(),
+        code: 2,
+    })
+}
+
+/// The first instant of a UTC day.
+fn date(option: &str, day: &str) -> Result<Timestamp> {
+    Timestamp::parse_rfc3339(&format!("{day}T00:00:00Z")).ok_or_else(|| Fault {
+        text: format!("{option} is a date such as 2026-01-31"),
         code: 2,
     })
 }

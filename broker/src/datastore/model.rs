@@ -3,7 +3,7 @@
 use sotto_common::epoch::Kid;
 use sotto_common::error::{Error, Result};
 use sotto_common::grounds::Grounds;
-use sotto_common::hit::HitState;
+use sotto_common::hit::{HitDecision, HitState};
 use sotto_common::ids::{
     CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId,
 };
@@ -183,6 +183,36 @@ pub(crate) struct HitRecord {
     pub(crate) posterior: f64,
     pub(crate) first_seen: Timestamp,
     pub(crate) last_seen: Timestamp,
+    /// When its state changed last.
+    pub(crate) touched_at: Timestamp,
+}
+
+/// A decision about a hit that was taken, as the prober signed it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct FeedbackRecord {
+    pub(crate) hit: HitId,
+    /// H of the signed body.
+    pub(crate) statement: [u8; 32],
+    pub(crate) decision: HitDecision,
+    /// A serialised DSSE envelope.
+    pub(crate) envelope: Vec<u8>,
+    pub(crate) taken_at: Timestamp,
+}
+
+/// How the hits of one prober on one version of a holder's filter fared.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct HitStatistic {
+    pub(crate) prober: NodeId,
+    pub(crate) holder: NodeId,
+    pub(crate) policy: Policy,
+    pub(crate) epoch: Epoch,
+    pub(crate) filter_version: u64,
+    pub(crate) hits: u64,
+    pub(crate) confirmed: u64,
+    pub(crate) false_positives: u64,
+    pub(crate) retracted: u64,
+    pub(crate) expired: u64,
+    pub(crate) mean_fpr: f64,
 }
 
 /// Which hits to list; every filter that is given must hold.

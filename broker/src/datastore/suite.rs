@@ -9,7 +9,7 @@ use std::time::Duration;
 use sotto_common::epoch::Kid;
 use sotto_common::error::{Error, ErrorCode};
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
-use sotto_common::hit::HitState;
+use sotto_common::hit::{HitDecision, HitState};
 use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId};
 use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
@@ -45,6 +45,9 @@ macro_rules! suite {
             hits_are_found_by_ref_and_id_and_change,
             hits_are_listed_by_filter_and_page,
             quarantined_hits_are_counted_and_never_listed,
+            untouched_hits_are_those_that_can_expire_longest_untouched_first,
+            feedback_is_kept_with_its_hit_in_order,
+            statistics_count_hits_by_pair_policy_epoch_and_version,
             hit_counts_are_those_of_the_holder,
             cursors_grow_by_one_for_each_prober,
             concurrent_writers_leave_no_gap_in_a_cursor,

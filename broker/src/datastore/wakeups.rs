@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 pub(crate) enum Signal {
     /// Events of hit streams, or what ends a stream.
     Hits,
-    /// A generation of filters, or a broker that has caught up with one.
+    /// A generation of filters, a broker that has caught up with one, or what ends a catalogue.
     Filters,
 }
 

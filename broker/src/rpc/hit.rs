@@ -11,12 +11,12 @@ use sotto_proto::v1;
 use sotto_proto::v1::hit_service_server::HitService;
 use tonic::{Request, Response, Status};
 
-use super::membership::answer;
+use super::membership::{answer, given};
 use super::{
     Answers, Api, AsyncAnswers, Sender, node, operator, optional_policy, peer, to_the_end,
 };
 use crate::app::Broker;
-use crate::datastore::{GuardKey, HitFilter, HitRecord};
+use crate::datastore::{GuardKey, HitFilter, HitRecord, HitStatistic};
 
 const DEFAULT_PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
@@ -95,16 +95,38 @@ impl HitService for Api {
 
     async fn submit_hit_feedback(
         &self,
-        _: Request<v1::SubmitHitFeedbackRequest>,
+        request: Request<v1::SubmitHitFeedbackRequest>,
     ) -> Result<Response<v1::SubmitHitFeedbackResponse>, Status> {
-        Err(to_status(Error::internal("not built yet")))
+        answer!({
+            let caller = node(&request)?;
+            let message = request.into_inner();
+            let community: CommunityId = text("community", &message.community)?;
+            let feedback = given("feedback", message.feedback)?;
+            let broker = Arc::clone(&self.broker);
+            let work = async move { broker.submit_feedback(&caller, &community, &feedback).await };
+            let hit = to_the_end(work).await?;
+            Ok(v1::SubmitHitFeedbackResponse {
+                hit: Some(hit_of(&hit)),
+            })
+        })
     }
 
     async fn list_hit_statistics(
         &self,
-        _: Request<v1::ListHitStatisticsRequest>,
+        request: Request<v1::ListHitStatisticsRequest>,
     ) -> Result<Response<v1::ListHitStatisticsResponse>, Status> {
-        Err(to_status(Error::internal("not built yet")))
+        answer!({
+            operator(&request)?;
+            let message = request.into_inner();
+            let community = text("community", &message.community)?;
+            let since = message.since.map(|since| timestamp("since", Some(since)));
+            let rows = self
+                .broker
+                .hit_statistics(&community, since.transpose()?)
+                .await?;
+            let rows = rows.iter().map(statistic_of).collect();
+            Ok(v1::ListHitStatisticsResponse { rows })
+        })
     }
 
     async fn list_holder_counts(
@@ -225,6 +247,22 @@ fn filter_of(message: &v1::ListHitsRequest) -> Result<HitFilter> {
             .map(|since| timestamp("since", Some(since)))
             .transpose()?,
     })
+}
+
+fn statistic_of(row: &HitStatistic) -> v1::HitStatistic {
+    v1::HitStatistic {
+        prober: row.prober.to_string(),
+        holder: row.holder.to_string(),
+        policy: row.policy.name().to_owned(),
+        epoch: row.epoch.get(),
+        filter_version: row.filter_version,
+        hits: row.hits,
+        confirmed: row.confirmed,
+        false_positives: row.false_positives,
+        retracted: row.retracted,
+        expired: row.expired,
+        mean_false_positive_probability: row.mean_fpr,
+    }
 }
 
 fn first_instant(day: i64) -> prost_types::Timestamp {

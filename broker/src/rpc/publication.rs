@@ -12,8 +12,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::membership::{answer, given};
 use super::{Answers, Api, AsyncAnswers, Sender, node, optional_policy, peer, to_the_end};
-use crate::app::Broker;
+use crate::app::{Broker, CatalogueChange, CatalogueWatch};
 use crate::datastore::PublicationRecord;
+
+/// Most entries of the catalogue in one message.
+const MAX_ENTRIES: usize = 1000;
 
 #[tonic::async_trait]
 impl PublicationService for Api {
@@ -97,11 +100,16 @@ impl PublicationService for Api {
 
     async fn watch_catalogue(
         &self,
-        _: Request<v1::WatchCatalogueRequest>,
+        request: Request<v1::WatchCatalogueRequest>,
     ) -> Result<Response<Self::WatchCatalogueStream>, Status> {
-        Err(sotto_proto::status::to_status(
-            sotto_common::error::Error::internal("not built yet"),
-        ))
+        answer!({
+            let (caller, peer) = (node(&request)?, peer(&request)?);
+            let community = text("community", &request.get_ref().community)?;
+            let broker = Arc::clone(&self.broker);
+            // Refusals come before the stream begins.
+            let watch = broker.watch_catalogue(caller, community).await?;
+            Ok(self.stream(peer, Catalogue { broker, watch }))
+        })
     }
 
     async fn list_publications(
@@ -170,6 +178,55 @@ impl AsyncAnswers<v1::UploadPublicationResponse> for Upload {
     }
 }
 
+/// One node's catalogue stream.
+struct Catalogue {
+    broker: Arc<Broker>,
+    watch: CatalogueWatch,
+}
+
+impl AsyncAnswers<v1::WatchCatalogueResponse> for Catalogue {
+    async fn run(mut self, answers: Sender<v1::WatchCatalogueResponse>) -> Result<()> {
+        loop {
+            let first = !self.watch.has_begun();
+            let changes = self.broker.catalogue_changes(&mut self.watch).await?;
+            for message in messages(changes, first) {
+                if !answers.send(message).await {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Changes in messages of bounded length, one at least. `first`: they are the catalogue as it stood
+/// at the beginning.
+fn messages(changes: Vec<CatalogueChange>, first: bool) -> Vec<v1::WatchCatalogueResponse> {
+    let mut entries = changes.into_iter().map(entry_of).peekable();
+    let mut messages = Vec::new();
+    loop {
+        let part = entries.by_ref().take(MAX_ENTRIES).collect();
+        let last = entries.peek().is_none();
+        messages.push(v1::WatchCatalogueResponse {
+            entries: part,
+            complete: last || !first,
+        });
+        if last {
+            return messages;
+        }
+    }
+}
+
+fn entry_of(change: CatalogueChange) -> v1::CatalogueEntry {
+    let (epoch, policy, holder) = change.stack;
+    let layers = change.layers.map(|layers| layers.as_bytes().to_vec());
+    v1::CatalogueEntry {
+        epoch: epoch.get(),
+        policy: policy.name().to_owned(),
+        holder: holder.to_string(),
+        layers: layers.unwrap_or_default().into(),
+    }
+}
+
 fn publication_id(bytes: &[u8]) -> Result<PublicationId> {
     id("publication_id", bytes, PublicationId::from_slice)
 }
@@ -185,5 +242,43 @@ fn publication_of(record: &PublicationRecord) -> v1::Publication {
         class: record.class.into(),
         false_positive_probability: record.fpr,
         expires_at: Some(to_timestamp(record.expires_at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_common::ids::Epoch;
+    use sotto_common::selector::Policy;
+
+    use super::*;
+
+    fn gone(n: usize) -> CatalogueChange {
+        let epoch = Epoch::new(1).expect("from 1");
+        let holder = format!("nl-{n}").parse().expect("a node id");
+        CatalogueChange {
+            stack: (epoch, Policy::Phone, holder),
+            layers: None,
+        }
+    }
+
+    #[test]
+    fn a_catalogue_is_told_in_bounded_messages_of_which_the_last_completes_it() {
+        for (changes, lengths) in [
+            (0, &[0][..]),
+            (1000, &[1000]),
+            (1001, &[1000, 1]),
+            (2500, &[1000, 1000, 500]),
+        ] {
+            for first in [true, false] {
+                let told = messages((0..changes).map(gone).collect(), first);
+                let told_lengths: Vec<_> = told.iter().map(|m| m.entries.len()).collect();
+                assert_eq!(told_lengths, lengths);
+                for (i, message) in told.iter().enumerate() {
+                    assert_eq!(message.complete, !first || i + 1 == told.len());
+                }
+                let mut entries = told.iter().flat_map(|message| &message.entries);
+                assert!(entries.all(|entry| entry.layers.is_empty()));
+            }
+        }
     }
 }

@@ -128,6 +128,24 @@ impl Sqlite {
         &self.readers
     }
 
+    /// Writes the file anew without what is no longer in use, and empties the log beside it.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if the disk has no room for a second copy; the database is as it was then.
+    pub async fn compact(&self) -> Result<()> {
+        let mut writer = self.writer.acquire().await.map_err(db_error)?;
+        let mut run = async |statement| {
+            let done = sqlx::query(statement).execute(&mut *writer).await;
+            done.map(drop).map_err(db_error)
+        };
+        // The copy may be larger than memory: it goes through a file, not as sorts do.
+        run("PRAGMA temp_store = FILE").await?;
+        let outcome = run("VACUUM").await;
+        run("PRAGMA temp_store = MEMORY").await?;
+        outcome?;
+        run("PRAGMA wal_checkpoint(TRUNCATE)").await
+    }
+
     /// Closes all connections; what was committed is in the file.
     pub async fn close(&self) {
         self.readers.close().await;

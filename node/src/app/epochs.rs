@@ -323,6 +323,7 @@ mod tests {
     use sotto_common::ids::NodeId;
     use sotto_common::membership::PolicyProfile;
     use sotto_common::selector::Policy;
+    use sotto_common::service::at_rest::ColumnCipher;
 
     use super::*;
     use crate::keystore::Keystore;
@@ -344,7 +345,8 @@ mod tests {
         async fn new() -> Self {
             let (app, dir) = testing::app().await;
             let keys = dir.path().join("de-bka");
-            let custodian = Keystore::create(&keys, &mut os_rng()).expect("made");
+            let custodian =
+                Keystore::create(&keys, ColumnCipher::off(), &mut os_rng()).expect("made");
             let fingerprint = custodian.signing().verifying_key().fingerprint();
             app.pin_member(&node("de-bka"), &fingerprint, false)
                 .await
@@ -413,7 +415,11 @@ mod tests {
             change(&mut manifest);
             manifest
         };
-        let stranger = Keystore::create(&sample.dir.path().join("x"), &mut os_rng());
+        let stranger = Keystore::create(
+            &sample.dir.path().join("x"),
+            ColumnCipher::off(),
+            &mut os_rng(),
+        );
         let stranger = stranger.expect("made");
         let invalid = ErrorCode::ManifestInvalid;
         for (manifest, expected) in [

@@ -6,33 +6,48 @@ use std::sync::Arc;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use sotto_common::error::{Error, Result};
 use sotto_common::selector::{Policy, Rejection};
-use sotto_proto::convert::text;
+use sotto_proto::convert::{text, timestamp};
 use sotto_proto::v1;
 
 use super::policies::Policies;
 use super::{App, off_the_runtime};
-use crate::store::{ImportId, StagedRow, Store, other_policy};
+use crate::store::{Committed, ImportId, StagedRow, Store, other_policy};
 
 /// Most rows in one message.
-const MAX_ROWS: usize = 10_000;
+pub(super) const MAX_ROWS: usize = 10_000;
 /// Most characters in a record id.
 const MAX_RECORD_ID: usize = 128;
 /// Line numbers that the report names for each kind of rejection.
 const FIRST_LINES: usize = 10;
+/// The kind of rejection of a row whose time has passed.
+const EXPIRED: &str = "expired";
 
 /// An import under way. Dropping it leaves nothing behind.
 pub(crate) struct Import {
     dataset: String,
     policy: Policy,
     region: String,
+    replace: bool,
     rows: StagedRows,
+    /// Whether any row is a selector.
+    admitted: bool,
     report: Report,
 }
 
-/// The rows set aside, which go when the import is dropped.
-struct StagedRows {
-    store: Store,
-    import: ImportId,
+/// The rows set aside, which go when the import, or the removal, is dropped.
+pub(super) struct StagedRows {
+    pub(super) store: Store,
+    pub(super) import: ImportId,
+}
+
+impl StagedRows {
+    /// Sets rows aside from now on.
+    pub(super) async fn begin(store: &Store) -> Result<Self> {
+        Ok(Self {
+            import: store.begin_import().await?,
+            store: store.clone(),
+        })
+    }
 }
 
 impl Drop for StagedRows {
@@ -48,13 +63,13 @@ impl Drop for StagedRows {
 
 /// What became of the rows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Report {
-    rows: u64,
-    rejections: BTreeMap<Rejection, (u64, Vec<u64>)>,
+pub(super) struct Report {
+    pub(super) rows: u64,
+    rejections: BTreeMap<&'static str, (u64, Vec<u64>)>,
 }
 
 impl Report {
-    fn reject(&mut self, kind: Rejection, line: u64) {
+    pub(super) fn reject(&mut self, kind: &'static str, line: u64) {
         let (count, first_lines) = self.rejections.entry(kind).or_default();
         *count += 1;
         if first_lines.len() < FIRST_LINES {
@@ -62,22 +77,28 @@ impl Report {
         }
     }
 
-    fn finish(self, accepted: u64) -> v1::ImportDatasetResponse {
-        let rejected: u64 = self.rejections.values().map(|(count, _)| count).sum();
+    fn rejected(&self) -> u64 {
+        self.rejections.values().map(|(count, _)| count).sum()
+    }
+
+    pub(super) fn rejections(self) -> Vec<v1::RejectionCount> {
+        self.rejections
+            .into_iter()
+            .map(|(kind, (rows, first_lines))| v1::RejectionCount {
+                kind: kind.to_owned(),
+                rows,
+                first_lines,
+            })
+            .collect()
+    }
+
+    fn finish(self, committed: Committed) -> v1::ImportDatasetResponse {
         v1::ImportDatasetResponse {
             rows: self.rows,
-            accepted,
-            duplicates: self.rows - rejected - accepted,
-            removed: 0,
-            rejections: self
-                .rejections
-                .into_iter()
-                .map(|(kind, (rows, first_lines))| v1::RejectionCount {
-                    kind: kind.as_str().to_owned(),
-                    rows,
-                    first_lines,
-                })
-                .collect(),
+            accepted: committed.accepted,
+            duplicates: self.rows - self.rejected() - committed.accepted,
+            removed: committed.removed,
+            rejections: self.rejections(),
         }
     }
 }
@@ -99,10 +120,9 @@ impl App {
             dataset: header.dataset,
             policy,
             region: header.region,
-            rows: StagedRows {
-                import: self.store.begin_import().await?,
-                store: self.store.clone(),
-            },
+            replace: header.replace,
+            rows: StagedRows::begin(&self.store).await?,
+            admitted: false,
             report: Report::default(),
         })
     }
@@ -119,7 +139,7 @@ impl App {
         if rows.len() > MAX_ROWS {
             return Err(Error::field("rows", "at most 10000 in a message"));
         }
-        let first = import.report.rows;
+        let (first, now) = (import.report.rows, self.clock.now());
         import.report.rows += rows.len() as u64;
         let (policies, policy) = (Arc::clone(&self.policies), import.policy);
         let (dataset, region) = (import.dataset.clone(), import.region.clone());
@@ -136,26 +156,43 @@ impl App {
         let mut staged = Vec::with_capacity(outcomes.len());
         for (line, outcome) in outcomes {
             match outcome {
-                Ok(row) => staged.push(row),
-                Err(kind) => import.report.reject(kind, line),
+                Err(kind) => import.report.reject(kind.as_str(), line),
+                Ok(row) => {
+                    if row.expires_at.is_some_and(|at| at <= now) {
+                        import.report.reject(EXPIRED, line);
+                    }
+                    // Also what has expired: it takes out what the dataset has of it.
+                    import.admitted = true;
+                    staged.push(row);
+                }
             }
         }
         let rows = &import.rows;
-        rows.store.stage_rows(rows.import, &staged).await
+        rows.store
+            .stage_rows(rows.import, &import.dataset, policy, staged)
+            .await
     }
 
     /// Makes the rows selectors of the dataset, all at once, and reports.
     ///
     /// # Errors
-    /// Those of the store; nothing is imported then.
+    /// `INVALID_FIELD` if nothing would take the place of everything; those of the store. Nothing
+    /// is imported, and nothing removed, then.
     pub(crate) async fn finish_import(&self, import: Import) -> Result<v1::ImportDatasetResponse> {
+        if import.replace && !import.admitted {
+            // A file of another type, or one that was cut off, must not empty a dataset.
+            let text = "none of them is a selector that could take the place of what is there; \
+                        the dataset is as it was: to empty it, delete it";
+            return Err(Error::field("rows", text));
+        }
         let now = self.clock.now();
-        let accepted = self
+        let (name, policy, replace) = (&import.dataset, import.policy, import.replace);
+        let committed = self
             .store
-            .commit_import(import.rows.import, &import.dataset, import.policy, now)
+            .commit_import(import.rows.import, name, policy, replace, now)
             .await?;
         self.data_changed();
-        Ok(import.report.finish(accepted))
+        Ok(import.report.finish(committed))
     }
 }
 
@@ -168,25 +205,43 @@ fn normal(
     row: v1::ImportRow,
     position: u64,
 ) -> Result<Result<StagedRow, Rejection>> {
-    if row.record_id.chars().count() > MAX_RECORD_ID || row.record_id.contains(char::is_control) {
-        let text = "at most 128 characters, and no control characters";
-        return Err(Error::field("record_id", text));
-    }
-    let region = if row.region.is_empty() {
-        region
-    } else {
-        &row.region
-    };
+    check_record_id(&row.record_id)?;
+    let expires_at = row.expires_at.map(|at| timestamp("expires_at", Some(at)));
+    let expires_at = expires_at.transpose()?;
+    let region = region_of(&row, region);
     let outcome = policies.admit(policy, &row.value, region);
     Ok(outcome.map(|canonical| StagedRow {
         position,
         canonical,
+        named: !row.record_id.is_empty(),
         record_id: if row.record_id.is_empty() {
             format!("{dataset}/{}", row.line)
         } else {
             row.record_id
         },
+        expires_at,
     }))
+}
+
+/// The region hint of a row, which goes before that of all rows.
+pub(super) fn region_of<'a>(row: &'a v1::ImportRow, all: &'a str) -> &'a str {
+    if row.region.is_empty() {
+        all
+    } else {
+        &row.region
+    }
+}
+
+/// Refuses a record id that no record can have.
+///
+/// # Errors
+/// `INVALID_FIELD`.
+pub(super) fn check_record_id(record_id: &str) -> Result<()> {
+    if record_id.chars().count() > MAX_RECORD_ID || record_id.contains(char::is_control) {
+        let text = "at most 128 characters, and no control characters";
+        return Err(Error::field("record_id", text));
+    }
+    Ok(())
 }
 
 /// Whether a dataset may have this name.
@@ -216,10 +271,13 @@ mod tests {
             ..Report::default()
         };
         for line in 1..=25 {
-            report.reject(Rejection::Malformed, line);
+            report.reject(Rejection::Malformed.as_str(), line);
         }
-        report.reject(Rejection::Empty, 33);
-        let report = report.finish(10);
+        report.reject(Rejection::Empty.as_str(), 33);
+        let report = report.finish(Committed {
+            accepted: 10,
+            removed: 0,
+        });
         assert_eq!((report.accepted, report.duplicates), (10, 4));
         let kinds: Vec<_> = report
             .rejections

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sotto_common::ids::{CommunityId, NodeId, Role, SpiffeId};
 use sotto_common::random::os_rng;
+use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::files::{self, Readers};
 use sotto_common::service::pki;
 
@@ -16,7 +17,7 @@ use super::args;
 use super::fault::{Fault, Result};
 use super::render::{Cell, record};
 use crate::config::NodeConfig;
-use crate::keystore::{Keystore, private_dir};
+use crate::keystore::{Keystore, Sealing, private_dir};
 
 /// A new node.
 #[derive(Args, Debug)]
@@ -67,6 +68,7 @@ const RESULT: &[&str] = &[
     "fingerprint",
     "spiffe_id",
     "keys",
+    "store_keys",
     "tls_key",
     "csr",
 ];
@@ -88,7 +90,7 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<()> {
     .map_err(|error| Fault::new(format!("tls.trust_domain: {error}")))?;
 
     private_dir(&config.data_dir)?;
-    let keys = Keystore::create(&config.keys_dir(), &mut os_rng())?;
+    let keys = keys(context, &config)?;
     let fingerprint = keys.public(&config.node_id).signing.fingerprint();
     let csr = tls_request(context, &spiffe, &config.tls.key.0, &config.tls.certificate)?;
 
@@ -98,12 +100,53 @@ pub(crate) fn run(context: &Context, args: &InitArgs) -> Result<()> {
         Cell::new(fingerprint.to_string()),
         Cell::new(spiffe.to_string()),
         Cell::new(config.keys_dir().display().to_string()),
+        Cell::new(config.store_keys_file().0.display().to_string()),
         Cell::new(config.tls.key.0.display().to_string()),
         Cell::new(csr.as_ref().map(|path| path.display().to_string())),
     ];
     record(context.output, RESULT, &cells, &mut context.stdout())?;
     next_steps(context, &config, csr.as_deref(), &args.config);
     Ok(())
+}
+
+/// Makes the keys and the list that seals them. A node of the time before keys were sealed keeps
+/// its own; the list is all that it is given.
+fn keys(context: &Context, config: &NodeConfig) -> Result<Keystore> {
+    let (dir, list) = (config.keys_dir(), config.store_keys_file().0);
+    private_dir(&dir)?;
+    let mut keep = false;
+    if !list.exists() {
+        match Keystore::look(&dir) {
+            None => {}
+            Some(Sealing::Clear) => keep = true,
+            Some(Sealing::Sealed) => {
+                return Err(Fault::with_hint(
+                    format!(
+                        "the keys in {} are sealed, and the list that sealed them is not at {}",
+                        dir.display(),
+                        list.display()
+                    ),
+                    "put the list back, or say with `store_keys_file` where it is; a new one \
+                     opens nothing",
+                ));
+            }
+        }
+        let line = ColumnCipher::generate_line(&mut os_rng());
+        put(&list, line.as_bytes(), Readers::Owner)?;
+        context.note(&format!(
+            "made {}, the keys of everything that is stored: keep a copy apart from the backups \
+             of {}",
+            list.display(),
+            config.data_dir.display()
+        ));
+    }
+    let cipher = config.store_cipher()?;
+    Ok(if keep {
+        context.note("kept the keys of this node, and sealed them");
+        Keystore::open(&dir, cipher, &mut os_rng())?
+    } else {
+        Keystore::create(&dir, cipher, &mut os_rng())?
+    })
 }
 
 fn next_steps(context: &Context, config: &NodeConfig, csr: Option<&Path>, file: &Path) {

@@ -1,5 +1,6 @@
 //! `serve`: the node's service.
 
+use std::error::Error as StdError;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,6 +24,18 @@ pub(crate) fn run(file: &Path) -> Result<()> {
         let stop = shutdown::on_signal().map_err(cannot_start)?;
         serve(config, Arc::new(SystemClock), stop)
             .await
-            .map_err(|error| Fault::new(error.to_string()))
+            .map_err(|error| Fault::new(with_causes(&*error)))
     })
+}
+
+/// Whoever starts the node is its operator: the causes of a fault are for them.
+fn with_causes(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -129,7 +129,8 @@ impl Store {
     ) -> Result<u64> {
         let count: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM selectors
-             WHERE dataset_id = $1 AND +selector_id > $2 AND +selector_id <= $3",
+             WHERE dataset_id = $1 AND removed_at IS NULL
+                 AND selector_id > $2 AND selector_id <= $3",
         )
         .bind(dataset)
         .bind(after)

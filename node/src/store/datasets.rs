@@ -1,21 +1,22 @@
 //! Datasets and their selectors, and the one-off questions.
 
+use std::collections::HashSet;
+
 use scoped_futures::ScopedFutureExt as _;
-use sotto_common::error::{Error, Result};
+use sotto_common::error::Result;
+use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
 use sotto_common::secret::Selector;
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::db_error;
 use sotto_common::time::Timestamp;
-use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
-use super::{Store, advance, signed, time, typed, unsigned};
+use super::at_rest::{AtRest, for_each};
+use super::{Store, time, typed, unsigned};
 
 /// Where a selector stands in the store; in the order of import.
 pub type SelectorId = i64;
-
-/// An import under way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ImportId(i64);
 
 /// One dataset.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,17 +33,10 @@ pub struct Dataset {
     pub last_selector: SelectorId,
     /// When it was last imported into.
     pub imported_at: Timestamp,
-}
-
-/// A canonical value that waits for the end of its import.
-#[derive(Clone, Debug)]
-pub struct StagedRow {
-    /// Place in the import, from 0; no place twice.
-    pub position: u64,
-    /// The canonical value.
-    pub canonical: Selector,
-    /// The record it belongs to.
-    pub record_id: String,
+    /// Whether its selectors are in this node's filters.
+    pub publish: bool,
+    /// Why it is probed by itself, if it is.
+    pub probe: Option<Grounds>,
 }
 
 /// A canonical value of the store with the key of its record ref.
@@ -56,31 +50,54 @@ pub struct SelectorRow {
     pub record_key: String,
 }
 
-type DatasetColumns = (i64, String, String, i64, SelectorId, i64);
+/// Datasets that are not deleted; the statements below add what they ask for.
+macro_rules! select_datasets {
+    ($rest:literal) => {
+        concat!("SELECT * FROM datasets WHERE deleted_at IS NULL ", $rest)
+    };
+}
 
-fn dataset(columns: DatasetColumns) -> Result<Dataset> {
-    let (id, name, policy, selectors, last_selector, imported_at) = columns;
+fn dataset(row: &SqliteRow) -> Result<Dataset> {
+    let text = |column: &str| row.try_get::<String, _>(column).map_err(db_error);
+    let number = |column: &str| row.try_get::<i64, _>(column).map_err(db_error);
+    let purpose: Option<String> = row.try_get("probe_purpose").map_err(db_error)?;
+    let grounds = |purpose: String| {
+        Grounds::new(
+            Purpose::parse(&purpose),
+            LegalBasis::parse(&text("probe_legal_basis")?),
+            &text("probe_reference")?,
+            &text("probe_case_ref")?,
+        )
+    };
     Ok(Dataset {
-        id,
-        name,
-        policy: typed(&policy)?,
-        selectors: unsigned(selectors),
-        last_selector,
-        imported_at: time(imported_at),
+        id: number("dataset_id")?,
+        name: text("name")?,
+        policy: typed(&text("policy")?)?,
+        selectors: unsigned(number("selectors")?),
+        last_selector: number("last_selector")?,
+        imported_at: time(number("imported_at")?),
+        publish: row.try_get("publish").map_err(db_error)?,
+        probe: purpose.map(grounds).transpose()?,
     })
 }
 
+/// Id, dataset, canonical index, record, ordinal.
+type SelectorColumns = (SelectorId, String, Vec<u8>, Vec<u8>, i64);
+
 /// The local record id of protocol §2 is the dataset's name, `/` and the record id of its rows:
 /// record ids of two datasets never meet. A one-off question has no dataset.
-type SelectorColumns = (SelectorId, String, String, String, i64);
-
-fn selector_row((id, dataset, canonical, record, ordinal): SelectorColumns) -> SelectorRow {
-    SelectorRow {
+fn selector_row(at_rest: &AtRest, columns: SelectorColumns) -> Result<SelectorRow> {
+    let (id, dataset, canonical_index, record, ordinal) = columns;
+    let record = at_rest.open_record(&dataset, &canonical_index, &record)?;
+    Ok(SelectorRow {
         id,
-        canonical: Selector::new(canonical),
-        record_key: format!("{dataset}/{record}#{ordinal}"),
-    }
+        canonical: record.canonical,
+        record_key: format!("{dataset}/{}#{ordinal}", record.record_id),
+    })
 }
+
+/// Selectors that are read at once where all of a policy are asked for.
+const PAGE: u32 = 20_000;
 
 impl Store {
     /// A dataset by its name.
@@ -88,15 +105,14 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn dataset(&self, name: &str) -> Result<Option<Dataset>> {
-        let row: Option<DatasetColumns> = sqlx::query_as(
-            "SELECT dataset_id, name, policy, selectors, last_selector, imported_at
-             FROM datasets WHERE name = $1",
-        )
-        .bind(name)
-        .fetch_optional(self.db.read())
-        .await
-        .map_err(db_error)?;
-        row.map(dataset).transpose()
+        sqlx::query(select_datasets!("AND name = $1"))
+            .bind(name)
+            .fetch_optional(self.db.read())
+            .await
+            .map_err(db_error)?
+            .as_ref()
+            .map(dataset)
+            .transpose()
     }
 
     /// Every dataset, by name.
@@ -104,126 +120,22 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn datasets(&self) -> Result<Vec<Dataset>> {
-        let rows: Vec<DatasetColumns> = sqlx::query_as(
-            "SELECT dataset_id, name, policy, selectors, last_selector, imported_at
-             FROM datasets ORDER BY name",
-        )
-        .fetch_all(self.db.read())
-        .await
-        .map_err(db_error)?;
-        rows.into_iter().map(dataset).collect()
-    }
-
-    /// Begins an import.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn begin_import(&self) -> Result<ImportId> {
-        self.db
-            .run_tx("begin_import", |tx| {
-                async move { advance(tx, "import", 1).await.map(ImportId) }.scope_boxed()
-            })
+        sqlx::query(select_datasets!("ORDER BY name"))
+            .fetch_all(self.db.read())
             .await
-    }
-
-    /// Sets rows aside; those whose canonical value the import has already are left out.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn stage_rows(&self, import: ImportId, rows: &[StagedRow]) -> Result<()> {
-        // One statement a chunk: a bound statement a row would cost ten times as much.
-        let rows: Vec<_> = rows
+            .map_err(db_error)?
             .iter()
-            .map(|row| (row.canonical.expose(), row.position, &row.record_id))
-            .collect();
-        let rows = &serde_json::to_string(&rows).map_err(Error::internal)?;
-        self.db
-            .run_tx("stage_rows", |tx| {
-                async move {
-                    sqlx::query(
-                        "INSERT OR IGNORE INTO staged_rows
-                             (import_id, canonical, position, record_id)
-                         SELECT $1, value ->> 0, value ->> 1, value ->> 2 FROM json_each($2)",
-                    )
-                    .bind(import.0)
-                    .bind(rows)
-                    .execute(tx)
-                    .await
-                    .map_err(db_error)?;
-                    Ok(())
-                }
-                .scope_boxed()
-            })
-            .await
+            .map(dataset)
+            .collect()
     }
 
-    /// Makes the rows of an import selectors of a dataset, which is made if it is not there;
-    /// tells how many are new in it.
-    ///
-    /// # Errors
-    /// `INVALID_FIELD` if the dataset is of another policy.
-    pub async fn commit_import(
-        &self,
-        import: ImportId,
-        name: &str,
-        policy: Policy,
-        now: Timestamp,
-    ) -> Result<u64> {
-        self.db
-            .run_tx("commit_import", |tx| {
-                async move {
-                    let (dataset, is): (i64, String) = sqlx::query_as(
-                        "INSERT INTO datasets
-                             (name, policy, selectors, last_selector, imported_at)
-                         VALUES ($1, $2, 0, 0, $3)
-                         ON CONFLICT (name) DO UPDATE SET imported_at = excluded.imported_at
-                         RETURNING dataset_id, policy",
-                    )
-                    .bind(name)
-                    .bind(policy.name())
-                    .bind(now.micros())
-                    .fetch_one(&mut *tx)
-                    .await
-                    .map_err(db_error)?;
-                    if is != policy.name() {
-                        return Err(other_policy(&is));
-                    }
-                    let (accepted, last) = merge(tx, import, dataset, policy).await?;
-                    sqlx::query(
-                        "UPDATE datasets SET selectors = selectors + $2,
-                             last_selector = max(last_selector, $3) WHERE dataset_id = $1",
-                    )
-                    .bind(dataset)
-                    .bind(signed(accepted))
-                    .bind(last)
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(db_error)?;
-                    unstage(tx, Some(import)).await?;
-                    Ok(accepted)
-                }
-                .scope_boxed()
-            })
-            .await
-    }
-
-    /// Forgets the rows of one import, or of all: those of a program that ended meanwhile.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn drop_imports(&self, import: Option<ImportId>) -> Result<()> {
-        self.db
-            .run_tx("drop_imports", |tx| unstage(tx, import).scope_boxed())
-            .await
-    }
-
-    /// The policies that have selectors in datasets, and the last selector of each.
+    /// The policies that have selectors in published datasets, and the last selector of each.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn policies_in_use(&self) -> Result<Vec<(Policy, SelectorId)>> {
         let rows: Vec<(String, SelectorId)> = sqlx::query_as(
-            "SELECT policy, max(last_selector) FROM datasets WHERE selectors > 0
+            "SELECT policy, max(last_selector) FROM datasets WHERE selectors > 0 AND publish = 1
              GROUP BY policy ORDER BY policy",
         )
         .fetch_all(self.db.read())
@@ -234,7 +146,7 @@ impl Store {
             .collect()
     }
 
-    /// The distinct canonical values of a policy over all datasets, up to a selector.
+    /// The distinct canonical values of a policy over all published datasets, up to a selector.
     ///
     /// # Errors
     /// Those of the store.
@@ -243,23 +155,20 @@ impl Store {
         policy: Policy,
         last: SelectorId,
     ) -> Result<Vec<Selector>> {
-        let rows: Vec<(String,)> = sqlx::query_as(
-            "SELECT DISTINCT canonical FROM selectors
-             WHERE policy = $1 AND dataset_id IS NOT NULL AND selector_id <= $2",
-        )
-        .bind(policy.name())
-        .bind(last)
-        .fetch_all(self.db.read())
-        .await
-        .map_err(db_error)?;
-        Ok(rows
-            .into_iter()
-            .map(|(text,)| Selector::new(text))
-            .collect())
+        let mut values = HashSet::new();
+        let mut after = 0;
+        loop {
+            let page = self.published_values(policy, after, last, PAGE).await?;
+            let Some(row) = page.last() else {
+                return Ok(values.into_iter().collect());
+            };
+            after = row.id;
+            values.extend(page.into_iter().map(|row| row.canonical));
+        }
     }
 
-    /// Selectors of the published datasets of a policy, those after one up to another, in the order
-    /// of their ids, at most `limit`.
+    /// Selectors of the published datasets of a policy, after one and up to another by their ids,
+    /// in that order, at most `limit`. A value that is in several datasets comes several times.
     ///
     /// # Errors
     /// Those of the store.
@@ -270,10 +179,13 @@ impl Store {
         last: SelectorId,
         limit: u32,
     ) -> Result<Vec<SelectorRow>> {
+        // A page costs what is in it, and what of the policy is not published in between.
         let rows: Vec<SelectorColumns> = sqlx::query_as(
-            "SELECT selector_id, d.name, canonical, record_id, ordinal
-             FROM selectors s JOIN datasets d USING (dataset_id)
-             WHERE s.policy = $1 AND d.publish = 1 AND selector_id > $2 AND selector_id <= $3
+            "SELECT selector_id, d.name, canonical_index, record, ordinal
+             FROM selectors s INDEXED BY selectors_of_policy
+             CROSS JOIN datasets d ON d.dataset_id = s.dataset_id
+             WHERE s.policy = $1 AND s.dataset_id IS NOT NULL AND removed_at IS NULL
+               AND selector_id > $2 AND selector_id <= $3 AND d.publish = 1
              ORDER BY selector_id LIMIT $4",
         )
         .bind(policy.name())
@@ -283,15 +195,7 @@ impl Store {
         .fetch_all(self.db.read())
         .await
         .map_err(db_error)?;
-        Ok(rows.into_iter().map(selector_row).collect())
-    }
-
-    pub(crate) async fn remove_expired(&self, _: Timestamp) -> Result<Vec<Policy>> {
-        Ok(Vec::new())
-    }
-
-    pub(crate) async fn next_expiry(&self) -> Result<Option<Timestamp>> {
-        Ok(None)
+        for_each(&self.at_rest, rows, selector_row).await
     }
 
     /// Selectors of a dataset, `first..=last` by their ids, in that order, at most `limit`.
@@ -305,11 +209,11 @@ impl Store {
         last: SelectorId,
         limit: u32,
     ) -> Result<Vec<SelectorRow>> {
-        // `+` keeps SQLite from sorting the whole dataset for each batch: it goes by the ids.
         let rows: Vec<SelectorColumns> = sqlx::query_as(
-            "SELECT selector_id, d.name, canonical, record_id, ordinal
-             FROM selectors s JOIN datasets d ON d.dataset_id = $1
-             WHERE +s.dataset_id = $1 AND selector_id BETWEEN $2 AND $3
+            "SELECT selector_id, d.name, canonical_index, record, ordinal
+             FROM selectors s INDEXED BY selectors_of_dataset
+             CROSS JOIN datasets d ON d.dataset_id = s.dataset_id
+             WHERE s.dataset_id = $1 AND removed_at IS NULL AND selector_id BETWEEN $2 AND $3
              ORDER BY selector_id LIMIT $4",
         )
         .bind(dataset)
@@ -319,7 +223,7 @@ impl Store {
         .fetch_all(self.db.read())
         .await
         .map_err(db_error)?;
-        Ok(rows.into_iter().map(selector_row).collect())
+        for_each(&self.at_rest, rows, selector_row).await
     }
 
     /// The one-off question for a canonical value: the first time it is stored with
@@ -333,20 +237,23 @@ impl Store {
         canonical: &Selector,
         record_id: &str,
     ) -> Result<SelectorRow> {
+        let sealed = &self.at_rest.seal_record("", policy, canonical, record_id);
         let row: SelectorColumns = self
             .db
             .run_tx("put_check", |tx| {
                 async move {
                     sqlx::query_as(
-                        "INSERT INTO selectors (policy, canonical, record_id, ordinal)
-                         VALUES ($1, $2, $3, 0)
-                         ON CONFLICT (policy, canonical) WHERE dataset_id IS NULL
+                        "INSERT INTO selectors
+                             (policy, canonical_index, record_index, record, ordinal)
+                         VALUES ($1, $2, $3, $4, 0)
+                         ON CONFLICT (canonical_index) WHERE dataset_id IS NULL
                          DO UPDATE SET ordinal = 0
-                         RETURNING selector_id, '', canonical, record_id, ordinal",
+                         RETURNING selector_id, '', canonical_index, record, ordinal",
                     )
                     .bind(policy.name())
-                    .bind(canonical.expose())
-                    .bind(record_id)
+                    .bind(&sealed.canonical_index[..])
+                    .bind(&sealed.record_index[..])
+                    .bind(&sealed.record)
                     .fetch_one(tx)
                     .await
                     .map_err(db_error)
@@ -354,52 +261,30 @@ impl Store {
                 .scope_boxed()
             })
             .await?;
-        Ok(selector_row(row))
+        selector_row(&self.at_rest, row)
     }
 }
 
-/// The refusal to put selectors of one policy into a dataset of another.
-pub(crate) fn other_policy(is: &str) -> Error {
-    Error::field("policy", format!("the dataset is one of {is}"))
-}
-
-/// Rows whose canonical value the dataset does not have become selectors; tells how many, and the
-/// last of them. Ordinals go on from those that the record has.
-async fn merge(
+/// Counts what was put into a dataset and what was taken out; the last selector is looked up.
+pub(super) async fn recount(
     tx: &mut SqliteConnection,
-    import: ImportId,
     dataset: i64,
-    policy: Policy,
-) -> Result<(u64, SelectorId)> {
-    let done = sqlx::query(
-        "INSERT INTO selectors (dataset_id, policy, canonical, record_id, ordinal)
-         SELECT $2, $3, canonical, record_id,
-             row_number() OVER (PARTITION BY record_id ORDER BY position) - 1 + coalesce(
-                 (SELECT max(ordinal) + 1 FROM selectors o
-                  WHERE o.dataset_id = $2 AND o.record_id = r.record_id), 0)
-         FROM staged_rows r
-         WHERE import_id = $1 AND NOT EXISTS
-             (SELECT 1 FROM selectors s WHERE s.dataset_id = $2 AND s.canonical = r.canonical)
-         ORDER BY position",
+    accepted: u64,
+    removed: u64,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE datasets SET selectors = selectors + $2 - $3, last_selector = coalesce(
+             (SELECT selector_id FROM selectors INDEXED BY selectors_of_dataset
+              WHERE dataset_id = $1 AND removed_at IS NULL
+              ORDER BY selector_id DESC LIMIT 1), 0)
+         WHERE dataset_id = $1",
     )
-    .bind(import.0)
     .bind(dataset)
-    .bind(policy.name())
+    .bind(super::signed(accepted))
+    .bind(super::signed(removed))
     .execute(tx)
     .await
     .map_err(db_error)?;
-    match done.rows_affected() {
-        0 => Ok((0, 0)),
-        accepted => Ok((accepted, done.last_insert_rowid())),
-    }
-}
-
-async fn unstage(tx: &mut SqliteConnection, import: Option<ImportId>) -> Result<()> {
-    sqlx::query("DELETE FROM staged_rows WHERE $1 IS NULL OR import_id = $1")
-        .bind(import.map(|import| import.0))
-        .execute(tx)
-        .await
-        .map_err(db_error)?;
     Ok(())
 }
 
@@ -407,21 +292,22 @@ async fn unstage(tx: &mut SqliteConnection, import: Option<ImportId>) -> Result<
 mod tests {
     use super::super::testing::store;
     use super::*;
+    use crate::testing::staged;
 
     async fn import(store: &Store, name: &str, rows: &[(&str, &str)]) -> Result<u64> {
         let import = store.begin_import().await?;
-        let rows: Vec<_> = rows
+        let rows = rows
             .iter()
             .zip(0..)
-            .map(|(&(canonical, record_id), position)| StagedRow {
-                position,
-                canonical: Selector::new(canonical),
-                record_id: record_id.into(),
-            })
+            .map(|(&(canonical, record_id), position)| staged(position, canonical, record_id))
             .collect();
-        store.stage_rows(import, &rows).await?;
+        store.stage_rows(import, name, Policy::Email, rows).await?;
         let now = Timestamp::from_seconds(1);
-        store.commit_import(import, name, Policy::Email, now).await
+        let done = store
+            .commit_import(import, name, Policy::Email, false, now)
+            .await?;
+        assert_eq!(done.removed, 0);
+        Ok(done.accepted)
     }
 
     async fn rows(store: &Store, name: &str) -> Vec<SelectorRow> {
@@ -464,7 +350,9 @@ mod tests {
             .expect("stored");
         let import = store.begin_import().await.expect("begun");
         let now = Timestamp::from_seconds(2);
-        let refused = store.commit_import(import, "d", Policy::Phone, now).await;
+        let refused = store
+            .commit_import(import, "d", Policy::Phone, false, now)
+            .await;
         assert_eq!(
             refused.expect_err("refused").subject.as_deref(),
             Some("policy")
@@ -476,16 +364,15 @@ mod tests {
     async fn an_import_that_breaks_leaves_nothing() {
         let (store, _dir) = store().await;
         let broken = store.begin_import().await.expect("begun");
-        let row = StagedRow {
-            position: 0,
-            canonical: Selector::new("a@x.org"),
-            record_id: "r".into(),
-        };
-        store.stage_rows(broken, &[row]).await.expect("staged");
+        let rows = vec![staged(0, "a@x.org", "r")];
+        let done = store.stage_rows(broken, "d", Policy::Email, rows).await;
+        done.expect("staged");
         store.drop_imports(None).await.expect("dropped");
         let now = Timestamp::from_seconds(2);
-        let accepted = store.commit_import(broken, "d", Policy::Email, now).await;
-        assert_eq!(accepted.expect("stored"), 0);
+        let done = store
+            .commit_import(broken, "d", Policy::Email, false, now)
+            .await;
+        assert_eq!(done.expect("stored").accepted, 0);
         assert!(store.policies_in_use().await.expect("read").is_empty());
     }
 

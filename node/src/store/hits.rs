@@ -10,6 +10,7 @@ use sotto_common::service::sqlite::db_error;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
+use super::at_rest::AtRest;
 use super::{Store, advance, damaged, signed, time, typed, unsigned};
 use crate::hit::Hit;
 
@@ -48,12 +49,17 @@ const LOCAL_CURSOR: &str = "hit_cursor";
 /// The last event of the broker's stream that was stored.
 const INBOX_CURSOR: &str = "inbox_cursor";
 
-fn record_hit(row: &SqliteRow) -> Result<RecordHit> {
+fn record_hit(at_rest: &AtRest, row: &SqliteRow) -> Result<RecordHit> {
     let text = |column: &str| row.try_get::<String, _>(column).map_err(db_error);
     let maybe = |column: &str| row.try_get::<Option<String>, _>(column).map_err(db_error);
     let number = |column: &str| row.try_get::<i64, _>(column).map_err(db_error);
     let real = |column: &str| row.try_get::<f64, _>(column).map_err(db_error);
     let bytes = |column: &str| row.try_get::<Vec<u8>, _>(column).map_err(db_error);
+    let dataset = maybe("dataset")?.unwrap_or_default();
+    let sealed: Option<Vec<u8>> = row.try_get("record").map_err(db_error)?;
+    let record = sealed
+        .map(|sealed| at_rest.open_record(&dataset, &bytes("canonical_index")?, &sealed))
+        .transpose()?;
     let epoch = u32::try_from(number("epoch")?).map_err(|_| damaged("epoch"))?;
     Ok(RecordHit {
         hit: Hit {
@@ -70,9 +76,12 @@ fn record_hit(row: &SqliteRow) -> Result<RecordHit> {
             last_seen: time(number("last_seen")?),
         },
         cursor: unsigned(number("cursor")?),
-        dataset: maybe("dataset")?.unwrap_or_default(),
-        record_id: maybe("record_id")?.unwrap_or_default(),
-        canonical: maybe("canonical")?.map(Selector::new),
+        dataset,
+        record_id: record
+            .as_ref()
+            .map(|record| record.record_id.clone())
+            .unwrap_or_default(),
+        canonical: record.map(|record| record.canonical),
     })
 }
 
@@ -80,7 +89,7 @@ fn record_hit(row: &SqliteRow) -> Result<RecordHit> {
 macro_rules! select_hits {
     ($rest:literal) => {
         concat!(
-            "SELECT h.*, d.name AS dataset, s.record_id, s.canonical FROM hits h
+            "SELECT h.*, d.name AS dataset, s.record, s.canonical_index FROM hits h
              LEFT JOIN record_refs r USING (record_ref)
              LEFT JOIN selectors s USING (selector_id)
              LEFT JOIN datasets d USING (dataset_id) ",
@@ -168,7 +177,7 @@ impl Store {
             .await
             .map_err(db_error)?
             .as_ref()
-            .map(record_hit)
+            .map(|row| record_hit(&self.at_rest, row))
             .transpose()
     }
 
@@ -193,7 +202,7 @@ impl Store {
         .await
         .map_err(db_error)?
         .iter()
-        .map(record_hit)
+        .map(|row| record_hit(&self.at_rest, row))
         .collect()
     }
 
@@ -209,7 +218,7 @@ impl Store {
             .await
             .map_err(db_error)?
             .iter()
-            .map(record_hit)
+            .map(|row| record_hit(&self.at_rest, row))
             .collect()
     }
 }

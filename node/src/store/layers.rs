@@ -126,8 +126,8 @@ impl Store {
     /// Those of the store.
     pub async fn count_published(&self, policy: Policy, after: SelectorId) -> Result<u64> {
         let count: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM selectors JOIN datasets d USING (dataset_id)
-             WHERE d.policy = $1 AND d.publish = 1 AND selector_id > $2",
+            "SELECT count(*) FROM selectors s JOIN datasets d USING (dataset_id)
+             WHERE s.policy = $1 AND d.publish = 1 AND removed_at IS NULL AND selector_id > $2",
         )
         .bind(policy.name())
         .bind(after)

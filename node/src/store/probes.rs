@@ -14,6 +14,7 @@ use sqlx::Row as _;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
+use super::at_rest::AtRest;
 use super::{SelectorId, Store, damaged, hits, signed, time, typed, unsigned};
 use crate::hit::Hit;
 
@@ -116,7 +117,7 @@ pub struct Batch {
 }
 
 impl ProbeSession {
-    fn from_columns(row: &SqliteRow) -> Result<Self> {
+    fn from_columns(at_rest: &AtRest, row: &SqliteRow) -> Result<Self> {
         let text = |column: &str| row.try_get::<String, _>(column).map_err(db_error);
         let number = |column: &str| row.try_get::<i64, _>(column).map_err(db_error);
         let bytes = |column: &str| row.try_get::<Vec<u8>, _>(column).map_err(db_error);
@@ -135,8 +136,9 @@ impl ProbeSession {
         let u32_of = |column| {
             number(column).and_then(|n| u32::try_from(n).map_err(|_| damaged("small number")))
         };
+        let id = SessionId::from_slice(&bytes("session_id")?).map_err(Error::internal)?;
         Ok(Self {
-            id: SessionId::from_slice(&bytes("session_id")?).map_err(Error::internal)?,
+            id,
             kind: ProbeKind::parse(&text("kind")?).ok_or_else(|| damaged("kind"))?,
             key: ProbeKey {
                 dataset: text("name")?,
@@ -146,7 +148,7 @@ impl ProbeSession {
             dataset: number("dataset_id")?,
             policy: typed(&text("policy")?)?,
             epoch: Epoch::new(u32_of("epoch")?).map_err(Error::internal)?,
-            nonce: SessionNonce::from_slice(&bytes("nonce")?).ok_or_else(|| damaged("nonce"))?,
+            nonce: at_rest.open_nonce(id, &bytes("nonce")?)?,
             first: number("first")?,
             last_selector: number("last_selector")?,
             total: unsigned(number("total")?),
@@ -167,9 +169,11 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn put_session(&self, session: &ProbeSession) -> Result<()> {
+        // The node's own store keeps the nonce: only so can a session go on.
+        let nonce = &self.at_rest.seal_nonce(session.id, &session.nonce);
         self.db
             .run_tx("put_session", |tx| {
-                insert_session(tx, session).scope_boxed()
+                insert_session(tx, session, nonce).scope_boxed()
             })
             .await
     }
@@ -179,11 +183,12 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn replace_session(&self, old: SessionId, session: &ProbeSession) -> Result<()> {
+        let nonce = &self.at_rest.seal_nonce(session.id, &session.nonce);
         self.db
             .run_tx("replace_session", |tx| {
                 async move {
                     delete_session(tx, old).await?;
-                    insert_session(tx, session).await
+                    insert_session(tx, session, nonce).await
                 }
                 .scope_boxed()
             })
@@ -203,7 +208,7 @@ impl Store {
         .await
         .map_err(db_error)?
         .iter()
-        .map(ProbeSession::from_columns)
+        .map(|row| ProbeSession::from_columns(&self.at_rest, row))
         .collect()
     }
 
@@ -353,7 +358,11 @@ impl Store {
     }
 }
 
-async fn insert_session(tx: &mut SqliteConnection, session: &ProbeSession) -> Result<()> {
+async fn insert_session(
+    tx: &mut SqliteConnection,
+    session: &ProbeSession,
+    nonce: &[u8],
+) -> Result<()> {
     let grounds = &session.key.grounds;
     sqlx::query(
         "INSERT INTO probe_sessions (session_id, dataset_id, kind, epoch, nonce, purpose,
@@ -366,8 +375,7 @@ async fn insert_session(tx: &mut SqliteConnection, session: &ProbeSession) -> Re
     .bind(session.dataset)
     .bind(session.kind.as_str())
     .bind(session.epoch.get())
-    // The node's own store keeps the nonce: only so can a session go on.
-    .bind(&session.nonce.secret().expose()[..])
+    .bind(nonce)
     .bind(grounds.purpose().as_str())
     .bind(grounds.legal_basis().as_str())
     .bind(grounds.reference())

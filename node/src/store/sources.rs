@@ -105,7 +105,7 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn count_staged(&self, import: ImportId) -> Result<u64> {
-        let count = sqlx::query_scalar("SELECT count(*) FROM staged_rows WHERE import_id = $1")
+        let count = sqlx::query_scalar("SELECT count(DISTINCT canonical_index) FROM staged_rows WHERE import_id = $1")
             .bind(import.0)
             .fetch_one(self.db.read())
             .await

@@ -2,16 +2,19 @@
 
 use async_trait::async_trait;
 use sotto_common::error::Result;
-use sotto_common::hit::HitState;
-use sotto_common::ids::{CommunityId, HitId, NodeId, RecordRef};
+use sotto_common::hit::{HitDecision, HitState};
+use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, RecordRef};
 use sotto_common::selector::Policy;
+use sotto_common::time::Timestamp;
 use sqlx::query;
 
-use super::columns::{blob, get, int, number, text, time};
+use super::columns::{blob, bytes, get, int, number, text, time};
+use super::membership::{epoch_number, epoch_record};
 use super::publications::stack_key;
 use super::{EngineRow, EngineTx, db_error, probed};
 use crate::datastore::{
-    GuardKey, HitEventRecord, HitFilter, HitRecord, HitTx, StackKey, StateColumn as _,
+    EpochRecord, FeedbackRecord, GuardKey, HitEventRecord, HitFilter, HitRecord, HitStatistic,
+    HitTx, StackKey, StateColumn as _,
 };
 
 #[async_trait]
@@ -20,8 +23,8 @@ impl HitTx for EngineTx<'_> {
         query(
             "INSERT INTO hits
                  (id, community, epoch, policy, prober, record_ref, holder, state, filter_version,
-                  fpr, posterior, first_seen, last_seen, day)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                  fpr, posterior, first_seen, last_seen, day, touched_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind(&hit.id.as_bytes()[..])
         .bind(hit.key.community.as_str())
@@ -37,6 +40,7 @@ impl HitTx for EngineTx<'_> {
         .bind(hit.first_seen.micros())
         .bind(hit.last_seen.micros())
         .bind(hit.first_seen.day())
+        .bind(hit.touched_at.micros())
         .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
@@ -100,7 +104,7 @@ impl HitTx for EngineTx<'_> {
         .bind(filter.policy.map(Policy::name))
         .bind(filter.holder.as_ref().map(NodeId::as_str))
         .bind(filter.state.map(HitState::as_str))
-        .bind(filter.since.map(sotto_common::time::Timestamp::micros))
+        .bind(filter.since.map(Timestamp::micros))
         .bind(i64::from(limit))
         .fetch_all(&mut *self.connection)
         .await
@@ -113,7 +117,7 @@ impl HitTx for EngineTx<'_> {
     async fn update_hit(&mut self, hit: &HitRecord) -> Result<()> {
         query(
             "UPDATE hits SET state = $2, filter_version = $3, fpr = $4, posterior = $5,
-                 last_seen = $6
+                 last_seen = $6, touched_at = $7
              WHERE id = $1",
         )
         .bind(&hit.id.as_bytes()[..])
@@ -122,10 +126,122 @@ impl HitTx for EngineTx<'_> {
         .bind(hit.fpr)
         .bind(hit.posterior)
         .bind(hit.last_seen.micros())
+        .bind(hit.touched_at.micros())
         .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
         Ok(())
+    }
+
+    async fn get_epochs_with_open_hits(&mut self) -> Result<Vec<(CommunityId, EpochRecord)>> {
+        query(
+            "SELECT * FROM epochs
+             WHERE EXISTS (SELECT 1 FROM hits
+                           WHERE hits.community = epochs.community AND hits.epoch = epochs.epoch
+                             AND hits.state IN ('NEW', 'UNDER_REVIEW'))",
+        )
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| Ok((text(row, "community")?, epoch_record(row)?)))
+        .collect()
+    }
+
+    async fn get_untouched_hits(
+        &mut self,
+        community: &CommunityId,
+        epoch: Epoch,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<HitRecord>> {
+        query(
+            "SELECT * FROM hits
+             WHERE community = $1 AND epoch = $2 AND state IN ('NEW', 'UNDER_REVIEW')
+               AND coalesce(touched_at, first_seen) < $3
+             ORDER BY coalesce(touched_at, first_seen) LIMIT $4",
+        )
+        .bind(community.as_str())
+        .bind(i64::from(epoch.get()))
+        .bind(before.micros())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(hit_record)
+        .collect()
+    }
+
+    async fn put_feedback(&mut self, feedback: &FeedbackRecord) -> Result<()> {
+        query(
+            "INSERT INTO hit_feedback (hit, statement, decision, envelope, taken_at)
+             VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(&feedback.hit.as_bytes()[..])
+        .bind(&feedback.statement[..])
+        .bind(feedback.decision.as_str())
+        .bind(&feedback.envelope)
+        .bind(feedback.taken_at.micros())
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn get_feedback(&mut self, hit: HitId) -> Result<Vec<FeedbackRecord>> {
+        query("SELECT * FROM hit_feedback WHERE hit = $1 ORDER BY taken_at, statement")
+            .bind(&hit.as_bytes()[..])
+            .fetch_all(&mut *self.connection)
+            .await
+            .map_err(db_error)?
+            .iter()
+            .map(|row| {
+                Ok(FeedbackRecord {
+                    hit,
+                    statement: bytes(row, "statement")?,
+                    decision: HitDecision::from_column(get(row, "decision")?)?,
+                    envelope: get(row, "envelope")?,
+                    taken_at: time(row, "taken_at")?,
+                })
+            })
+            .collect()
+    }
+
+    async fn get_hit_statistics(
+        &mut self,
+        community: &CommunityId,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<HitStatistic>> {
+        query(concat!(
+            "SELECT prober, holder, policy, epoch, filter_version, count(*) AS hits,
+                 count(*) FILTER (WHERE state IN
+                     ('CONFIRMED', 'FOLLOWED_UP', 'CLOSED', 'NOT_RELEVANT')) AS confirmed,
+                 count(*) FILTER (WHERE state = 'FALSE_POSITIVE') AS false_positives,
+                 count(*) FILTER (WHERE state = 'RETRACTED') AS retracted,
+                 count(*) FILTER (WHERE state = 'EXPIRED') AS expired,
+                 avg(fpr) AS mean_fpr
+             FROM hits
+             WHERE community = $1 AND state <> 'QUARANTINED' AND first_seen >= $2
+             GROUP BY prober, holder, policy, epoch, filter_version
+             ORDER BY ",
+            bytewise!("prober"),
+            ", ",
+            bytewise!("holder"),
+            ", ",
+            bytewise!("policy"),
+            ", epoch, filter_version LIMIT $3"
+        ))
+        .bind(community.as_str())
+        .bind(since.map_or(i64::MIN, Timestamp::micros))
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(hit_statistic)
+        .collect()
     }
 
     async fn count_quarantine(&mut self, community: &CommunityId) -> Result<Vec<(GuardKey, u64)>> {
@@ -323,7 +439,26 @@ fn guard_count(row: &EngineRow) -> Result<(GuardKey, u64)> {
     Ok((key, number(row, "hits")?))
 }
 
+fn hit_statistic(row: &EngineRow) -> Result<HitStatistic> {
+    Ok(HitStatistic {
+        prober: text(row, "prober")?,
+        holder: text(row, "holder")?,
+        policy: text(row, "policy")?,
+        epoch: epoch_number(row)?,
+        filter_version: number(row, "filter_version")?,
+        hits: number(row, "hits")?,
+        confirmed: number(row, "confirmed")?,
+        false_positives: number(row, "false_positives")?,
+        retracted: number(row, "retracted")?,
+        expired: number(row, "expired")?,
+        mean_fpr: get(row, "mean_fpr")?,
+    })
+}
+
 fn hit_record(row: &EngineRow) -> Result<HitRecord> {
+    let first_seen = time(row, "first_seen")?;
+    // None in rows of versions before this column.
+    let touched_at: Option<i64> = get(row, "touched_at")?;
     Ok(HitRecord {
         id: blob(row, "id", HitId::from_slice)?,
         key: stack_key(row)?,
@@ -334,7 +469,8 @@ fn hit_record(row: &EngineRow) -> Result<HitRecord> {
         filter_version: number(row, "filter_version")?,
         fpr: get(row, "fpr")?,
         posterior: get(row, "posterior")?,
-        first_seen: time(row, "first_seen")?,
+        first_seen,
         last_seen: time(row, "last_seen")?,
+        touched_at: touched_at.map_or(first_seen, Timestamp::from_micros),
     })
 }

@@ -404,7 +404,7 @@ fn node_record(row: &EngineRow) -> Result<NodeRecord> {
     })
 }
 
-fn epoch_record(row: &EngineRow) -> Result<EpochRecord> {
+pub(super) fn epoch_record(row: &EngineRow) -> Result<EpochRecord> {
     Ok(EpochRecord {
         epoch: epoch_number(row)?,
         state: EpochState::from_column(get(row, "state")?)?,

@@ -20,6 +20,7 @@ pub(super) fn hit(
         posterior: 0.999,
         first_seen,
         last_seen: first_seen,
+        touched_at: first_seen,
     }
 }
 
@@ -67,6 +68,7 @@ pub(super) async fn hits_are_found_by_ref_and_id_and_change(store: &Datastore) {
         fpr: 2e-9,
         posterior: 0.5,
         last_seen: NOW.plus(Duration::from_secs(9)),
+        touched_at: NOW.plus(Duration::from_secs(9)),
         ..hits[0].clone()
     };
     tx!(store, tx => tx.update_hit(changed).await);
@@ -212,4 +214,115 @@ pub(super) async fn cursors_grow_by_one_for_each_prober(store: &Datastore) {
     assert_eq!(after(1, 9).await, [(2, own.clone())]);
     assert_eq!(after(0, 1).await, [(1, own)]);
     assert_eq!(after(2, 9).await, []);
+}
+
+pub(super) async fn untouched_hits_are_those_that_can_expire_longest_untouched_first(
+    store: &Datastore,
+) {
+    let after = |seconds| NOW.plus(Duration::from_secs(seconds));
+    let touched = |record_ref, state, seconds| HitRecord {
+        touched_at: after(seconds),
+        ..hit(record_ref, "de-bka", state, NOW)
+    };
+    let open = [
+        touched(1, HitState::New, 2),
+        touched(2, HitState::UnderReview, 1),
+        touched(3, HitState::New, 3),
+    ];
+    put_community(store).await;
+    put_epoch(store, &epoch_record(1)).await;
+    put_epoch(store, &epoch_record(2)).await;
+    let (community, epoch) = (&community(), number(1));
+    let open_epochs = async || {
+        let epochs = tx!(store, tx => tx.get_epochs_with_open_hits().await);
+        let named = epochs.into_iter().map(|(name, epoch)| (name, epoch.epoch));
+        named.collect::<Vec<_>>()
+    };
+    let closed = HitState::ALL.iter().filter(|state| {
+        let open = [HitState::New, HitState::UnderReview];
+        !open.contains(state)
+    });
+    for (record_ref, &state) in (10..).zip(closed) {
+        put_hits(store, &[touched(record_ref, state, 0)]).await;
+    }
+    assert_eq!(open_epochs().await, []);
+    put_hits(store, &open).await;
+    assert_eq!(open_epochs().await, [(community.clone(), epoch)]);
+    let ended = (EpochState::Ended, NOW);
+    tx!(store, tx => tx.update_epoch_state(community, epoch, ended.0, ended.1).await);
+    assert_eq!(open_epochs().await, [(community.clone(), epoch)]);
+
+    let untouched = async |epoch, before, limit| {
+        let found = tx!(store, tx => tx.get_untouched_hits(community, epoch, before, limit).await);
+        let refs = found.into_iter().map(|hit| hit.record_ref.as_bytes()[0]);
+        refs.collect::<Vec<_>>()
+    };
+    assert_eq!(untouched(epoch, after(4), 9).await, [2, 1, 3]);
+    assert_eq!(untouched(epoch, after(3), 9).await, [2, 1]);
+    assert_eq!(untouched(epoch, after(4), 1).await, [2]);
+    assert!(untouched(epoch, after(1), 9).await.is_empty());
+    assert!(untouched(number(2), after(4), 9).await.is_empty());
+}
+
+pub(super) async fn feedback_is_kept_with_its_hit_in_order(store: &Datastore) {
+    let hits = some_hits();
+    put_hits(store, &hits).await;
+    let feedback = |statement: u8, decision, seconds| FeedbackRecord {
+        hit: hits[0].id,
+        statement: [statement; 32],
+        decision,
+        envelope: vec![statement, 7],
+        taken_at: NOW.plus(Duration::from_secs(seconds)),
+    };
+    let given = [
+        feedback(9, HitDecision::BeginReview, 1),
+        feedback(3, HitDecision::NotRelevant, 2),
+    ];
+    for feedback in given.iter().rev() {
+        tx!(store, tx => tx.put_feedback(feedback).await);
+    }
+    let kept = async |hit| tx!(store, tx => tx.get_feedback(hit).await);
+    assert_eq!(kept(hits[0].id).await, given);
+    assert_eq!(kept(hits[1].id).await, []);
+}
+
+pub(super) async fn statistics_count_hits_by_pair_policy_epoch_and_version(store: &Datastore) {
+    let later = NOW.plus(Duration::from_secs(9));
+    for (record_ref, &state) in (0..).zip(HitState::ALL) {
+        let fpr = if state == HitState::New { 1e-9 } else { 2e-9 };
+        let counted = HitRecord {
+            fpr,
+            ..hit(record_ref, "de-bka", state, NOW)
+        };
+        let other = HitRecord {
+            filter_version: 5,
+            ..hit(record_ref, "fr-pj", state, later)
+        };
+        put_hits(store, &[other, counted]).await;
+    }
+    let community = &community();
+    let rows =
+        async |since, limit| tx!(store, tx => tx.get_hit_statistics(community, since, limit).await);
+    let of = |holder: &str, filter_version, mean_fpr| HitStatistic {
+        prober: node("nl-fiu"),
+        holder: node(holder),
+        policy: Policy::Phone,
+        epoch: number(1),
+        filter_version,
+        hits: 9,
+        confirmed: 4,
+        false_positives: 1,
+        retracted: 1,
+        expired: 1,
+        mean_fpr,
+    };
+    let all = rows(None, 9).await;
+    let mean = all[0].mean_fpr;
+    assert!((mean - 17e-9 / 9.0).abs() < 1e-20, "{mean}");
+    let other = of("fr-pj", 5, all[1].mean_fpr);
+    assert_eq!(all, [of("de-bka", 4, mean), other.clone()]);
+    assert_eq!(rows(None, 1).await, [of("de-bka", 4, mean)]);
+    assert_eq!(rows(Some(later), 9).await, [other]);
+    let too_late = later.plus(Duration::from_micros(1));
+    assert_eq!(rows(Some(too_late), 9).await, []);
 }

@@ -248,6 +248,7 @@ fn still_fits(draft: &Manifest, members: &[MemberKeys], days: u32, now: Timestam
 #[cfg(test)]
 mod tests {
     use sotto_common::membership::KeyStatement;
+    use sotto_common::service::at_rest::ColumnCipher;
 
     use super::*;
     use crate::keystore::Keystore;
@@ -281,7 +282,7 @@ mod tests {
     async fn keys_of_a_later_epoch_are_left_out_and_a_pin_that_went_is_noticed() {
         let (app, dir) = testing::app().await;
         let keys = dir.path().join("de-bka");
-        let other = Keystore::create(&keys, &mut os_rng()).expect("made");
+        let other = Keystore::create(&keys, ColumnCipher::off(), &mut os_rng()).expect("made");
         let other = other.public(&node("de-bka"));
         let own = app.keystore.public(&app.node);
         let epoch = Epoch::new(2).expect("an epoch");
