@@ -15,6 +15,7 @@ pub(crate) mod publish;
 pub(crate) mod publisher;
 pub(crate) mod seals;
 pub(crate) mod session;
+pub(crate) mod sources;
 pub(crate) mod status;
 
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ use probe::ProbeProgress;
 use prober::Waiting;
 use publish::{PublicationKey, PublishProgress};
 use publisher::Setbacks;
+use sources::Sources;
 
 /// What the use cases work on.
 pub(crate) struct App {
@@ -56,6 +58,8 @@ pub(crate) struct App {
     pub(crate) policies: Arc<Policies>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
+    /// The datasets that are filled from databases of the unit.
+    pub(crate) sources: Sources,
     /// Epochs are opened and taken one at a time: a key and its manifest are two files.
     pub(crate) epoch_turn: Mutex<()>,
     /// Told when the broker's stream of hits is open anew.
@@ -82,7 +86,7 @@ pub(crate) struct App {
 }
 
 /// What goes on for as long as the node runs.
-const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 7] = [
+const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 8] = [
     members::keep_stating,
     inbox::keep_watching,
     catalogue::keep_watching,
@@ -90,6 +94,7 @@ const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 7] = [
     publisher::keep_publishing,
     prober::keep_probing,
     seals::keep_renewed,
+    sources::keep_filling,
 ];
 
 impl App {

@@ -27,6 +27,7 @@ use tonic::service::Routes;
 use crate::app::App;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
+use crate::app::sources::Sources;
 use crate::broker::Broker;
 use crate::config::NodeConfig;
 use crate::keystore::{Keystore, private_dir};
@@ -173,6 +174,7 @@ async fn build(
         hit_cursor: watch::Sender::new(0),
         data: watch::Sender::new(()),
         settings: config.service.clone(),
+        sources: Sources::new(&config.sources),
         catalogue: watch::Sender::default(),
         online: watch::Sender::default(),
         epoch: watch::Sender::default(),

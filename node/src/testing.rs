@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
+use crate::app::sources::Sources;
 use crate::broker::Broker;
 use crate::config::Settings;
 use crate::hit::Hit;
@@ -138,6 +139,7 @@ pub(crate) async fn app() -> (App, TempDir) {
         hit_cursor: watch::Sender::new(0),
         data: watch::Sender::new(()),
         settings: Settings::default(),
+        sources: Sources::default(),
         catalogue: watch::Sender::default(),
         online: watch::Sender::default(),
         epoch: watch::Sender::default(),

@@ -103,6 +103,24 @@ impl Report {
     }
 }
 
+impl Import {
+    /// The rows that were set aside.
+    pub(super) const fn staged(&self) -> ImportId {
+        self.rows.import
+    }
+
+    /// Counts a row that is rejected before its selector is looked at.
+    pub(super) fn pass_over(&mut self, kind: Rejection, line: u64) {
+        self.report.rows += 1;
+        self.report.reject(kind.as_str(), line);
+    }
+
+    /// Lets the rows take the place of everything though there may be none.
+    pub(super) const fn may_empty(&mut self) {
+        self.admitted = true;
+    }
+}
+
 impl App {
     /// Begins an import.
     ///

@@ -123,6 +123,7 @@ impl App {
                 ));
             }
         }
+        actions.extend(self.source_problems());
         let used_up = status
             .limits
             .iter()

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, answer};
 use crate::app::publish::PublishProgress;
+use crate::app::sources::Extent;
 use crate::app::{App, node_ids, optional_policy};
 
 /// The node's own selectors, and their publication.
@@ -31,6 +32,7 @@ impl DatasetService for Datasets {
             let Some(Message::Header(header)) = next(&mut messages).await? else {
                 return Err(Error::field("header", "comes first"));
             };
+            self.0.check_by_hand(&header.dataset)?;
             let mut import = self.0.begin_import(header).await?;
             while let Some(message) = next(&mut messages).await? {
                 let Message::Rows(rows) = message else {
@@ -82,6 +84,37 @@ impl DatasetService for Datasets {
         _: Request<v1::UpdateDatasetRequest>,
     ) -> Result<Response<v1::UpdateDatasetResponse>, Status> {
         Err(to_status(Error::internal("not built yet")))
+    }
+
+    async fn list_sources(
+        &self,
+        _: Request<v1::ListSourcesRequest>,
+    ) -> Result<Response<v1::ListSourcesResponse>, Status> {
+        answer(async {
+            let sources = self.0.sources_status().await?;
+            Ok(v1::ListSourcesResponse { sources })
+        })
+        .await
+    }
+
+    async fn run_source(
+        &self,
+        request: Request<v1::RunSourceRequest>,
+    ) -> Result<Response<v1::RunSourceResponse>, Status> {
+        answer(async {
+            let request = request.into_inner();
+            let (full, allow_shrink) = (request.full, request.allow_shrink);
+            let filled = self
+                .0
+                .run_source(&request.dataset, full, allow_shrink)
+                .await?;
+            Ok(v1::RunSourceResponse {
+                report: Some(filled.report),
+                full: filled.extent == Extent::Whole,
+                watermark: filled.watermark.map(|mark| mark.text).unwrap_or_default(),
+            })
+        })
+        .await
     }
 
     type PublishFiltersStream = Answers<v1::PublishFiltersResponse>;
