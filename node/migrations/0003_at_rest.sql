@@ -39,20 +39,22 @@ CREATE INDEX selectors_of_policy ON selectors (policy)
 CREATE INDEX selectors_expiring ON selectors (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX record_refs_of_selector ON record_refs (selector_id);
 
--- Rows of imports under way; they become selectors in one transaction or not at all. `named`: the
--- importer named the record. `revived`: the removed row of the same value and record.
+-- Rows of imports under way; they become selectors in one transaction or not at all. Without an
+-- index by the hashes, which are in no order: rows are only ever put behind each other. `named`:
+-- the importer named the record. `revived`: the removed row of the same value and record.
 DROP TABLE staged_rows;
 CREATE TABLE staged_rows (
+    row_id          INTEGER PRIMARY KEY,
     import_id       INTEGER NOT NULL,
-    canonical_index BLOB NOT NULL,
     position        INTEGER NOT NULL,
+    canonical_index BLOB NOT NULL,
     record_index    BLOB NOT NULL,
     record          BLOB NOT NULL,
     named           INTEGER NOT NULL,
     expires_at      INTEGER,
-    revived         INTEGER,
-    PRIMARY KEY (import_id, canonical_index)
-) STRICT, WITHOUT ROWID;
+    revived         INTEGER
+) STRICT;
+CREATE INDEX staged_revived ON staged_rows (import_id) WHERE revived IS NOT NULL;
 
 -- Rows of removals under way: keyed hashes of canonical values or of record ids, and how many
 -- rows asked for each.

@@ -2,6 +2,7 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod check;
+pub(crate) mod datasets;
 pub(crate) mod epochs;
 pub(crate) mod import;
 pub(crate) mod inbox;
@@ -13,6 +14,7 @@ pub(crate) mod probe;
 pub(crate) mod prober;
 pub(crate) mod publish;
 pub(crate) mod publisher;
+pub(crate) mod review;
 pub(crate) mod seals;
 pub(crate) mod session;
 pub(crate) mod sources;
@@ -66,6 +68,8 @@ pub(crate) struct App {
     pub(crate) reconnected: Notify,
     /// Cursor of the last change of a hit.
     pub(crate) hit_cursor: watch::Sender<u64>,
+    /// Told when a person has decided about a hit.
+    pub(crate) decided: Notify,
     /// Told when selectors or datasets have changed: there may be something to publish or to probe.
     pub(crate) data: watch::Sender<()>,
     /// Who has published what, as the broker told it last.
@@ -93,6 +97,7 @@ const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 8] = [
     keeper::keep_epochs,
     publisher::keep_publishing,
     prober::keep_probing,
+    review::keep_sending,
     seals::keep_renewed,
     sources::keep_filling,
 ];

@@ -20,7 +20,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::config::BrokerConfig;
 
 /// Deadline of a call that is answered at once.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Deadline of the activation of a filter, which is read and measured as a whole.
 pub const LONG_CALL_TIMEOUT: Duration = Duration::from_mins(5);
 /// How often a call that somebody waits for is tried while the broker is out of reach.
@@ -107,9 +107,14 @@ impl Broker {
 impl Broker {
     /// A broker that cannot be reached.
     pub(crate) fn nowhere() -> Self {
-        let nowhere = tonic::transport::Endpoint::from_static("http://127.0.0.1:1");
+        Self::at(std::net::SocketAddr::from(([127, 0, 0, 1], 1)))
+    }
+
+    /// A broker of a test, which listens here without TLS.
+    pub(crate) fn at(address: std::net::SocketAddr) -> Self {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
         Self {
-            channel: nowhere.connect_lazy(),
+            channel: endpoint.expect("an address").connect_lazy(),
         }
     }
 }

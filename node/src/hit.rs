@@ -1,5 +1,8 @@
 //! A hit as this node knows it (protocol §7, workflow.md "Hit").
 
+pub mod standing;
+pub mod thread;
+
 use sotto_common::error::{Error, Result};
 use sotto_common::hit::HitState;
 use sotto_common::ids::{Epoch, HitId, NodeId, RecordRef};
@@ -43,6 +46,13 @@ impl TryFrom<v1::Hit> for Hit {
             .ok()
             .and_then(v1::HitState::domain)
             .ok_or_else(|| Error::field("state", "a state of workflow.md"))?;
+        let probability = |field: &'static str, value: f64| {
+            // Not so for what is no number either.
+            if (0.0..=1.0).contains(&value) {
+                return Ok(value);
+            }
+            Err(Error::field(field, "a probability, from 0 to 1"))
+        };
         Ok(Self {
             id: id("hit_id", &wire.hit_id, HitId::from_slice)?,
             epoch: epoch(wire.epoch)?,
@@ -51,15 +61,48 @@ impl TryFrom<v1::Hit> for Hit {
             holder: text("holder", &wire.holder)?,
             state,
             filter_version: wire.filter_version,
-            false_positive: wire.false_positive_probability,
-            posterior: wire.posterior,
+            false_positive: probability(
+                "false_positive_probability",
+                wire.false_positive_probability,
+            )?,
+            posterior: probability("posterior", wire.posterior)?,
             first_seen: timestamp("first_seen", wire.first_seen)?,
             last_seen: timestamp("last_seen", wire.last_seen)?,
         })
     }
 }
 
+/// Below this posterior a match is weak: it is more probably by chance than true.
+const WEAK_POSTERIOR: f64 = 0.5;
+
+/// Whether matches of a policy are weak however probable they are (selectors.md "Persons").
+const fn is_weak(policy: Policy) -> bool {
+    use Policy as P;
+    match policy {
+        P::Phone
+        | P::Email
+        | P::Domain
+        | P::Ip
+        | P::Url
+        | P::Iban
+        | P::CryptoAddress
+        | P::FileHash
+        | P::Passport
+        | P::NationalId
+        | P::VehiclePlate
+        | P::Vin
+        | P::Imei
+        | P::VesselImo => false,
+    }
+}
+
 impl Hit {
+    /// Whether it cannot be confirmed without a second factor: its policy says little, or it is
+    /// more probably by chance than true.
+    pub fn needs_second_factor(&self) -> bool {
+        is_weak(self.policy) || self.posterior < WEAK_POSTERIOR
+    }
+
     /// The hit on the wire; the community is the node's own.
     pub fn into_wire(self, community: String) -> v1::Hit {
         v1::Hit {

@@ -172,6 +172,7 @@ async fn build(
         epoch_turn: Mutex::new(()),
         reconnected: Notify::new(),
         hit_cursor: watch::Sender::new(0),
+        decided: Notify::new(),
         data: watch::Sender::new(()),
         settings: config.service.clone(),
         sources: Sources::new(&config.sources),

@@ -30,7 +30,10 @@ pub use at_rest::Renewed;
 pub use coverage::{Cover, ProbedDataset};
 pub use datasets::{Dataset, SelectorId, SelectorRow};
 pub use epochs::StoredEpoch;
-pub use hits::{HitFilter, RecordHit};
+pub use hits::{
+    Decided, Feedback, HistoryEvent, HitFilter, Outcome, PendingFeedback, RecordHit, SignFeedback,
+    Story, ThreadCounts,
+};
 pub(crate) use imports::other_policy;
 pub use imports::{Committed, ImportId, StagedRow};
 pub use layers::{Layer, Publishing};

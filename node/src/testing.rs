@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex as StdMutex};
 
 use sotto_common::dsse::SigningKey;
 use sotto_common::epoch::{Gms, KeySchedule};
+use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
 use sotto_common::hit::HitState;
 use sotto_common::ids::{Epoch, HitId, RecordRef};
 use sotto_common::membership::{
@@ -86,6 +87,17 @@ pub(crate) fn hit(n: u8, epoch: Epoch, record_ref: RecordRef) -> Hit {
     }
 }
 
+/// Why something was asked.
+pub(crate) fn grounds(case: &str) -> Grounds {
+    Grounds::new(
+        Some(Purpose::Detection),
+        Some(LegalBasis::NationalLaw),
+        "Art. 3",
+        case,
+    )
+    .expect("valid")
+}
+
 /// Imports canonical e-mail addresses, a record each.
 pub(crate) async fn import_emails(store: &Store, dataset: &str, emails: &[&str]) {
     let import = store.begin_import().await.expect("begun");
@@ -137,6 +149,7 @@ pub(crate) async fn app() -> (App, TempDir) {
         epoch_turn: Mutex::new(()),
         reconnected: Notify::new(),
         hit_cursor: watch::Sender::new(0),
+        decided: Notify::new(),
         data: watch::Sender::new(()),
         settings: Settings::default(),
         sources: Sources::default(),

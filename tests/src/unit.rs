@@ -336,8 +336,7 @@ fn rows(values: &BTreeSet<String>) -> v1::ImportRows {
     }
 }
 
-/// Pins everybody at everybody, and opens the first epoch at the first; the others take it by
-/// themselves.
+/// Pins everybody at everybody, and opens the first epoch at the first; the others take it.
 pub async fn introduce(units: &[Unit]) {
     let mut fingerprints = Vec::new();
     for unit in units {
@@ -359,4 +358,8 @@ pub async fn introduce(units: &[Unit]) {
     let request = v1::StartEpochRequest { days: 30 };
     let opened = units[0].admin().start_epoch(request).await;
     opened.expect("opened");
+    for unit in &units[1..] {
+        let request = v1::FetchEpochRequest { epoch: 1 };
+        unit.admin().fetch_epoch(request).await.expect("taken");
+    }
 }

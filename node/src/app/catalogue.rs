@@ -43,6 +43,11 @@ impl Catalogue {
             .collect()
     }
 
+    /// The latest epoch that somebody has published under.
+    pub(crate) fn latest_epoch(&self) -> Option<Epoch> {
+        self.entries.keys().map(|(epoch, ..)| *epoch).max()
+    }
+
     /// Takes over a message of the broker.
     fn take(&mut self, message: v1::WatchCatalogueResponse) -> Result<()> {
         for entry in message.entries {

@@ -91,7 +91,7 @@ impl App {
         let now = self.clock.now();
         let (own, manifest) = (&self.node, &epoch.manifest);
         let hits = found(own, manifest, opening, pairs, &answer.matches, now)?;
-        let cursor = self.store.put_answered_hits(&hits).await?;
+        let cursor = self.store.put_answered_hits(&hits, opening.grounds).await?;
         self.hits_changed(cursor);
         // The answer is here and durable: a close that is lost loses nothing.
         if let Err(error) = stream.close().await {

@@ -89,7 +89,8 @@ impl App {
                 }
             }
             if !hits.is_empty() {
-                let cursor = self.store.put_streamed_hits(&hits, read).await?;
+                let now = self.clock.now();
+                let cursor = self.store.put_streamed_hits(&hits, read, now).await?;
                 self.hits_changed(cursor);
                 backoff.reset();
             }

@@ -22,9 +22,10 @@ const DAYS: u32 = 30;
 /// Follows the epochs for as long as the node runs.
 pub(crate) fn keep_epochs(app: Arc<App>) -> BoxFuture<'static, ()> {
     async move {
-        let mut online = app.online.subscribe();
+        let (mut online, mut catalogue) = (app.online.subscribe(), app.catalogue.subscribe());
         loop {
             online.mark_unchanged();
+            let seen = catalogue.borrow().latest_epoch();
             if let Err(error) = app.look_at_epochs().await {
                 tracing::debug!(%error, "the epochs are not known at the moment");
             }
@@ -32,6 +33,8 @@ pub(crate) fn keep_epochs(app: Arc<App>) -> BoxFuture<'static, ()> {
             tokio::select! {
                 () = app.clock.wait_until(wake) => {}
                 _ = online.changed() => {}
+                // Somebody has published under an epoch that was not heard of.
+                _ = catalogue.wait_for(|now| now.latest_epoch() > seen) => {}
                 () = app.epochs_moved.notified() => {}
             }
         }

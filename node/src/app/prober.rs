@@ -160,9 +160,14 @@ impl App {
         }
     }
 
-    /// A refresh is spread over this part of its time, and begun so much earlier.
+    /// A refresh is spread over this part of its time.
     fn spread(&self) -> Duration {
         self.settings.prober.refresh_every.0 / 5
+    }
+
+    /// When a refresh begins: early enough to end in time, with some time to spare.
+    fn refresh_after(&self) -> Duration {
+        self.settings.prober.refresh_every.0 * 3 / 4
     }
 
     /// The epoch that is asked under, and who has what active of a policy; none while either is not
@@ -198,12 +203,7 @@ impl App {
             .filter(|d| d.policy == policy)
             .collect();
         let open = self.open_sessions(policy, epoch, &datasets).await?;
-        let refresh_after = self
-            .settings
-            .prober
-            .refresh_every
-            .0
-            .saturating_sub(self.spread());
+        let refresh_after = self.refresh_after();
         let (mut first, mut wake): (Option<(&ProbedDataset, Question)>, _) = (None, None);
         for dataset in &datasets {
             let covers = self.store.covers(dataset.id).await?;
@@ -325,12 +325,7 @@ impl App {
             let dataset = &row.dataset;
             if let Some((epoch, holders)) = self.asked_now(dataset.policy).await? {
                 let (number, now) = (epoch.manifest.epoch, self.clock.now());
-                let refresh = self
-                    .settings
-                    .prober
-                    .refresh_every
-                    .0
-                    .saturating_sub(self.spread());
+                let refresh = self.refresh_after();
                 let last = dataset.last_selector;
                 for question in questions(last, &covers, &holders, number, now, refresh) {
                     let of = |session: &&ProbeSession| {

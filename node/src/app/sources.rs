@@ -17,6 +17,7 @@ use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt as _, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
+use sotto_common::selector::Policy;
 use sotto_proto::convert::to_timestamp;
 use sotto_proto::v1;
 use tokio::sync::{Mutex, Notify};
@@ -52,6 +53,7 @@ struct Source {
 
 /// What a run did.
 pub(crate) struct Filled {
+    pub(crate) policy: Policy,
     pub(crate) report: v1::ImportDatasetResponse,
     pub(crate) extent: Extent,
     pub(crate) watermark: Option<Watermark>,
@@ -312,6 +314,7 @@ impl App {
         // Only now: what was read once too often does no harm, what was passed over would.
         self.store.put_source(&config.dataset, &state).await?;
         Ok(Filled {
+            policy: config.policy,
             report,
             extent,
             watermark: state.watermark,

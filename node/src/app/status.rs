@@ -30,6 +30,10 @@ impl App {
             backlog: self.backlog_status().await?,
             ..Default::default()
         };
+        let threads = self.store.count_threads().await?;
+        status.new_hits = threads.new;
+        status.open_hits = threads.open;
+        status.pending_feedback = threads.pending;
         match self.standing().await {
             Ok((limits, epochs)) => {
                 status.broker_reachable = true;
@@ -124,6 +128,12 @@ impl App {
             }
         }
         actions.extend(self.source_problems());
+        if status.new_hits > 0 {
+            actions.push(format!(
+                "{} hits are new: `sotto-node hits ls --state NEW`",
+                status.new_hits
+            ));
+        }
         let used_up = status
             .limits
             .iter()

@@ -6,6 +6,7 @@ use clap::Args;
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
 use sotto_common::ids::NodeId;
 use sotto_common::selector::Policy;
+use sotto_common::time::Timestamp;
 use sotto_proto::v1;
 
 use super::fault::{Fault, Result};
@@ -21,14 +22,14 @@ pub(crate) fn policy(text: &str) -> Result<Policy, String> {
         })
 }
 
-fn purpose(text: &str) -> Result<Purpose, String> {
+pub(crate) fn purpose(text: &str) -> Result<Purpose, String> {
     Purpose::parse(&text.replace('-', "_")).ok_or_else(|| {
         let codes: Vec<_> = Purpose::ALL.iter().map(|code| code.as_str()).collect();
         format!("expected one of {}", codes.join(", "))
     })
 }
 
-fn legal_basis(text: &str) -> Result<LegalBasis, String> {
+pub(crate) fn legal_basis(text: &str) -> Result<LegalBasis, String> {
     LegalBasis::parse(&text.replace('-', "_")).ok_or_else(|| {
         let codes: Vec<_> = LegalBasis::ALL.iter().map(|code| code.as_str()).collect();
         format!("expected one of {}", codes.join(", "))
@@ -72,20 +73,53 @@ pub(crate) struct GroundsArgs {
 impl GroundsArgs {
     /// The grounds, checked as the broker will check them.
     pub(crate) fn to_wire(&self) -> Result<v1::ProbeGrounds> {
-        let grounds = Grounds::new(
-            Some(self.purpose),
-            Some(self.legal_basis),
-            &self.reference,
-            &self.case_ref,
-        )
-        .map_err(|error| Fault::Usage(error.text.into_owned()))?;
-        Ok((&grounds).into())
+        let (purpose, basis) = (Some(self.purpose), Some(self.legal_basis));
+        grounds(purpose, basis, &self.reference, &self.case_ref)
     }
+}
+
+/// Grounds, checked as the broker will check them.
+pub(crate) fn grounds(
+    purpose: Option<Purpose>,
+    basis: Option<LegalBasis>,
+    reference: &str,
+    case_ref: &str,
+) -> Result<v1::ProbeGrounds> {
+    let grounds = Grounds::new(purpose, basis, reference, case_ref)
+        .map_err(|error| Fault::Usage(error.text.into_owned()))?;
+    Ok((&grounds).into())
+}
+
+/// An instant: RFC 3339, or a date, whose 00:00 in UTC is meant.
+pub(crate) fn instant(text: &str) -> Result<Timestamp, String> {
+    let text = text.trim();
+    let at = if text.len() == "2027-01-31".len() {
+        Timestamp::parse_rfc3339(&format!("{text}T00:00:00Z"))
+    } else {
+        Timestamp::parse_rfc3339(text)
+    };
+    at.ok_or_else(|| "expected a date, e.g. 2027-01-31, or RFC 3339".into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instant_is_a_date_or_rfc_3339() {
+        let seconds = |text| instant(text).map(Timestamp::seconds);
+        assert_eq!(seconds("1970-01-02"), Ok(86_400));
+        assert_eq!(seconds(" 1970-01-01T02:00:00+01:00"), Ok(3_600));
+        for bad in [
+            "",
+            "tomorrow",
+            "1970-13-01",
+            "01/02/2027",
+            "1970-01-01T02:00:00",
+        ] {
+            assert!(instant(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn types_are_taken_with_and_without_their_version() {

@@ -1,15 +1,15 @@
 //! `dataset`: this node's own selectors.
 
+mod feed;
 mod import;
+mod remove;
 mod rows;
+mod settings;
 
 use clap::Subcommand;
-use sotto_proto::{convert, v1};
 
 use super::Context;
-use super::client::unary;
 use super::fault::Result;
-use super::render::{Cell, List};
 
 /// Commands about datasets.
 #[derive(Subcommand, Debug)]
@@ -19,33 +19,34 @@ pub(crate) enum DatasetCommand {
     /// A text file has one selector a line, a CSV file a header line, a JSONL file one object a
     /// line. Rows that are no selectors of the type are counted and passed over; the report
     /// gives the line numbers, never the content. All rows are stored or, if something breaks,
-    /// none. Importing again what is there already does no harm.
+    /// none. Importing again what is there already does no harm; it takes the new expiry. Rows
+    /// whose time has passed are rejected as `expired`, and what the dataset has of them goes.
     #[command(after_help = import::EXAMPLES)]
     Import(import::ImportArgs),
     /// List the datasets
     #[command(after_help = "Example:\n  sotto-node dataset ls --output json")]
     Ls,
+    /// Remove selectors, or whole records, and wait until they match no more
+    ///
+    /// A selector is found in whatever spelling. All rows are removed or, if something breaks,
+    /// none. Hits that were found with them stay, without the selector.
+    #[command(after_help = remove::REMOVE_EXAMPLES)]
+    Remove(remove::RemoveArgs),
+    /// Delete a dataset with all of its selectors, and wait until they match no more
+    #[command(after_help = remove::DELETE_EXAMPLES)]
+    Delete(remove::DeleteArgs),
+    /// Say whether a dataset is published, and whether it is probed by itself
+    #[command(after_help = settings::EXAMPLES)]
+    Set(settings::SetArgs),
 }
-
-const COLUMNS: &[&str] = &["dataset", "policy", "selectors", "imported_at"];
 
 /// Runs a command about datasets.
 pub(crate) async fn run(context: &Context, command: DatasetCommand) -> Result<()> {
     match command {
         DatasetCommand::Import(args) => import::run(context, args).await,
-        DatasetCommand::Ls => {
-            let request = unary(v1::ListDatasetsRequest {});
-            let answer = context.client()?.datasets().list_datasets(request).await?;
-            let mut list = List::new(context.output, COLUMNS, context.stdout())?;
-            for dataset in answer.into_inner().datasets {
-                list.row(&[
-                    Cell::new(dataset.name),
-                    Cell::new(dataset.policy),
-                    Cell::new(dataset.selectors),
-                    Cell::time(convert::timestamp("at", dataset.imported_at).ok()),
-                ])?;
-            }
-            Ok(list.finish()?)
-        }
+        DatasetCommand::Ls => settings::list(context).await,
+        DatasetCommand::Remove(args) => remove::remove(context, args).await,
+        DatasetCommand::Delete(args) => remove::delete(context, args).await,
+        DatasetCommand::Set(args) => settings::set(context, args).await,
     }
 }

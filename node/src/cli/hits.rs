@@ -1,79 +1,72 @@
 //! `hits`: what other nodes hold of this node's records (protocol §7, workflow.md "Hit").
 
+mod filters;
 pub(crate) mod odds;
+mod review;
+mod show;
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
-use sotto_common::hit::HitState;
-use sotto_common::ids::{HitId, NodeId};
-use sotto_common::selector::Policy;
+use clap::Subcommand;
+use sotto_common::ids::HitId;
+use sotto_common::time::{Clock as _, SystemClock};
 use sotto_proto::{convert, v1};
 use tonic::Status;
 
+use super::Context;
 use super::client::{Client, unary};
 use super::fault::{Fault, Result, is_unreachable};
 use super::members::code;
-use super::render::{Cell, List, live_row, record};
-use super::{Context, args};
+use super::render::{Cell, List, live_row};
+use filters::{LsArgs, WhyArgs};
+use review::ReviewArgs;
 
 /// Commands about hits.
 #[derive(Subcommand, Debug)]
 pub(crate) enum HitsCommand {
     /// List hits, each with this node's own record, oldest first
+    ///
+    /// Hits of several epochs on the same record and holder are one thread, which is listed once,
+    /// as its latest hit.
     #[command(after_help = "Examples:\n  \
         sotto-node hits ls --holder de-bka --state NEW\n  \
-        sotto-node hits ls --all --output tsv | cut -f7")]
+        sotto-node hits ls --case 2026-17 --since 7d\n  \
+        sotto-node hits ls --all --with-removed --output tsv | cut -f7")]
     Ls(LsArgs),
-    /// Show one hit
+    /// Show one hit with its whole story
     #[command(after_help = "Example:\n  sotto-node hits show 019a1b2c-…")]
     Show {
         /// The hit
         #[arg(value_name = "ID")]
         hit: HitId,
+        #[command(flatten)]
+        why: WhyArgs,
     },
+    /// Decide about a hit
+    ///
+    /// The decision is for the thread of the hit, and recorded with its latest hit. It is durable
+    /// at the node when this ends, and goes to the broker by itself: person and reason do not.
+    #[command(after_help = "Examples:\n  \
+        sotto-node hits review 019a1b2c-… --begin\n  \
+        sotto-node hits review 019a1b2c-… --confirm --reason 'same handset as in file 12'\n  \
+        sotto-node hits review 019a1b2c-… --confirm --reason 'passport compared' \\\n    \
+        --second-factor document='NL 1234567'\n  \
+        sotto-node hits review 019a1b2c-… --false-positive --reason - < why.txt")]
+    Review(ReviewArgs),
     /// Print hits as they arrive and change, until interrupted
     #[command(
         after_help = "Each event carries a cursor: go on from the last one that was seen. \
         JSON is one object a line.\n\nExamples:\n  \
         sotto-node hits watch --output json\n  \
-        sotto-node hits watch --from 4711"
+        sotto-node hits watch --from 4711 --why 'night duty'"
     )]
     Watch {
         /// The cursor of the last event that was seen; 0 = from the beginning
         #[arg(long, value_name = "CURSOR", default_value_t = 0)]
         from: u64,
+        #[command(flatten)]
+        why: WhyArgs,
     },
-}
-
-/// Which hits to list.
-#[derive(Args, Debug)]
-pub(crate) struct LsArgs {
-    /// Only those of this holder
-    #[arg(long, value_name = "NODE", value_parser = args::node)]
-    holder: Option<NodeId>,
-    /// Only those of this selector type
-    #[arg(long = "type", value_name = "TYPE", value_parser = args::policy)]
-    policy: Option<Policy>,
-    /// Only those of this dataset
-    #[arg(long, value_name = "NAME")]
-    dataset: Option<String>,
-    /// Only those in this state, e.g. NEW
-    #[arg(long, value_parser = state)]
-    state: Option<HitState>,
-    /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
-    limit: u64,
-    /// All of them
-    #[arg(long, conflicts_with = "limit")]
-    all: bool,
-}
-
-fn state(text: &str) -> Result<HitState, String> {
-    HitState::parse(&text.replace('-', "_")).ok_or_else(|| {
-        let codes: Vec<_> = HitState::ALL.iter().map(|code| code.as_str()).collect();
-        format!("expected one of {}", codes.join(", "))
-    })
 }
 
 /// The columns of a hit.
@@ -90,11 +83,13 @@ pub(crate) const HIT: &[&str] = &[
     "filter_version",
     "false_positive_probability",
     "posterior",
+    "cases",
+    "remarks",
 ];
 
 const EVENT: &[&str] = &[
     "cursor", HIT[0], HIT[1], HIT[2], HIT[3], HIT[4], HIT[5], HIT[6], HIT[7], HIT[8], HIT[9],
-    HIT[10], HIT[11],
+    HIT[10], HIT[11], HIT[12], HIT[13],
 ];
 
 /// The most hits in a page (analyst.proto).
@@ -106,12 +101,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 /// The cells of a hit, in the order of [`HIT`].
 pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
     let time = |at| convert::timestamp("at", at).ok();
+    let remarks = remarks(&record_hit);
+    let state = code(record_hit.state().as_str_name(), "HIT_STATE_");
     let hit = record_hit.hit.unwrap_or_default();
-    let state = code(hit.state().as_str_name(), "HIT_STATE_");
-    let id = HitId::from_slice(&hit.hit_id)
-        .map_or_else(|_| hex::encode(&hit.hit_id), |id| id.to_string());
     vec![
-        Cell::new(id),
+        Cell::new(hit_id(&hit.hit_id)),
         Cell::new(hit.policy),
         Cell::new(hit.holder),
         Cell::new(state),
@@ -126,7 +120,34 @@ pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
             odds::by_chance(hit.false_positive_probability),
         ),
         Cell::in_words(hit.posterior, odds::posterior(hit.posterior)),
+        Cell::texts(&record_hit.case_refs),
+        Cell::texts(&remarks),
     ]
+}
+
+/// What a person should know of a hit before anything else.
+fn remarks(hit: &v1::RecordHit) -> Vec<String> {
+    [
+        (hit.record_removed, "record removed"),
+        (hit.needs_second_factor, "needs second factor"),
+        (hit.feedback_pending, "feedback pending"),
+    ]
+    .into_iter()
+    .filter(|(holds, _)| *holds)
+    .map(|(_, remark)| remark.to_owned())
+    .collect()
+}
+
+/// An id as people write it.
+fn hit_id(bytes: &[u8]) -> String {
+    HitId::from_slice(bytes).map_or_else(|_| hex::encode(bytes), |id| id.to_string())
+}
+
+/// The hit of the latest epoch, on which decisions are recorded.
+fn latest(story: &v1::GetRecordHitResponse) -> Option<&v1::Hit> {
+    let own = story.hit.as_ref().and_then(|hit| hit.hit.as_ref());
+    let hits = story.others.iter().chain(own);
+    hits.max_by_key(|hit| (hit.epoch, hit.hit_id.clone()))
 }
 
 /// Runs a command about hits.
@@ -134,79 +155,66 @@ pub(crate) async fn run(context: &Context, command: HitsCommand) -> Result<()> {
     let client = context.client()?;
     match command {
         HitsCommand::Ls(wanted) => ls(context, &client, &wanted).await,
-        HitsCommand::Show { hit } => {
+        HitsCommand::Show { hit, why } => {
             let request = v1::GetRecordHitRequest {
                 hit_id: hit.as_bytes().to_vec().into(),
-                ..Default::default()
+                why: why.why,
             };
-            let answer = client.analyst().get_record_hit(unary(request)).await?;
-            let hit = answer.into_inner().hit.unwrap_or_default();
-            Ok(record(
-                context.output,
-                HIT,
-                &cells(hit),
-                &mut context.stdout(),
-            )?)
+            let story = client.analyst().get_record_hit(unary(request)).await?;
+            let mut out = context.stdout();
+            Ok(show::print(context.output, story.into_inner(), &mut out)?)
         }
-        HitsCommand::Watch { from } => watch(context, &client, from).await,
+        HitsCommand::Review(args) => review::run(context, &client, args).await,
+        HitsCommand::Watch { from, why } => watch(context, &client, from, &why.why).await,
     }
 }
 
 /// Pages through the hits; rows are printed as they come.
 async fn ls(context: &Context, client: &Client, wanted: &LsArgs) -> Result<()> {
-    let mut left = if wanted.all { u64::MAX } else { wanted.limit };
-    let mut page = self::page(client, wanted, left, String::new()).await?;
+    let mut left = wanted.most();
+    let mut request = wanted.request(SystemClock.now());
+    // Nothing is printed, no header either, before the service has answered.
+    let mut hits = next_page(client, &mut request, left).await?;
     let mut list = List::new(context.output, HIT, context.stdout())?;
     loop {
-        for hit in page.hits {
+        for hit in hits {
             if left > 0 {
                 left -= 1;
                 list.row(&cells(hit))?;
             }
         }
-        if page.next_page_token.is_empty() || left == 0 {
+        if request.page_token.is_empty() || left == 0 {
             break;
         }
-        page = self::page(client, wanted, left, page.next_page_token).await?;
+        hits = next_page(client, &mut request, left).await?;
     }
     list.finish()?;
-    if !page.next_page_token.is_empty() {
+    if !request.page_token.is_empty() {
         context.note("there are more hits; --all lists all of them");
     }
     Ok(())
 }
 
-/// The next page, of at most `left` hits.
-async fn page(
+/// The next page, of at most `left` hits; the request asks for the one behind it then.
+async fn next_page(
     client: &Client,
-    wanted: &LsArgs,
+    request: &mut v1::ListRecordHitsRequest,
     left: u64,
-    page_token: String,
-) -> Result<v1::ListRecordHitsResponse> {
-    let policy = wanted.policy.map(|policy| policy.name().to_owned());
-    let holder = wanted.holder.as_ref().map(ToString::to_string);
-    let request = v1::ListRecordHitsRequest {
-        policy: policy.unwrap_or_default(),
-        holder: holder.unwrap_or_default(),
-        dataset: wanted.dataset.clone().unwrap_or_default(),
-        page_size: u32::try_from(left.min(PAGE)).unwrap_or_default(),
-        page_token,
-        state: wanted
-            .state
-            .map_or(0, |state| v1::HitState::from(state).into()),
-        ..Default::default()
-    };
-    let answer = client.analyst().list_record_hits(unary(request)).await?;
-    Ok(answer.into_inner())
+) -> Result<Vec<v1::RecordHit>> {
+    request.page_size = u32::try_from(left.min(PAGE)).unwrap_or_default();
+    let asked = unary(request.clone());
+    let answer = client.analyst().list_record_hits(asked).await?.into_inner();
+    request.page_token = answer.next_page_token;
+    Ok(answer.hits)
 }
 
 /// Follows the hits, over restarts of the service and the hourly end of connections.
-async fn watch(context: &Context, client: &Client, from: u64) -> Result<()> {
+async fn watch(context: &Context, client: &Client, from: u64, why: &str) -> Result<()> {
     let mut cursor = from;
     let mut connected = false;
     let mut pause = PAUSES.0;
     loop {
-        let broken = match follow(context, client, &mut cursor, &mut connected).await {
+        let broken = match follow(context, client, why, &mut cursor, &mut connected).await {
             Ok(()) => None,
             Err(Follow::Ended(fault)) => return Err(fault),
             Err(Follow::Broken(status)) => Some(status),
@@ -257,12 +265,13 @@ impl From<Status> for Follow {
 async fn follow(
     context: &Context,
     client: &Client,
+    why: &str,
     cursor: &mut u64,
     connected: &mut bool,
 ) -> Result<(), Follow> {
     let request = v1::WatchRecordHitsRequest {
         cursor: *cursor,
-        ..Default::default()
+        why: why.to_owned(),
     };
     let mut events = client
         .analyst()
@@ -287,22 +296,22 @@ mod tests {
     fn a_hit_has_a_cell_for_every_column() {
         let row = cells(v1::RecordHit {
             hit: Some(v1::Hit {
-                state: v1::HitState::UnderReview.into(),
+                state: v1::HitState::New.into(),
                 false_positive_probability: 1.25e-9,
                 posterior: 0.5,
                 ..Default::default()
             }),
+            state: v1::HitState::UnderReview.into(),
+            case_refs: vec!["c-1".into(), "c-2".into()],
+            record_removed: true,
+            feedback_pending: true,
             ..Default::default()
         });
         assert_eq!(row.len(), HIT.len());
         assert_eq!(EVENT.len(), HIT.len() + 1);
         assert_eq!(row[3], Cell::new("UNDER_REVIEW"));
         assert_eq!(row[10].shown(), "1 in 800 million by chance");
-    }
-
-    #[test]
-    fn states_are_taken_in_any_case() {
-        assert_eq!(state("under-review"), Ok(HitState::UnderReview));
-        assert!(state("OPEN").is_err());
+        assert_eq!(row[12].shown(), "c-1, c-2");
+        assert_eq!(row[13].shown(), "record removed, feedback pending");
     }
 }

@@ -1,12 +1,13 @@
 //! `AnalystService`.
 
+mod hits;
+
 use std::sync::Arc;
 
 use futures::StreamExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::grounds::Grounds;
-use sotto_common::hit::HitState;
-use sotto_common::ids::{CommunityId, HitId};
+use sotto_common::ids::HitId;
 use sotto_common::service::identity::{PeerIdentity, Revocation};
 use sotto_proto::convert::{id, text};
 use sotto_proto::status::to_status;
@@ -16,8 +17,9 @@ use tonic::{Request, Response, Status};
 
 use super::{Answers, answer, progress};
 use crate::app::probe::ProbeProgress;
-use crate::app::{App, node_ids, optional_policy};
-use crate::store::{HitFilter, ProbeKey, RecordHit};
+use crate::app::{App, node_ids};
+use crate::store::ProbeKey;
+use hits::{decision, hit_filter, record_hit, second_factor, story_response};
 
 const DEFAULT_PAGE: u32 = 100;
 const LARGEST_PAGE: u32 = 1000;
@@ -96,7 +98,7 @@ impl AnalystService for Analysts {
             hits.truncate(size as usize);
             let last = hits.last().filter(|_| more);
             Ok(v1::ListRecordHitsResponse {
-                next_page_token: last.map(|h| h.hit.id.to_string()).unwrap_or_default(),
+                next_page_token: last.map(|h| h.thread.to_string()).unwrap_or_default(),
                 hits: hits
                     .into_iter()
                     .map(|hit| record_hit(hit, &self.app.community))
@@ -113,23 +115,33 @@ impl AnalystService for Analysts {
         answer(async {
             let request = request.into_inner();
             let hit = id("hit_id", &request.hit_id, HitId::from_slice)?;
-            let hit =
-                self.app.store.record_hit(hit).await?.ok_or_else(|| {
-                    Error::new(ErrorCode::HitUnknown, "there is no such hit here")
-                })?;
-            Ok(v1::GetRecordHitResponse {
-                hit: Some(record_hit(hit, &self.app.community)),
-                ..Default::default()
-            })
+            let story = self.app.store.hit_story(hit).await?;
+            let story = story
+                .ok_or_else(|| Error::new(ErrorCode::HitUnknown, "there is no such hit here"))?;
+            Ok(story_response(story, &self.app.community))
         })
         .await
     }
 
     async fn review_hit(
         &self,
-        _: Request<v1::ReviewHitRequest>,
+        request: Request<v1::ReviewHitRequest>,
     ) -> Result<Response<v1::ReviewHitResponse>, Status> {
-        Err(to_status(Error::internal("not built yet")))
+        answer(async {
+            let person = person(&request)?;
+            let request = request.into_inner();
+            let hit = id("hit_id", &request.hit_id, HitId::from_slice)?;
+            let decision = decision(&request)?;
+            let factor = second_factor(&request)?;
+            let hit = self
+                .app
+                .review(&person, hit, decision, &request.reason, factor)
+                .await?;
+            Ok(v1::ReviewHitResponse {
+                hit: Some(record_hit(hit, &self.app.community)),
+            })
+        })
+        .await
     }
 
     type WatchRecordHitsStream = Answers<v1::WatchRecordHitsResponse>;
@@ -160,6 +172,13 @@ impl AnalystService for Analysts {
     }
 }
 
+/// Who calls, as the story of a hit names persons.
+fn person<T>(request: &Request<T>) -> Result<String> {
+    let peer = request.extensions().get::<PeerIdentity>();
+    let peer = peer.ok_or_else(|| Error::new(ErrorCode::IdentityMissing, "nobody calls"))?;
+    Ok(peer.spiffe().to_string())
+}
+
 fn grounds(wire: Option<v1::ProbeGrounds>) -> Result<Grounds> {
     Grounds::try_from(&wire.unwrap_or_default())
 }
@@ -171,45 +190,5 @@ fn probe_response(progress: ProbeProgress, done: bool) -> v1::ProbeDatasetRespon
         matches: progress.matches,
         done,
         waiting_for: progress.waiting_for,
-    }
-}
-
-/// A page token is the id of the last hit of the page before.
-fn hit_filter(request: &v1::ListRecordHitsRequest) -> Result<HitFilter> {
-    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let after = given(&request.page_token)
-        .map(|token| token.parse::<HitId>())
-        .transpose()
-        .map_err(|_| {
-            Error::new(
-                ErrorCode::CursorInvalid,
-                "the page token was not given by this service",
-            )
-        })?;
-    let state: Option<HitState> = v1::HitState::try_from(request.state)
-        .map_err(|_| Error::field("state", "a state of workflow.md"))?
-        .domain();
-    Ok(HitFilter {
-        policy: optional_policy(&request.policy)?,
-        holder: given(&request.holder)
-            .map(|holder| text("holder", &holder))
-            .transpose()?,
-        dataset: given(&request.dataset),
-        state,
-        after,
-    })
-}
-
-fn record_hit(hit: RecordHit, community: &CommunityId) -> v1::RecordHit {
-    v1::RecordHit {
-        hit: Some(hit.hit.into_wire(community.to_string())),
-        dataset: hit.dataset,
-        record_id: hit.record_id,
-        // The analyst sees the node's own record (workflow.md "Hit").
-        canonical: hit
-            .canonical
-            .map(|canonical| canonical.expose().to_owned())
-            .unwrap_or_default(),
-        ..Default::default()
     }
 }

@@ -11,12 +11,14 @@ use sotto_proto::status::{from_status, to_status};
 use sotto_proto::v1;
 use sotto_proto::v1::dataset_service_server::DatasetService;
 use sotto_proto::v1::import_dataset_request::Message;
+use sotto_proto::v1::remove_selectors_request::Message as RemovalMessage;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, answer};
 use crate::app::publish::PublishProgress;
 use crate::app::sources::Extent;
 use crate::app::{App, node_ids, optional_policy};
+use crate::store::Dataset;
 
 /// The node's own selectors, and their publication.
 pub(crate) struct Datasets(pub(crate) Arc<App>);
@@ -51,15 +53,8 @@ impl DatasetService for Datasets {
     ) -> Result<Response<v1::ListDatasetsResponse>, Status> {
         answer(async {
             let datasets = self.0.store.datasets().await?.into_iter();
-            let datasets = datasets.map(|dataset| v1::Dataset {
-                name: dataset.name,
-                policy: dataset.policy.name().to_owned(),
-                selectors: dataset.selectors,
-                imported_at: Some(to_timestamp(dataset.imported_at)),
-                ..Default::default()
-            });
             Ok(v1::ListDatasetsResponse {
-                datasets: datasets.collect(),
+                datasets: datasets.map(to_wire).collect(),
             })
         })
         .await
@@ -67,23 +62,53 @@ impl DatasetService for Datasets {
 
     async fn remove_selectors(
         &self,
-        _: Request<Streaming<v1::RemoveSelectorsRequest>>,
+        request: Request<Streaming<v1::RemoveSelectorsRequest>>,
     ) -> Result<Response<v1::RemoveSelectorsResponse>, Status> {
-        Err(to_status(Error::internal("not built yet")))
+        answer(async {
+            let mut messages = request.into_inner();
+            let Some(RemovalMessage::Header(header)) = next(&mut messages).await? else {
+                return Err(Error::field("header", "comes first"));
+            };
+            self.0.check_by_hand(&header.dataset)?;
+            let mut removal = self.0.begin_removal(header).await?;
+            while let Some(message) = next(&mut messages).await? {
+                let RemovalMessage::Rows(rows) = message else {
+                    return Err(Error::field("rows", "come after the header"));
+                };
+                self.0.removal_rows(&mut removal, rows.rows).await?;
+            }
+            self.0.finish_removal(removal).await
+        })
+        .await
     }
 
     async fn delete_dataset(
         &self,
-        _: Request<v1::DeleteDatasetRequest>,
+        request: Request<v1::DeleteDatasetRequest>,
     ) -> Result<Response<v1::DeleteDatasetResponse>, Status> {
-        Err(to_status(Error::internal("not built yet")))
+        answer(async {
+            let dataset = request.into_inner().dataset;
+            self.0.check_by_hand(&dataset)?;
+            let (policy, removed) = self.0.delete_dataset(&dataset).await?;
+            Ok(v1::DeleteDatasetResponse {
+                removed,
+                policy: policy.name().to_owned(),
+            })
+        })
+        .await
     }
 
     async fn update_dataset(
         &self,
-        _: Request<v1::UpdateDatasetRequest>,
+        request: Request<v1::UpdateDatasetRequest>,
     ) -> Result<Response<v1::UpdateDatasetResponse>, Status> {
-        Err(to_status(Error::internal("not built yet")))
+        answer(async {
+            let dataset = self.0.update_dataset(request.into_inner()).await?;
+            Ok(v1::UpdateDatasetResponse {
+                dataset: Some(to_wire(dataset)),
+            })
+        })
+        .await
     }
 
     async fn list_sources(
@@ -112,6 +137,7 @@ impl DatasetService for Datasets {
                 report: Some(filled.report),
                 full: filled.extent == Extent::Whole,
                 watermark: filled.watermark.map(|mark| mark.text).unwrap_or_default(),
+                policy: filled.policy.name().to_owned(),
             })
         })
         .await
@@ -148,16 +174,47 @@ impl DatasetService for Datasets {
     }
 }
 
-async fn next(
-    messages: &mut Streaming<v1::ImportDatasetRequest>,
-) -> Result<Option<Message>, Error> {
+/// A stream's message, which has a header or rows.
+trait Parts {
+    /// The two.
+    type Message;
+    /// What the message has.
+    fn part(self) -> Option<Self::Message>;
+}
+
+impl Parts for v1::ImportDatasetRequest {
+    type Message = Message;
+    fn part(self) -> Option<Message> {
+        self.message
+    }
+}
+
+impl Parts for v1::RemoveSelectorsRequest {
+    type Message = RemovalMessage;
+    fn part(self) -> Option<RemovalMessage> {
+        self.message
+    }
+}
+
+async fn next<M: Parts>(messages: &mut Streaming<M>) -> Result<Option<M::Message>, Error> {
     match messages.message().await {
         Ok(None) => Ok(None),
-        Ok(Some(v1::ImportDatasetRequest {
-            message: Some(message),
-        })) => Ok(Some(message)),
-        Ok(Some(_)) => Err(Error::field("message", "a header or rows")),
+        Ok(Some(message)) => match message.part() {
+            Some(part) => Ok(Some(part)),
+            None => Err(Error::field("message", "a header or rows")),
+        },
         Err(status) => Err(from_status(&status)),
+    }
+}
+
+fn to_wire(dataset: Dataset) -> v1::Dataset {
+    v1::Dataset {
+        name: dataset.name,
+        policy: dataset.policy.name().to_owned(),
+        selectors: dataset.selectors,
+        imported_at: Some(to_timestamp(dataset.imported_at)),
+        publish: dataset.publish,
+        probe: dataset.probe.as_ref().map(Into::into),
     }
 }
 

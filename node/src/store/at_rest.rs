@@ -111,6 +111,11 @@ fn record_row(dataset: &str, canonical_index: &[u8]) -> Vec<u8> {
 }
 
 impl AtRest {
+    /// What seals and opens.
+    pub(super) const fn cipher(&self) -> &ColumnCipher {
+        &self.cipher
+    }
+
     /// Reads the key of the hashes, which is made if the store has none.
     ///
     /// # Errors

@@ -1,23 +1,31 @@
-//! Hits, joined to the node's own records by their refs.
+//! Hits, joined to the node's own records by their refs, and to each other as threads.
+
+mod history;
+mod write;
 
 use scoped_futures::ScopedFutureExt as _;
+use serde_json::Value;
 use sotto_common::error::{Error, Result};
+use sotto_common::grounds::Grounds;
 use sotto_common::hit::HitState;
-use sotto_common::ids::{Epoch, HitId, NodeId, RecordRef};
+use sotto_common::ids::{Epoch, HitId, NodeId, RecordRef, SessionId};
 use sotto_common::secret::Selector;
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::db_error;
+use sotto_common::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::at_rest::AtRest;
-use super::{Store, advance, damaged, signed, time, typed, unsigned};
+use super::at_rest::{AtRest, Record as OwnRecord};
+use super::{Store, damaged, signed, time, typed, unsigned};
 use crate::hit::Hit;
+pub(super) use history::renew_texts;
+pub use history::{Decided, Feedback, HistoryEvent, Outcome, PendingFeedback, SignFeedback};
 
-/// A hit with the node's own record behind it.
+/// A hit with the node's own record behind it, and the thread that it is of.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RecordHit {
-    /// The hit.
+    /// The hit; its state is what is shown of it.
     pub hit: Hit,
     /// Cursor of its last change.
     pub cursor: u64,
@@ -27,9 +35,43 @@ pub struct RecordHit {
     pub record_id: String,
     /// The canonical value that was asked for, if the ref is known here.
     pub canonical: Option<Selector>,
+    /// The thread: the id of its first hit.
+    pub thread: HitId,
+    /// Where the thread stands.
+    pub state: HitState,
+    /// The cases that the hits of the thread were found for, sorted.
+    pub case_refs: Vec<String>,
+    /// True if the record was removed here since.
+    pub record_removed: bool,
+    /// True if the latest hit of the thread cannot be confirmed without a second factor.
+    pub needs_second_factor: bool,
+    /// True if a decision on the thread is not at the broker yet.
+    pub feedback_pending: bool,
 }
 
-/// Which hits are asked for; everything that is given must hold.
+/// A hit with its whole story.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Story {
+    /// The hit.
+    pub hit: RecordHit,
+    /// The other hits of its thread, oldest first.
+    pub others: Vec<Hit>,
+    /// What happened to the hits of the thread, oldest first.
+    pub events: Vec<HistoryEvent>,
+}
+
+/// Threads in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ThreadCounts {
+    /// Those that nobody has looked at.
+    pub new: u64,
+    /// Those that are NEW, `UNDER_REVIEW`, CONFIRMED or `FOLLOWED_UP`.
+    pub open: u64,
+    /// Decisions that wait for the broker.
+    pub pending: u64,
+}
+
+/// Which threads are asked for; everything that is given must hold.
 #[derive(Clone, Debug, Default)]
 pub struct HitFilter {
     /// Only of this policy.
@@ -38,9 +80,15 @@ pub struct HitFilter {
     pub holder: Option<NodeId>,
     /// Only of this dataset.
     pub dataset: Option<String>,
-    /// Only in this state.
+    /// Only those that stand in this state.
     pub state: Option<HitState>,
-    /// Only after this one, in the order of ids.
+    /// Only those first seen at or after this time.
+    pub since: Option<Timestamp>,
+    /// Only those found for this case.
+    pub case_ref: Option<String>,
+    /// Those whose record was removed, too.
+    pub with_removed: bool,
+    /// Only after this thread, in the order of ids.
     pub after: Option<HitId>,
 }
 
@@ -49,51 +97,112 @@ const LOCAL_CURSOR: &str = "hit_cursor";
 /// The last event of the broker's stream that was stored.
 const INBOX_CURSOR: &str = "inbox_cursor";
 
-fn record_hit(at_rest: &AtRest, row: &SqliteRow) -> Result<RecordHit> {
+/// The hit in a row of the table.
+fn hit(row: &SqliteRow) -> Result<Hit> {
     let text = |column: &str| row.try_get::<String, _>(column).map_err(db_error);
-    let maybe = |column: &str| row.try_get::<Option<String>, _>(column).map_err(db_error);
     let number = |column: &str| row.try_get::<i64, _>(column).map_err(db_error);
     let real = |column: &str| row.try_get::<f64, _>(column).map_err(db_error);
     let bytes = |column: &str| row.try_get::<Vec<u8>, _>(column).map_err(db_error);
-    let dataset = maybe("dataset")?.unwrap_or_default();
-    let sealed: Option<Vec<u8>> = row.try_get("record").map_err(db_error)?;
-    let record = sealed
-        .map(|sealed| at_rest.open_record(&dataset, &bytes("canonical_index")?, &sealed))
-        .transpose()?;
     let epoch = u32::try_from(number("epoch")?).map_err(|_| damaged("epoch"))?;
-    Ok(RecordHit {
-        hit: Hit {
-            id: HitId::from_slice(&bytes("hit_id")?).map_err(Error::internal)?,
-            epoch: Epoch::new(epoch).map_err(Error::internal)?,
-            policy: typed(&text("policy")?)?,
-            record_ref: RecordRef::from_slice(&bytes("record_ref")?).map_err(Error::internal)?,
-            holder: typed(&text("holder")?)?,
-            state: HitState::parse(&text("state")?).ok_or_else(|| damaged("state"))?,
-            filter_version: unsigned(number("filter_version")?),
-            false_positive: real("false_positive")?,
-            posterior: real("posterior")?,
-            first_seen: time(number("first_seen")?),
-            last_seen: time(number("last_seen")?),
-        },
-        cursor: unsigned(number("cursor")?),
-        dataset,
-        record_id: record
-            .as_ref()
-            .map(|record| record.record_id.clone())
-            .unwrap_or_default(),
-        canonical: record.map(|record| record.canonical),
+    Ok(Hit {
+        id: hit_id(&bytes("hit_id")?)?,
+        epoch: Epoch::new(epoch).map_err(Error::internal)?,
+        policy: typed(&text("policy")?)?,
+        record_ref: RecordRef::from_slice(&bytes("record_ref")?).map_err(Error::internal)?,
+        holder: typed(&text("holder")?)?,
+        state: state(&text("state")?)?,
+        filter_version: unsigned(number("filter_version")?),
+        false_positive: real("false_positive")?,
+        posterior: real("posterior")?,
+        first_seen: time(number("first_seen")?),
+        last_seen: time(number("last_seen")?),
     })
 }
 
-/// A hit with its record; the statements below add what they ask for.
+fn hit_id(bytes: &[u8]) -> Result<HitId> {
+    HitId::from_slice(bytes).map_err(Error::internal)
+}
+
+fn state(text: &str) -> Result<HitState> {
+    HitState::parse(text).ok_or_else(|| damaged("state"))
+}
+
+/// The ids as the JSON array that statements take.
+fn ids_json(ids: impl IntoIterator<Item = HitId>) -> String {
+    let ids = ids.into_iter().map(|id| hex::encode(id.as_bytes()).into());
+    Value::Array(ids.collect()).to_string()
+}
+
+/// The node's own record behind a hit: its dataset, and its id and canonical value unless it was
+/// removed; all empty if the ref is not known here.
+fn own_record(at_rest: &AtRest, row: &SqliteRow) -> Result<(String, Option<OwnRecord>)> {
+    let dataset: Option<String> = row.try_get("dataset").map_err(db_error)?;
+    let dataset = dataset.unwrap_or_default();
+    let sealed: Option<Vec<u8>> = row.try_get("record").map_err(db_error)?;
+    let Some(sealed) = sealed else {
+        return Ok((dataset, None));
+    };
+    let index: Vec<u8> = row.try_get("canonical_index").map_err(db_error)?;
+    let record = at_rest.open_record(&dataset, &index, &sealed)?;
+    Ok((dataset, Some(record)))
+}
+
+fn record_hit(at_rest: &AtRest, row: &SqliteRow) -> Result<RecordHit> {
+    let flag = |column: &str| row.try_get::<bool, _>(column).map_err(db_error);
+    let (dataset, record) = own_record(at_rest, row)?;
+    let (record_id, canonical) = record
+        .map(|record| (record.record_id, record.canonical))
+        .unzip();
+    let text = |column: &str| row.try_get::<String, _>(column).map_err(db_error);
+    let mut case_refs: Vec<String> =
+        serde_json::from_str(&text("case_refs")?).map_err(Error::internal)?;
+    case_refs.sort_unstable();
+    let hit = hit(row)?;
+    let thread: Vec<u8> = row.try_get("thread_id").map_err(db_error)?;
+    let latest = Hit {
+        posterior: row.try_get("latest_posterior").map_err(db_error)?,
+        ..hit.clone()
+    };
+    Ok(RecordHit {
+        cursor: unsigned(row.try_get("cursor").map_err(db_error)?),
+        dataset,
+        record_id: record_id.unwrap_or_default(),
+        canonical,
+        thread: hit_id(&thread)?,
+        state: state(&text("thread_state")?)?,
+        case_refs,
+        record_removed: flag("record_removed")?,
+        needs_second_factor: latest.needs_second_factor(),
+        feedback_pending: flag("feedback_pending")?,
+        hit,
+    })
+}
+
+/// Whether the record behind a hit was removed here.
+macro_rules! removed {
+    () => {
+        "(r.selector_id IS NOT NULL AND (s.selector_id IS NULL OR s.removed_at IS NOT NULL))"
+    };
+}
+
+/// A hit with its record and thread; the statements below add what they ask for.
 macro_rules! select_hits {
-    ($rest:literal) => {
+    ($($rest:expr),+) => {
         concat!(
-            "SELECT h.*, d.name AS dataset, s.record, s.canonical_index FROM hits h
-             LEFT JOIN record_refs r USING (record_ref)
-             LEFT JOIN selectors s USING (selector_id)
-             LEFT JOIN datasets d USING (dataset_id) ",
-            $rest
+            "SELECT h.*, d.name AS dataset, s.record, s.canonical_index, t.state AS thread_state, ",
+            removed!(), " AS record_removed,
+             l.posterior AS latest_posterior,
+             (SELECT json_group_array(DISTINCT c.case_ref) FROM hits o JOIN hit_cases c
+                  ON c.hit_id = o.hit_id WHERE o.thread_id = h.thread_id) AS case_refs,
+             EXISTS (SELECT 1 FROM hits o JOIN hit_history e ON e.hit_id = o.hit_id
+                 WHERE o.thread_id = h.thread_id AND e.feedback = 'PENDING') AS feedback_pending
+             FROM hits h
+             JOIN threads t ON t.thread_id = h.thread_id
+             JOIN hits l ON l.hit_id = t.latest
+             LEFT JOIN record_refs r ON r.record_ref = h.record_ref
+             LEFT JOIN selectors s ON s.selector_id = r.selector_id
+             LEFT JOIN datasets d ON d.dataset_id = s.dataset_id ",
+            $($rest),+
         )
     };
 }
@@ -104,11 +213,16 @@ impl Store {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn put_streamed_hits(&self, hits: &[Hit], inbox_cursor: u64) -> Result<u64> {
+    pub async fn put_streamed_hits(
+        &self,
+        hits: &[Hit],
+        inbox_cursor: u64,
+        now: Timestamp,
+    ) -> Result<u64> {
         self.db
             .run_tx("put_streamed_hits", |tx| {
                 async move {
-                    let local = upsert(tx, STREAMED, hits).await?;
+                    let local = write::streamed(tx, hits, now).await?;
                     set_counter(tx, INBOX_CURSOR, inbox_cursor).await?;
                     Ok(local)
                 }
@@ -117,14 +231,20 @@ impl Store {
             .await
     }
 
-    /// Stores the hits of an answer; tells the local cursor.
+    /// Stores the hits of the answer to a one-off question, and why it was put; tells the local
+    /// cursor.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn put_answered_hits(&self, found: &[Hit]) -> Result<u64> {
+    pub async fn put_answered_hits(&self, found: &[Hit], grounds: &Grounds) -> Result<u64> {
         self.db
             .run_tx("put_answered_hits", |tx| {
-                upsert_answers(tx, found).scope_boxed()
+                async move {
+                    let local = write::answered(tx, found).await?;
+                    write::put_cases(tx, found, grounds).await?;
+                    Ok(local)
+                }
+                .scope_boxed()
             })
             .await
     }
@@ -137,14 +257,22 @@ impl Store {
         self.counter(INBOX_CURSOR).await
     }
 
-    /// Begins the broker's stream again: it does not know the cursor any more.
+    /// Begins the broker's stream again: it does not know the cursor any more. Nor may it know
+    /// what it answered to decisions: what it tells now holds.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn reset_inbox_cursor(&self) -> Result<()> {
         self.db
             .run_tx("reset_inbox_cursor", |tx| {
-                set_counter(tx, INBOX_CURSOR, 0).scope_boxed()
+                async move {
+                    sqlx::query("UPDATE hits SET awaited = NULL, awaited_seen = NULL")
+                        .execute(&mut *tx)
+                        .await
+                        .map_err(db_error)?;
+                    set_counter(tx, INBOX_CURSOR, 0).await
+                }
+                .scope_boxed()
             })
             .await
     }
@@ -171,7 +299,7 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn record_hit(&self, hit: HitId) -> Result<Option<RecordHit>> {
-        sqlx::query(select_hits!("WHERE hit_id = $1"))
+        sqlx::query(select_hits!("WHERE h.hit_id = $1"))
             .bind(&hit.as_bytes()[..])
             .fetch_optional(self.db.read())
             .await
@@ -181,22 +309,74 @@ impl Store {
             .transpose()
     }
 
-    /// Hits in the order of their ids, oldest first.
+    /// One hit, the others of its thread, and what happened to them.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn hit_story(&self, hit: HitId) -> Result<Option<Story>> {
+        let rows = self
+            .db
+            .read_tx("hit_story", |tx| {
+                async move {
+                    let rows = sqlx::query(select_hits!(
+                        "WHERE h.thread_id = (SELECT thread_id FROM hits WHERE hit_id = $1)
+                         ORDER BY h.epoch, h.hit_id"
+                    ))
+                    .bind(&hit.as_bytes()[..])
+                    .fetch_all(&mut *tx)
+                    .await
+                    .map_err(db_error)?;
+                    let hits: Vec<_> = rows
+                        .iter()
+                        .map(|row| record_hit(&self.at_rest, row))
+                        .collect::<Result<_>>()?;
+                    let events = history::of_thread(tx, hit).await?;
+                    Ok((hits, events))
+                }
+                .scope_boxed()
+            })
+            .await?;
+        let (mut hits, events) = rows;
+        let Some(asked) = hits.iter().position(|other| other.hit.id == hit) else {
+            return Ok(None);
+        };
+        let hit = hits.remove(asked);
+        let events = events
+            .into_iter()
+            .map(|event| self.open_event(event))
+            .collect::<Result<_>>()?;
+        Ok(Some(Story {
+            hit,
+            others: hits.into_iter().map(|other| other.hit).collect(),
+            events,
+        }))
+    }
+
+    /// The latest hit of each thread, in the order of the threads' ids, oldest first.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn record_hits(&self, filter: &HitFilter, limit: u32) -> Result<Vec<RecordHit>> {
+        let after = filter.after.map(|id| id.as_bytes().to_vec());
         sqlx::query(select_hits!(
-            "WHERE ($1 IS NULL OR h.policy = $1) AND ($2 IS NULL OR h.holder = $2)
-               AND ($3 IS NULL OR d.name = $3) AND ($4 IS NULL OR h.state = $4)
-               AND ($5 IS NULL OR h.hit_id > $5)
-             ORDER BY hit_id LIMIT $6"
+            "WHERE h.hit_id = t.latest AND t.thread_id > $1
+               AND ($2 IS NULL OR h.policy = $2) AND ($3 IS NULL OR h.holder = $3)
+               AND ($4 IS NULL OR d.name = $4) AND ($5 IS NULL OR t.state = $5)
+               AND ($6 IS NULL OR t.first_seen >= $6)
+               AND ($7 IS NULL OR EXISTS (SELECT 1 FROM hits o JOIN hit_cases c
+                   ON c.hit_id = o.hit_id WHERE o.thread_id = h.thread_id AND c.case_ref = $7))
+               AND ($8 OR NOT ",
+            removed!(),
+            ") ORDER BY t.thread_id LIMIT $9"
         ))
+        .bind(after.unwrap_or_default())
         .bind(filter.policy.map(Policy::name))
         .bind(filter.holder.as_ref().map(NodeId::as_str))
         .bind(filter.dataset.as_deref())
         .bind(filter.state.map(HitState::as_str))
-        .bind(filter.after.map(|id| id.as_bytes().to_vec()))
+        .bind(filter.since.map(Timestamp::micros))
+        .bind(filter.case_ref.as_deref())
+        .bind(filter.with_removed)
         .bind(limit)
         .fetch_all(self.db.read())
         .await
@@ -206,81 +386,61 @@ impl Store {
         .collect()
     }
 
+    /// How many threads nobody has looked at, how many are open, and how many decisions wait for
+    /// the broker. Threads whose record was removed are left out.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn count_threads(&self) -> Result<ThreadCounts> {
+        let (new, open, pending): (i64, i64, i64) = sqlx::query_as(concat!(
+            "SELECT coalesce(sum(t.state = 'NEW'), 0), count(*),
+                 (SELECT count(*) FROM hit_history WHERE feedback = 'PENDING')
+             FROM threads t
+             JOIN hits h ON h.hit_id = t.latest
+             LEFT JOIN record_refs r ON r.record_ref = h.record_ref
+             LEFT JOIN selectors s ON s.selector_id = r.selector_id
+             WHERE t.state IN ('NEW', 'UNDER_REVIEW', 'CONFIRMED', 'FOLLOWED_UP') AND NOT ",
+            removed!()
+        ))
+        .fetch_one(self.db.read())
+        .await
+        .map_err(db_error)?;
+        Ok(ThreadCounts {
+            new: unsigned(new),
+            open: unsigned(open),
+            pending: unsigned(pending),
+        })
+    }
+
     /// Hits that are new or have changed since a cursor, in the order of their last change.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn record_hits_since(&self, cursor: u64, limit: u32) -> Result<Vec<RecordHit>> {
-        sqlx::query(select_hits!("WHERE cursor > $1 ORDER BY cursor LIMIT $2"))
-            .bind(signed(cursor))
-            .bind(limit)
-            .fetch_all(self.db.read())
-            .await
-            .map_err(db_error)?
-            .iter()
-            .map(|row| record_hit(&self.at_rest, row))
-            .collect()
+        sqlx::query(select_hits!(
+            "WHERE h.cursor > $1 ORDER BY h.cursor LIMIT $2"
+        ))
+        .bind(signed(cursor))
+        .bind(limit)
+        .fetch_all(self.db.read())
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| record_hit(&self.at_rest, row))
+        .collect()
     }
 }
 
-/// What an answer tells of hits; tells the local cursor.
-pub(super) async fn upsert_answers(tx: &mut SqliteConnection, found: &[Hit]) -> Result<u64> {
-    upsert(tx, ANSWERED, found).await
-}
-
-macro_rules! upsert_hits {
-    ($known:literal) => {
-        concat!(
-            "INSERT INTO hits (hit_id, cursor, epoch, policy, record_ref, holder, state,
-                 filter_version, false_positive, posterior, first_seen, last_seen)
-             SELECT unhex(value ->> 0), $2 + key, value ->> 1, value ->> 2, unhex(value ->> 3),
-                 value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
-                 value ->> 10
-             FROM json_each($1) WHERE true
-             ON CONFLICT (hit_id) DO UPDATE SET cursor = excluded.cursor,
-                 filter_version = excluded.filter_version,
-                 false_positive = excluded.false_positive,
-                 posterior = excluded.posterior, ",
-            $known
-        )
-    };
-}
-
-/// The broker's stream tells a hit as it stands.
-const STREAMED: &str = upsert_hits!(
-    "state = excluded.state, first_seen = excluded.first_seen, last_seen = excluded.last_seen"
-);
-
-/// An answer tells less: state and first time of a hit that is known already come by the stream.
-const ANSWERED: &str = upsert_hits!("last_seen = max(last_seen, excluded.last_seen)");
-
-/// One statement for all: an answer may bring thousands.
-async fn upsert(tx: &mut SqliteConnection, statement: &'static str, hits: &[Hit]) -> Result<u64> {
-    let row = |hit: &Hit| {
-        serde_json::json!([
-            hex::encode(hit.id.as_bytes()),
-            hit.epoch.get(),
-            hit.policy.name(),
-            hit.record_ref.to_string(),
-            hit.holder.as_str(),
-            hit.state.as_str(),
-            signed(hit.filter_version),
-            hit.false_positive,
-            hit.posterior,
-            hit.first_seen.micros(),
-            hit.last_seen.micros(),
-        ])
-    };
-    let rows = serde_json::to_string(&hits.iter().map(row).collect::<Vec<_>>());
-    let count = hits.len() as u64;
-    let last = advance(tx, LOCAL_CURSOR, count).await?;
-    sqlx::query(statement)
-        .bind(rows.map_err(Error::internal)?)
-        .bind(last - signed(count) + 1)
-        .execute(tx)
-        .await
-        .map_err(db_error)?;
-    Ok(unsigned(last))
+/// The hits that a batch of a session found, for the grounds of the session; tells the local
+/// cursor.
+pub(super) async fn put_found(
+    tx: &mut SqliteConnection,
+    session: SessionId,
+    found: &[Hit],
+) -> Result<u64> {
+    let local = write::answered(tx, found).await?;
+    write::put_session_cases(tx, found, session).await?;
+    Ok(local)
 }
 
 async fn set_counter(tx: &mut SqliteConnection, name: &str, value: u64) -> Result<()> {
@@ -297,106 +457,4 @@ async fn set_counter(tx: &mut SqliteConnection, name: &str, value: u64) -> Resul
 }
 
 #[cfg(test)]
-mod tests {
-    use std::slice::from_ref;
-
-    use super::super::testing::store;
-    use super::*;
-    use crate::testing::{hit, import_emails};
-
-    fn epoch() -> Epoch {
-        Epoch::new(1).expect("an epoch")
-    }
-
-    #[tokio::test]
-    async fn a_hit_of_an_unknown_ref_is_kept_without_a_record() {
-        let (store, _dir) = store().await;
-        let found = hit(1, epoch(), RecordRef::new([9; 16]));
-        store
-            .put_streamed_hits(from_ref(&found), 7)
-            .await
-            .expect("stored");
-        assert_eq!(store.inbox_cursor().await.expect("read"), 7);
-        let read = store
-            .record_hit(found.id)
-            .await
-            .expect("read")
-            .expect("there");
-        assert_eq!(read.hit, found);
-        assert_eq!((read.record_id.as_str(), read.canonical), ("", None));
-        store.reset_inbox_cursor().await.expect("reset");
-        assert_eq!(store.inbox_cursor().await.expect("read"), 0);
-    }
-
-    #[tokio::test]
-    async fn an_answer_does_not_undo_what_the_stream_told() {
-        let (store, _dir) = store().await;
-        let mut told = hit(1, epoch(), RecordRef::new([9; 16]));
-        told.state = HitState::Confirmed;
-        store
-            .put_streamed_hits(from_ref(&told), 1)
-            .await
-            .expect("stored");
-        let mut answered = hit(1, epoch(), told.record_ref);
-        answered.filter_version = 5;
-        let cursor = store.put_answered_hits(&[answered]).await.expect("stored");
-        assert_eq!(cursor, 2);
-        assert_eq!(store.hit_cursor().await.expect("read"), 2);
-        let read = store
-            .record_hit(told.id)
-            .await
-            .expect("read")
-            .expect("there");
-        assert_eq!(
-            (read.hit.state, read.hit.filter_version),
-            (HitState::Confirmed, 5)
-        );
-    }
-
-    #[tokio::test]
-    async fn hits_are_filtered_and_paged_and_followed() {
-        let (store, _dir) = store().await;
-        import_emails(&store, "d", &["a@x.org"]).await;
-        let known = RecordRef::new([1; 16]);
-        store
-            .put_record_ref(epoch(), known, 1)
-            .await
-            .expect("stored");
-        let first = hit(1, epoch(), known);
-        let mut second = hit(2, epoch(), RecordRef::new([2; 16]));
-        second.holder = "fr-pj".parse().expect("a node");
-        let told = [second.clone(), first.clone()];
-        store.put_streamed_hits(&told, 2).await.expect("stored");
-        assert_eq!(store.inbox_cursor().await.expect("read"), 2);
-        let ids = |found: Vec<RecordHit>| found.iter().map(|h| h.hit.id).collect::<Vec<_>>();
-        let all = HitFilter::default();
-        let of_d = HitFilter {
-            dataset: Some("d".into()),
-            ..all.clone()
-        };
-        let of_fr = HitFilter {
-            holder: Some(second.holder.clone()),
-            policy: Some(second.policy),
-            state: Some(second.state),
-            ..all.clone()
-        };
-        let after = HitFilter {
-            after: Some(first.id),
-            ..all.clone()
-        };
-        for (filter, limit, expected) in [
-            (&all, 10, vec![first.id, second.id]),
-            (&all, 1, vec![first.id]),
-            (&after, 10, vec![second.id]),
-            (&of_d, 10, vec![first.id]),
-            (&of_fr, 10, vec![second.id]),
-        ] {
-            let found = store.record_hits(filter, limit).await.expect("read");
-            assert_eq!(ids(found), expected);
-        }
-        let since = store.record_hits_since(0, 10).await.expect("read");
-        assert_eq!(ids(since), [second.id, first.id]);
-        let since = store.record_hits_since(1, 10).await.expect("read");
-        assert_eq!(ids(since), [first.id]);
-    }
-}
+mod tests;

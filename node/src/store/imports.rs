@@ -58,7 +58,7 @@ impl Store {
     }
 
     /// Sets rows aside, sealed for the dataset they are for. Of a canonical value that comes
-    /// again, the first row stands, with the time of the last.
+    /// again, the first row stands.
     ///
     /// # Errors
     /// Those of the store.
@@ -92,9 +92,7 @@ impl Store {
                              record_index, record, named, expires_at)
                          SELECT $1, unhex(value ->> 0), value ->> 1, unhex(value ->> 2),
                              unhex(value ->> 3), value ->> 4, value ->> 5
-                         FROM json_each($2) WHERE true
-                         ON CONFLICT (import_id, canonical_index)
-                         DO UPDATE SET expires_at = excluded.expires_at",
+                         FROM json_each($2)",
                     )
                     .bind(import.0)
                     .bind(rows)
@@ -128,6 +126,8 @@ impl Store {
                     if is != policy.name() {
                         return Err(other_policy(&is));
                     }
+                    roomy(tx, true).await?;
+                    drop_repeated(tx, import).await?;
                     let mut removed = 0;
                     if before > 0 {
                         if replace {
@@ -140,6 +140,7 @@ impl Store {
                         + merge(tx, import, dataset, policy, now).await?;
                     recount(tx, dataset, accepted, removed).await?;
                     unstage(tx, Some(import)).await?;
+                    roomy(tx, false).await?;
                     Ok(Committed { accepted, removed })
                 }
                 .scope_boxed()
@@ -162,6 +163,31 @@ impl Store {
 /// The refusal to put selectors of one policy into a dataset of another.
 pub(crate) fn other_policy(is: &str) -> Error {
     Error::field("policy", format!("the dataset is one of {is}"))
+}
+
+/// Holds more pages in memory while hashes, which are in no order, go into the indexes: else each
+/// row would write a page of its own.
+async fn roomy(tx: &mut SqliteConnection, roomy: bool) -> Result<()> {
+    let statement = if roomy {
+        "PRAGMA cache_size = -262144"
+    } else {
+        "PRAGMA cache_size = -2000"
+    };
+    sqlx::query(statement).execute(tx).await.map_err(db_error)?;
+    Ok(())
+}
+
+/// Of a canonical value that comes again, the first row stands.
+async fn drop_repeated(tx: &mut SqliteConnection, import: ImportId) -> Result<()> {
+    sqlx::query(
+        "DELETE FROM staged_rows WHERE import_id = $1 AND row_id NOT IN
+             (SELECT min(row_id) FROM staged_rows WHERE import_id = $1 GROUP BY canonical_index)",
+    )
+    .bind(import.0)
+    .execute(tx)
+    .await
+    .map_err(db_error)?;
+    Ok(())
 }
 
 /// Makes a dataset, or revives a deleted one; tells its row, its policy, and its selectors.
@@ -217,6 +243,8 @@ async fn revive(
            AND t.canonical_index = staged_rows.canonical_index
            AND t.record_index = staged_rows.record_index
            AND (staged_rows.expires_at IS NULL OR staged_rows.expires_at > $3)
+           AND EXISTS (SELECT 1 FROM selectors INDEXED BY selectors_removed
+               WHERE dataset_id = $2 AND removed_at IS NOT NULL)
            AND NOT EXISTS (SELECT 1 FROM selectors s
                WHERE s.dataset_id = $2 AND s.removed_at IS NULL
                  AND s.canonical_index = t.canonical_index)",
@@ -233,21 +261,22 @@ async fn revive(
     for statement in [
         // Its ordinal is free then; below 0 nobody looks for one.
         "UPDATE selectors SET ordinal = -1 - ordinal WHERE selector_id IN
-             (SELECT revived FROM staged_rows WHERE import_id = $1)",
+             (SELECT revived FROM staged_rows WHERE import_id = $1 AND revived IS NOT NULL)",
         "INSERT INTO selectors (dataset_id, policy, canonical_index, record_index, record, ordinal,
              expires_at)
          SELECT t.dataset_id, t.policy, r.canonical_index, r.record_index, r.record,
              -1 - t.ordinal, r.expires_at
          FROM staged_rows r JOIN selectors t ON t.selector_id = r.revived
-         WHERE r.import_id = $1 ORDER BY r.position",
+         WHERE r.import_id = $1 AND r.revived IS NOT NULL ORDER BY r.position",
         "UPDATE record_refs SET selector_id = s.selector_id
          FROM staged_rows r
          JOIN selectors t ON t.selector_id = r.revived
          JOIN selectors s ON s.dataset_id = t.dataset_id AND s.removed_at IS NULL
              AND s.canonical_index = r.canonical_index
-         WHERE r.import_id = $1 AND record_refs.selector_id = r.revived",
+         WHERE r.import_id = $1 AND r.revived IS NOT NULL
+           AND record_refs.selector_id = r.revived",
         "DELETE FROM selectors WHERE selector_id IN
-             (SELECT revived FROM staged_rows WHERE import_id = $1)",
+             (SELECT revived FROM staged_rows WHERE import_id = $1 AND revived IS NOT NULL)",
     ] {
         sqlx::query(statement)
             .bind(import.0)

@@ -332,7 +332,7 @@ impl Store {
                     .execute(&mut *tx)
                     .await
                     .map_err(db_error)?;
-                    hits::upsert_answers(tx, found).await
+                    hits::put_found(tx, session, found).await
                 }
                 .scope_boxed()
             })

@@ -64,12 +64,15 @@ macro_rules! removal {
 const EVERYTHING: Removal = removal!("dataset_id = $2", "true");
 // `+`: by the index of times, not through the whole dataset.
 pub(super) const EXPIRED: Removal = removal!("+dataset_id = $2", "expires_at <= $1");
-/// What is not among the rows that take the place of everything.
+/// What is not among the rows that take the place of everything, or moves to another record. One
+/// column at a time: SQLite goes through all of a set of pairs for each pair that is not in it.
 pub(super) const REPLACED: Removal = removal!(
     "dataset_id = $2",
-    "NOT EXISTS (SELECT 1 FROM staged_rows s
-         WHERE s.import_id = $3 AND s.canonical_index = selectors.canonical_index
-           AND (s.named = 0 OR s.record_index = selectors.record_index))"
+    "(canonical_index NOT IN (SELECT canonical_index FROM staged_rows WHERE import_id = $3)
+      OR canonical_index IN
+         (SELECT r.canonical_index FROM staged_rows r CROSS JOIN selectors s
+          ON s.dataset_id = $2 AND s.removed_at IS NULL AND s.canonical_index = r.canonical_index
+          WHERE r.import_id = $3 AND r.named = 1 AND r.record_index <> s.record_index))"
 );
 const BY_VALUE: Removal = removal!(
     "dataset_id = $2",

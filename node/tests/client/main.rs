@@ -46,10 +46,180 @@ async fn hits_are_paged_through_and_sanitised() {
     assert!(table.contains("1 in 800 million by chance"), "{table}");
     let tsv = stdout(&run(&lab, &["hits", "ls", "--all", "--output", "tsv"]).await);
     assert_eq!(tsv.lines().count(), service::HITS);
-    assert!(tsv.lines().all(|line| line.split('\t').count() == 12));
+    assert!(tsv.lines().all(|line| line.split('\t').count() == 14));
     for printed in [table, tsv] {
         assert!(!printed.contains('\u{1b}'), "{printed}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filters_of_a_list_reach_the_service() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let args = [
+        "hits",
+        "ls",
+        "--holder",
+        "de-bka",
+        "--type",
+        "phone",
+        "--dataset",
+        "suspects",
+        "--state",
+        "under-review",
+        "--since",
+        "1970-01-02",
+        "--case",
+        "2026-17",
+        "--why",
+        "inspection",
+        "--with-removed",
+    ];
+    let output = run(&lab, &args).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let asked = lab.node.listed();
+    assert_eq!(
+        (asked.holder.as_str(), asked.policy.as_str()),
+        ("de-bka", "phone/1")
+    );
+    assert_eq!(
+        (asked.dataset.as_str(), asked.why.as_str()),
+        ("suspects", "inspection")
+    );
+    assert_eq!(
+        (asked.case_ref.as_str(), asked.with_removed),
+        ("2026-17", true)
+    );
+    assert_eq!(asked.since.map(|since| since.seconds), Some(86_400));
+    assert_eq!(asked.state, 2);
+    for bad in [["--since", "soon"], ["--state", "OPEN"]] {
+        let output = run(&lab, &["hits", "ls", bad[0], bad[1]]).await;
+        assert_eq!(output.status.code(), Some(2));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn confirming_a_hit_that_nobody_looks_at_begins_its_review_and_says_so() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let review = async |more: &[&str]| {
+        let args = [&["hits", "review", service::REVIEWED], more].concat();
+        run(&lab, &args).await
+    };
+    // What makes no sense is refused before anything is recorded.
+    for wrong in [
+        &["--confirm"][..],
+        &["--reason", "seen"],
+        &["--confirm", "--begin", "--reason", "seen"],
+        &[
+            "--confirm",
+            "--reason",
+            "seen",
+            "--second-factor",
+            "shoe=44",
+        ],
+    ] {
+        assert_eq!(review(wrong).await.status.code(), Some(2), "{wrong:?}");
+    }
+    let weak = review(&["--confirm", "--reason", "seen"]).await;
+    assert_eq!(weak.status.code(), Some(1));
+    assert!(
+        stderr(&weak).contains("hint: give --second-factor"),
+        "{}",
+        stderr(&weak)
+    );
+    assert!(lab.node.reviewed().is_empty());
+
+    let done = review(&[
+        "--confirm",
+        "--reason",
+        "same handset",
+        "--second-factor",
+        "document=NL 1234567",
+        "--output",
+        "json",
+    ])
+    .await;
+    let hit = json(&done);
+    assert_eq!(hit["state"], "CONFIRMED");
+    assert_eq!(
+        hit["remarks"],
+        serde_json::json!(["needs second factor", "feedback pending"])
+    );
+    let said = stderr(&done);
+    assert!(said.contains("its review is begun first"), "{said}");
+    assert!(said.contains("on its way to the broker"), "{said}");
+    let reviewed = lab.node.reviewed();
+    let decided: Vec<_> = reviewed
+        .iter()
+        .map(|r| {
+            (
+                r.decision,
+                r.reason.as_str(),
+                r.second_factor_value.as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(decided, [(1, "", ""), (2, "same handset", "NL 1234567")]);
+    assert_eq!(reviewed[1].second_factor, 4);
+
+    let again = review(&["--begin"]).await;
+    assert_eq!(again.status.code(), Some(1));
+    let text = stderr(&again);
+    assert!(text.contains("ILLEGAL_TRANSITION") && text.contains("hint: `sotto-node hits show"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reason_comes_from_standard_input_and_the_story_shows_it() {
+    use std::io::Write as _;
+    use std::process::Stdio;
+
+    let lab = Lab::start(FakeNode::default()).await;
+    let args = [
+        "hits",
+        "review",
+        service::REVIEWED,
+        "--not-relevant",
+        "--reason",
+        "-",
+    ];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sotto-node"));
+    command
+        .args(args)
+        .env("SOTTO_NODE_CLIENT", lab.client_file())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn()?;
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(b"an old case\r\nclosed in 2019\n")?;
+        drop(input);
+        child.wait_with_output()
+    });
+    let output = output.await.expect("run").expect("started");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let reason = &lab.node.reviewed()[1].reason;
+    assert_eq!(reason, "an old case\nclosed in 2019");
+
+    let shown = run(&lab, &["hits", "show", service::REVIEWED]).await;
+    let text = stdout(&shown);
+    for part in [
+        "NOT_RELEVANT",
+        "1 in 800 million by chance",
+        "spiffe://sotto.test/analyst/anna",
+        "      an old case\n      closed in 2019\n",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert!(!text.contains('\u{1b}'));
+    let shown = run(
+        &lab,
+        &["hits", "show", service::REVIEWED, "--output", "json"],
+    )
+    .await;
+    assert_eq!(json(&shown)["events"][1]["reason"], reason.as_str());
+    let unknown = "019a1b2c-3d4e-7f60-8123-000000000000";
+    let output = run(&lab, &["hits", "show", unknown]).await;
+    assert!(stderr(&output).contains("HIT_UNKNOWN"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,4 +397,169 @@ async fn a_publication_that_does_not_become_active_is_a_failure() {
     assert_eq!(output.status.code(), Some(1));
     let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(printed.as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_is_followed_until_it_matches_no_more() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let file = lab.path("cleared.csv");
+    std::fs::write(&file, "case,phone\n2026-17,+31612345678\n").expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let remove = ["dataset", "remove", "suspects", "--column", "phone", file];
+    let output = run(&lab, &remove).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("matches no more"),
+        "{}",
+        stderr(&output)
+    );
+    let by_record = [
+        "dataset",
+        "remove",
+        "suspects",
+        "--by-record",
+        "--column",
+        "case",
+        file,
+        "--output",
+        "json",
+    ];
+    let report = json(&run(&lab, &by_record).await);
+    assert_eq!(
+        (&report["removed"], &report["policy"]),
+        (&1.into(), &"phone/1".into())
+    );
+    assert_eq!(
+        lab.node.changes(),
+        [
+            "suspects false",
+            "2|+31612345678|",
+            "suspects true",
+            "2||2026-17"
+        ]
+    );
+
+    // The node has removed it, and cannot tell the broker.
+    let cut_off = [
+        "dataset",
+        "remove",
+        service::CUT_OFF,
+        "--column",
+        "phone",
+        file,
+        "--output",
+        "json",
+    ];
+    let output = run(&lab, &cut_off).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains("still matches") && text.contains("UNAVAILABLE"),
+        "{text}"
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["removed"], 1);
+    let output = run(&lab, &[&cut_off[..], &["--no-wait"]].concat()).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_is_deleted_only_by_who_means_it() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let output = run(&lab, &["dataset", "delete", "suspects"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--yes") && lab.node.changes().is_empty());
+    let yes = ["dataset", "delete", "suspects", "--yes", "--output", "json"];
+    assert_eq!(json(&run(&lab, &yes).await)["removed"], 7);
+    assert_eq!(lab.node.changes(), ["deleted suspects"]);
+    let unknown = ["dataset", "delete", service::REFUSED, "--yes"];
+    let output = run(&lab, &unknown).await;
+    assert!(stderr(&output).contains("DATASET_UNKNOWN"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_a_dataset_are_checked_before_they_are_sent() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let set = async |args: &[&str]| {
+        let all = [&["dataset", "set", "suspects", "--output", "json"], args].concat();
+        run(&lab, &all).await
+    };
+    for wrong in [
+        &[][..],
+        &["--probe"],
+        &["--probe", "--no-probe"],
+        &["--purpose", "DETECTION"],
+        &[
+            "--probe",
+            "--purpose",
+            "DETECTION",
+            "--legal-basis",
+            "NATIONAL_LAW",
+            "--case",
+            "c",
+        ],
+    ] {
+        assert_eq!(set(wrong).await.status.code(), Some(2), "{wrong:?}");
+    }
+    assert!(lab.node.changes().is_empty());
+    let probe = [
+        "--probe",
+        "--purpose",
+        "DETECTION",
+        "--legal-basis",
+        "EU_2023_977",
+        "--case",
+        "c-1",
+    ];
+    let now = json(&set(&probe).await);
+    assert_eq!(
+        (&now["probed_for"], &now["case"]),
+        (&"DETECTION".into(), &"c-1".into())
+    );
+    let output = set(&["--publish", "no", "--no-probe"]).await;
+    assert!(
+        stderr(&output).contains("matches no more"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(json(&output)["published"], false);
+    assert_eq!(
+        lab.node.changes(),
+        ["suspects None false", "suspects Some(false) true"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_gives_rows_their_expiry_and_waits_for_what_it_replaces() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let file = lab.path("numbers.csv");
+    std::fs::write(
+        &file,
+        "phone,until\n+31612345678,1970-01-02\n+31612345679,\n",
+    )
+    .expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let import = [
+        "dataset",
+        "import",
+        "suspects",
+        "--type",
+        "phone",
+        "--replace",
+        "--expires-column",
+        "until",
+        "--expires",
+        "1970-01-03T00:00:00Z",
+        file,
+        "--output",
+        "json",
+    ];
+    let output = run(&lab, &import).await;
+    assert_eq!(json(&output)["removed"], 1);
+    assert!(
+        stderr(&output).contains("matches no more"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(lab.node.changes(), ["expires 86400", "expires 172800"]);
 }

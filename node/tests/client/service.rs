@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt as _, stream};
 use sotto_common::error::{Error, ErrorCode};
 use sotto_common::ids::HitId;
 use sotto_common::random::os_rng;
@@ -28,8 +28,14 @@ const DOMAIN: &str = "sotto.test";
 /// Hits that the fake has.
 pub(crate) const HITS: usize = 25;
 
+/// The hit that can be decided about.
+pub(crate) const REVIEWED: &str = "019a1b2c-3d4e-7f60-8123-456789abcdef";
+
 /// A dataset that is refused before its rows are read.
 pub(crate) const REFUSED: &str = "refused";
+
+/// A dataset of `ip/1`, whose filters wait for the broker.
+pub(crate) const CUT_OFF: &str = "cut-off";
 
 /// A record id that would clear the terminal.
 pub(crate) const HOSTILE: &str = "case\t7\u{1b}[2J\n";
@@ -40,7 +46,12 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Default, Clone)]
 pub(crate) struct FakeNode {
     imports: Arc<Mutex<Imports>>,
+    changes: Arc<Mutex<Vec<String>>>,
     calls: Arc<AtomicU32>,
+    /// The last list that was asked for.
+    listed: Arc<Mutex<v1::ListRecordHitsRequest>>,
+    /// The one hit that can be decided about, and what was decided.
+    reviewed: Arc<Mutex<Vec<v1::ReviewHitRequest>>>,
 }
 
 #[derive(Default)]
@@ -53,6 +64,47 @@ impl FakeNode {
     /// Rows of the import that was completed, if one was.
     pub(crate) fn imported(&self) -> Option<u64> {
         self.imports.lock().expect("lock").completed
+    }
+
+    /// The last list that was asked for.
+    pub(crate) fn listed(&self) -> v1::ListRecordHitsRequest {
+        self.listed.lock().expect("lock").clone()
+    }
+
+    /// What was decided about [`REVIEWED`].
+    pub(crate) fn reviewed(&self) -> Vec<v1::ReviewHitRequest> {
+        self.reviewed.lock().expect("lock").clone()
+    }
+
+    /// [`REVIEWED`] as the last decision left it. It is a weak match.
+    fn reviewed_hit(&self) -> v1::RecordHit {
+        let reviewed = self.reviewed.lock().expect("lock");
+        let state = match reviewed.last().map(v1::ReviewHitRequest::decision) {
+            None => v1::HitState::New,
+            Some(v1::HitDecision::Confirm) => v1::HitState::Confirmed,
+            Some(v1::HitDecision::FalsePositive) => v1::HitState::FalsePositive,
+            Some(v1::HitDecision::NotRelevant) => v1::HitState::NotRelevant,
+            Some(_) => v1::HitState::UnderReview,
+        };
+        let mut hit = hit(1);
+        hit.state = state.into();
+        hit.needs_second_factor = true;
+        hit.feedback_pending = !reviewed.is_empty();
+        if let Some(wire) = &mut hit.hit {
+            let id: HitId = REVIEWED.parse().expect("an id");
+            wire.hit_id = id.as_bytes().to_vec().into();
+            wire.state = state.into();
+        }
+        hit
+    }
+
+    /// What was removed, deleted or set, in words.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        self.changes.lock().expect("lock").clone()
+    }
+
+    fn note(&self, change: String) {
+        self.changes.lock().expect("lock").push(change);
     }
 
     /// Waits until an import has ended in one way or another.
@@ -195,9 +247,17 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 
     async fn review_hit(
         &self,
-        _: Request<v1::ReviewHitRequest>,
+        request: Request<v1::ReviewHitRequest>,
     ) -> Result<Response<v1::ReviewHitResponse>, Status> {
-        refused(ErrorCode::RoleForbidden)
+        let request = request.into_inner();
+        let is_first = self.reviewed().is_empty();
+        if is_first == (request.decision() != v1::HitDecision::BeginReview) {
+            return refused(ErrorCode::IllegalTransition);
+        }
+        self.reviewed.lock().expect("lock").push(request);
+        Ok(Response::new(v1::ReviewHitResponse {
+            hit: Some(self.reviewed_hit()),
+        }))
     }
 
     async fn probe_dataset(
@@ -239,6 +299,7 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
         request: Request<v1::ListRecordHitsRequest>,
     ) -> Result<Response<v1::ListRecordHitsResponse>, Status> {
         let request = request.into_inner();
+        *self.listed.lock().expect("lock") = request.clone();
         let first: usize = request.page_token.parse().unwrap_or(0);
         // Smaller pages than asked for are allowed, and make the client page.
         let size = usize::try_from(request.page_size).expect("small").min(10);
@@ -255,9 +316,28 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 
     async fn get_record_hit(
         &self,
-        _: Request<v1::GetRecordHitRequest>,
+        request: Request<v1::GetRecordHitRequest>,
     ) -> Result<Response<v1::GetRecordHitResponse>, Status> {
-        refused(ErrorCode::HitUnknown)
+        let hit = self.reviewed_hit();
+        let asked = request.into_inner().hit_id;
+        if hit.hit.as_ref().is_none_or(|hit| hit.hit_id != asked) {
+            return refused(ErrorCode::HitUnknown);
+        }
+        let reviewed = self.reviewed();
+        let events = reviewed.into_iter().map(|request| v1::HitEvent {
+            hit_id: request.hit_id,
+            person: "spiffe://sotto.test/analyst/anna".into(),
+            reason: request.reason,
+            second_factor: request.second_factor,
+            second_factor_value: request.second_factor_value,
+            feedback: v1::FeedbackState::Pending.into(),
+            ..Default::default()
+        });
+        Ok(Response::new(v1::GetRecordHitResponse {
+            hit: Some(hit),
+            events: events.collect(),
+            others: Vec::new(),
+        }))
     }
 
     async fn watch_record_hits(
@@ -284,23 +364,70 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
 
     async fn remove_selectors(
         &self,
-        _: Request<Streaming<v1::RemoveSelectorsRequest>>,
+        request: Request<Streaming<v1::RemoveSelectorsRequest>>,
     ) -> Result<Response<v1::RemoveSelectorsResponse>, Status> {
-        refused(ErrorCode::RoleForbidden)
+        use v1::remove_selectors_request::Message;
+
+        let mut messages = request.into_inner();
+        let (mut rows, mut policy) = (0, "phone/1");
+        while let Some(message) = messages.message().await? {
+            match message.message {
+                Some(Message::Header(header)) => {
+                    if header.dataset == CUT_OFF {
+                        policy = "ip/1";
+                    }
+                    self.note(format!("{} {}", header.dataset, header.by_record));
+                }
+                Some(Message::Rows(batch)) => {
+                    for row in batch.rows {
+                        self.note(format!("{}|{}|{}", row.line, row.value, row.record_id));
+                        rows += 1;
+                    }
+                }
+                None => return refused(ErrorCode::InvalidField),
+            }
+        }
+        Ok(Response::new(v1::RemoveSelectorsResponse {
+            rows,
+            removed: rows,
+            policy: policy.into(),
+            ..Default::default()
+        }))
     }
 
     async fn delete_dataset(
         &self,
-        _: Request<v1::DeleteDatasetRequest>,
+        request: Request<v1::DeleteDatasetRequest>,
     ) -> Result<Response<v1::DeleteDatasetResponse>, Status> {
-        refused(ErrorCode::RoleForbidden)
+        let dataset = request.into_inner().dataset;
+        if dataset == REFUSED {
+            return refused(ErrorCode::DatasetUnknown);
+        }
+        self.note(format!("deleted {dataset}"));
+        Ok(Response::new(v1::DeleteDatasetResponse {
+            removed: 7,
+            policy: "phone/1".into(),
+        }))
     }
 
     async fn update_dataset(
         &self,
-        _: Request<v1::UpdateDatasetRequest>,
+        request: Request<v1::UpdateDatasetRequest>,
     ) -> Result<Response<v1::UpdateDatasetResponse>, Status> {
-        refused(ErrorCode::RoleForbidden)
+        let request = request.into_inner();
+        self.note(format!(
+            "{} {:?} {}",
+            request.dataset, request.publish, request.stop_probing
+        ));
+        Ok(Response::new(v1::UpdateDatasetResponse {
+            dataset: Some(v1::Dataset {
+                name: request.dataset,
+                policy: "phone/1".into(),
+                publish: request.publish.unwrap_or(true),
+                probe: request.probe,
+                ..Default::default()
+            }),
+        }))
     }
 
     async fn import_dataset(
@@ -310,18 +437,22 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
         use v1::import_dataset_request::Message;
 
         let mut messages = request.into_inner();
-        let mut rows = 0;
+        let (mut rows, mut replace) = (0, false);
         let outcome = loop {
             match messages.message().await {
                 Ok(None) => break Ok(()),
                 Err(status) => break Err(status),
                 Ok(Some(message)) => {
-                    if let Some(Message::Header(header)) = &message.message
-                        && header.dataset == REFUSED
-                    {
-                        return refused(ErrorCode::RoleForbidden);
+                    if let Some(Message::Header(header)) = &message.message {
+                        if header.dataset == REFUSED {
+                            return refused(ErrorCode::RoleForbidden);
+                        }
+                        replace = header.replace;
                     }
                     if let Some(Message::Rows(batch)) = message.message {
+                        for at in batch.rows.iter().filter_map(|row| row.expires_at) {
+                            self.note(format!("expires {}", at.seconds));
+                        }
                         rows += batch.rows.len() as u64;
                     }
                 }
@@ -334,6 +465,7 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
         Ok(Response::new(v1::ImportDatasetResponse {
             rows,
             accepted: rows,
+            removed: u64::from(replace),
             ..Default::default()
         }))
     }
@@ -356,8 +488,18 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
                 ..Default::default()
             })
         };
+        let policy = request.into_inner().policy;
+        if policy == "ip/1" {
+            let waits = Ok(v1::PublishFiltersResponse {
+                policy,
+                waiting_for: "the broker (UNAVAILABLE)".into(),
+                ..Default::default()
+            });
+            let stream = stream::once(async { waits }).chain(stream::pending());
+            return Ok(Response::new(Box::pin(stream)));
+        }
         let mut states = vec![state("phone/1", false), state("phone/1", true)];
-        if request.into_inner().policy.is_empty() {
+        if policy.is_empty() {
             states.push(state("ip/1", false));
         }
         Ok(Response::new(Box::pin(stream::iter(states))))

@@ -9,9 +9,12 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use clap::ValueEnum;
+use prost_types::Timestamp;
 use serde_json::Value;
+use sotto_proto::convert;
 use sotto_proto::v1::ImportRow;
 
+use crate::cli::args;
 use crate::cli::fault::{Fault, Result};
 use crate::cli::lines::{Line, Lines};
 
@@ -56,6 +59,8 @@ pub(super) struct Columns {
     pub(super) id: Option<String>,
     /// The region hint.
     pub(super) region: Option<String>,
+    /// When the row is removed by itself.
+    pub(super) expires: Option<String>,
     /// The selector's type, e.g. `phone`: the name of the column if none is given.
     pub(super) type_name: &'static str,
 }
@@ -109,7 +114,7 @@ pub(super) fn read(
 
 fn unreadable(error: &io::Error) -> Fault {
     Fault::new(format!(
-        "cannot read the input: {error}; nothing was imported"
+        "cannot read the input: {error}; nothing was changed"
     ))
 }
 
@@ -118,7 +123,13 @@ fn text(
     columns: &Columns,
     sink: &mut impl FnMut(Row) -> Result<()>,
 ) -> Result<()> {
-    if columns.value.is_some() || columns.id.is_some() || columns.region.is_some() {
+    let named = [
+        &columns.value,
+        &columns.id,
+        &columns.region,
+        &columns.expires,
+    ];
+    if named.into_iter().any(Option::is_some) {
         return Err(Fault::Usage(
             "a text file has no columns; give --format csv or jsonl".into(),
         ));
@@ -182,18 +193,28 @@ fn object(bytes: &[u8], columns: &Columns) -> Option<ImportRow> {
         value: field(value)?,
         record_id: optional(&columns.id)?,
         region: optional(&columns.region)?,
-        expires_at: None,
+        expires_at: expiry(&optional(&columns.expires)?)?,
     })
 }
 
+/// When a row expires; `None` if the text is no instant. An empty one is no expiry.
+#[expect(clippy::option_option, reason = "unreadable, and absent")]
+fn expiry(text: &str) -> Option<Option<Timestamp>> {
+    if text.trim().is_empty() {
+        return Some(None);
+    }
+    let at = args::instant(text).ok()?;
+    Some(Some(convert::to_timestamp(at)))
+}
+
 /// Refuses ids that the node would refuse, while the line is still known.
-fn checked(row: ImportRow) -> Result<ImportRow> {
+pub(super) fn checked(row: ImportRow) -> Result<ImportRow> {
     let id = &row.record_id;
     if id.chars().count() > MAX_RECORD_ID || id.contains(char::is_control) {
         return Err(Fault::with_hint(
             format!(
                 "line {}: a record id has at most {MAX_RECORD_ID} characters, and no control \
-                 characters; nothing was imported",
+                 characters; nothing was changed",
                 row.line
             ),
             "does --id-column name the column of the ids?",
@@ -211,6 +232,7 @@ mod tests {
             value: value.map(Into::into),
             id: id.map(Into::into),
             region: region.map(Into::into),
+            expires: None,
             type_name: "phone",
         }
     }
@@ -292,6 +314,31 @@ mod tests {
                 Row::Unreadable(3, MALFORMED),
             ]
         );
+    }
+
+    #[test]
+    fn rows_have_their_own_expiry_and_one_that_cannot_be_read_is_counted() {
+        let mut named = columns(None, None, None);
+        named.expires = Some("until".into());
+        let jsonl = b"{\"value\":\"a\",\"until\":\"1970-01-02\"}\n{\"value\":\"b\"}\n\
+                      {\"value\":\"c\",\"until\":\"soon\"}\n";
+        let csv = b"phone,until\na,1970-01-02\nb, \nc,soon\n";
+        for (format, input, first) in [(Format::Jsonl, &jsonl[..], 1), (Format::Csv, csv, 2)] {
+            let read = rows(format, input, &named).expect("read");
+            let Row::Read(expiring) = &read[0] else {
+                panic!("it can be read");
+            };
+            assert_eq!(expiring.expires_at.map(|at| at.seconds), Some(86_400));
+            let rest = [
+                row(first + 1, "b", "", ""),
+                Row::Unreadable(first + 2, MALFORMED),
+            ];
+            assert_eq!(read[1..], rest);
+        }
+        assert!(matches!(
+            rows(Format::Txt, b"", &named),
+            Err(Fault::Usage(_))
+        ));
     }
 
     #[test]

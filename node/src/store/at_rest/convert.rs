@@ -138,7 +138,7 @@ pub(super) async fn seal_some(
 }
 
 /// Seals the nonces, and takes away the columns that nothing is in any more, all at once.
-async fn finish(db: &Sqlite, at_rest: &Arc<AtRest>) -> Result<()> {
+pub(super) async fn finish(db: &Sqlite, at_rest: &Arc<AtRest>) -> Result<()> {
     db.run_tx("finish_sealing", |tx| {
         async move {
             seal_nonces(tx, at_rest).await?;

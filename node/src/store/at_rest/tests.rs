@@ -8,11 +8,11 @@ use sotto_common::ids::{Epoch, RecordRef};
 use sotto_common::time::Timestamp;
 use sqlx::migrate::Migrator;
 
-use super::convert::seal_some;
+use super::convert::{finish, seal_some};
 use super::*;
 use crate::store::testing::{cipher, key_list, store};
 use crate::store::{Batch, MIGRATIONS, ProbeKey, ProbeKind, ProbeSession, SelectorId, Store};
-use crate::testing::{hit, import_emails, staged};
+use crate::testing::{grounds, hit, import_emails, staged};
 
 const KEYS: [&str; 2] = [
     "00000001 0101010101010101010101010101010101010101010101010101010101010101",
@@ -91,7 +91,8 @@ async fn nothing_that_is_secret_can_be_read_in_any_file() {
     let planned = store.plan_batch(session.id, epoch(), batch, &refs).await;
     planned.expect("planned");
     let found = hit(1, epoch(), refs[0].0);
-    store.put_answered_hits(&[found]).await.expect("stored");
+    let put = store.put_answered_hits(&[found], &grounds("case 1")).await;
+    put.expect("stored");
 
     let read = store.selectors(1, 0, 9, 9).await.expect("read");
     assert_eq!(read[0].canonical.expose(), "anna@x.org");
@@ -357,7 +358,8 @@ async fn a_store_of_the_version_before_is_sealed_and_nothing_of_it_is_lost() {
 
 #[tokio::test]
 async fn sealing_an_old_store_goes_on_where_it_was_interrupted() {
-    for batches in 0..4 {
+    // Eight rows, two a batch; at last the file alone is to be written anew.
+    for batches in 0..=4 {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("node.db");
         let (expected, nonce) = old_store(&file, 5).await;
@@ -369,6 +371,9 @@ async fn sealing_an_old_store_goes_on_where_it_was_interrupted() {
         for _ in 0..batches {
             let sealed = seal_some(&db, &at_rest, after, 2).await.expect("sealed");
             after = sealed.expect("some are left").0;
+        }
+        if batches == 4 {
+            finish(&db, &at_rest).await.expect("finished");
         }
         db.close().await;
         let store = Store::open(&file, key_list).await.expect("opened");

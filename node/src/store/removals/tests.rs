@@ -8,7 +8,7 @@ use sotto_common::ids::{Epoch, RecordRef};
 use super::*;
 use crate::store::testing::store;
 use crate::store::{Committed, SelectorId, SelectorRow};
-use crate::testing::{hit, staged};
+use crate::testing::{grounds, hit, staged};
 
 const POLICY: Policy = Policy::Email;
 
@@ -152,7 +152,9 @@ async fn a_removed_row_leaves_its_hit_without_a_value_and_has_it_again_when_it_r
     let probed = rows(&store, "d").await[0].id;
     let record_ref = probe(&store, 1, probed).await;
     let found = hit(1, Epoch::new(1).expect("an epoch"), record_ref);
-    let put = store.put_answered_hits(std::slice::from_ref(&found)).await;
+    let put = store
+        .put_answered_hits(std::slice::from_ref(&found), &grounds("1"))
+        .await;
     put.expect("stored");
     take_out(&store, "d", values(&["a@x.org"]), 2).await;
     let joined = async || {
@@ -388,10 +390,10 @@ impl Model {
             .collect();
         let given: Vec<_> = texts.iter().map(|(v, r, e)| (&**v, &**r, *e)).collect();
         let done = import(store, NAMES[d], replace, &given, now).await;
-        // The first row of a value stands, with the time of the last.
+        // The first row of a value stands.
         let mut wanted: BTreeMap<u8, (u8, Option<i64>)> = BTreeMap::new();
         for (n, r, expires) in rows {
-            wanted.entry(*n).or_insert((*r, None)).1 = *expires;
+            wanted.entry(*n).or_insert((*r, *expires));
         }
         let live = &mut self.live[d];
         let count = live.len() as u64;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use csv::{ByteRecord, ReaderBuilder, Terminator};
 use sotto_proto::v1::ImportRow;
 
-use super::{Columns, MALFORMED, MAX_RECORD, Row, checked, unreadable};
+use super::{Columns, MALFORMED, MAX_RECORD, Row, checked, expiry, unreadable};
 use crate::cli::fault::{Fault, Result};
 use crate::cli::lines::BOM;
 
@@ -69,7 +69,7 @@ fn broken(error: csv::Error) -> Fault {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => unreadable(&error),
         _ => Fault::new(format!(
-            "the table cannot be read near line {line}; nothing was imported"
+            "the table cannot be read near line {line}; nothing was changed"
         )),
     }
 }
@@ -120,6 +120,7 @@ struct Places {
     value: usize,
     id: Option<usize>,
     region: Option<usize>,
+    expires: Option<usize>,
 }
 
 impl Places {
@@ -152,6 +153,7 @@ impl Places {
             value,
             id: optional(&columns.id, "--id-column")?,
             region: optional(&columns.region, "--region-column")?,
+            expires: optional(&columns.expires, "--expires-column")?,
         })
     }
 
@@ -172,7 +174,7 @@ impl Places {
             value: field(self.value)?,
             record_id: optional(self.id)?,
             region: optional(self.region)?,
-            expires_at: None,
+            expires_at: expiry(&optional(self.expires)?)?,
         })
     }
 }
