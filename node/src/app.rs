@@ -90,7 +90,7 @@ pub(crate) struct App {
 }
 
 /// What goes on for as long as the node runs.
-const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 8] = [
+const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 9] = [
     members::keep_stating,
     inbox::keep_watching,
     catalogue::keep_watching,

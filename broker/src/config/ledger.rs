@@ -23,9 +23,7 @@ pub enum InvalidLedger {
     #[error("ledger: expected `sqlite:` or `postgres://user@host/database`")]
     Form,
     /// A file of its own.
-    #[error(
-        "ledger: the SQLite ledger is always `ledger.db` in `data_dir`: write `sqlite:`"
-    )]
+    #[error("ledger: the SQLite ledger is always `ledger.db` in `data_dir`: write `sqlite:`")]
     File,
     /// A PostgreSQL database that the setting cannot name so.
     #[error("ledger: {0}")]
@@ -42,10 +40,12 @@ impl FromStr for Ledger {
         if text.starts_with("sqlite:") {
             return Err(InvalidLedger::File);
         }
-        text.parse().map(Self::Postgres).map_err(|error| match error {
-            InvalidPostgresUrl::Form => InvalidLedger::Form,
-            other => InvalidLedger::Postgres(other),
-        })
+        text.parse()
+            .map(Self::Postgres)
+            .map_err(|error| match error {
+                InvalidPostgresUrl::Form => InvalidLedger::Form,
+                other => InvalidLedger::Postgres(other),
+            })
     }
 }
 
@@ -69,7 +69,13 @@ mod tests {
             "postgres://broker@db.example/sotto".parse(),
             Ok(Ledger::Postgres(_))
         ));
-        for text in ["", "ledger.db", "sqlite:other.db", "mysql://host/db", "postgres"] {
+        for text in [
+            "",
+            "ledger.db",
+            "sqlite:other.db",
+            "mysql://host/db",
+            "postgres",
+        ] {
             text.parse::<Ledger>().expect_err(text);
         }
     }

@@ -2,6 +2,7 @@
 //! where a watermark column says so, and by whole comparison, which removes what is gone.
 
 mod connection;
+mod intake;
 mod plan;
 mod row;
 mod statement;
@@ -13,8 +14,8 @@ mod tests;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
-use futures::{FutureExt as _, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::selector::Policy;
@@ -22,18 +23,16 @@ use sotto_proto::convert::to_timestamp;
 use sotto_proto::v1;
 use tokio::sync::{Mutex, Notify};
 
-use self::connection::{Connection, Since, failed};
+use self::connection::{Connection, failed};
+use self::intake::{Intake, checked_shape};
 use self::plan::{Setbacks, next_run};
-use self::statement::{Engine, MAX_WATERMARK, POSTGRES_WATERMARKS};
+use self::statement::Engine;
 use super::App;
-use super::import::Import;
 use crate::config::{SourceConfig, SourceDatabase};
 use crate::store::{SourceCounts, SourceState, Watermark};
 
 pub(crate) use plan::Extent;
 
-/// Rows that are handed over at once: at most, by number and by size.
-const BATCH: (usize, usize) = (5_000, 1024 * 1024);
 /// When the node's own store cannot be read, it is tried again after this time.
 const RETRY: Duration = Duration::from_mins(1);
 
@@ -72,7 +71,9 @@ impl Sources {
     }
 
     fn get(&self, dataset: &str) -> Option<&Source> {
-        self.0.iter().find(|source| source.config.dataset == dataset)
+        self.0
+            .iter()
+            .find(|source| source.config.dataset == dataset)
     }
 }
 
@@ -96,7 +97,8 @@ async fn keep_one(app: &App, source: &Source) {
         let now = app.clock.now();
         let at = match app.stood(source).await {
             Ok(state) => {
-                let (extent, at) = next_run(&source.config, state.as_ref(), &source.setbacks(), now);
+                let (extent, at) =
+                    next_run(&source.config, state.as_ref(), &source.setbacks(), now);
                 if at <= now {
                     // What failed is in the log, and among the setbacks.
                     let _ = app.fill(source, extent, false).await;
@@ -216,12 +218,14 @@ impl App {
         let dataset = &source.config.dataset;
         let timeout = source.config.timeout;
         let run = self.try_fill(source, extent, allow_shrink);
-        let outcome = tokio::time::timeout(timeout, run).await.unwrap_or_else(|_| {
-            Err(failed(format!(
-                "the run took longer than `timeout`, {} s: nothing was changed",
-                timeout.as_secs()
-            )))
-        });
+        let outcome = tokio::time::timeout(timeout, run)
+            .await
+            .unwrap_or_else(|_| {
+                Err(failed(format!(
+                    "the run took longer than `timeout`, {} s: give it longer, or the query an index",
+                    timeout.as_secs()
+                )))
+            });
         match &outcome {
             Ok(filled) => {
                 source.setbacks().went_well(filled.extent);
@@ -257,38 +261,35 @@ impl App {
         let watermark_type = checked_shape(&mut connection, config).await?;
         let last = state.as_ref().and_then(|state| state.watermark.clone());
         // What was taken under another type cannot be gone on from.
-        let goes_on = last.as_ref().is_none_or(|last| match connection.engine() {
-            Engine::Postgres => last.type_name == watermark_type,
-            Engine::Sqlite => true,
+        let goes_on = last.as_ref().is_none_or(|last| {
+            connection.engine() == Engine::Sqlite || last.type_name == watermark_type
         });
         let extent = if state.is_some() && goes_on {
             wanted
         } else {
             Extent::Whole
         };
-        let since = last.filter(|_| extent == Extent::Changes);
         let before = self.store.dataset(&config.dataset).await?;
         let before = before.map_or(0, |dataset| dataset.selectors);
-        let mut import = self
-            .begin_import(v1::ImportHeader {
-                dataset: config.dataset.clone(),
-                policy: config.policy.name().to_owned(),
-                region: config.region.clone(),
-                replace: extent == Extent::Whole && before > 0,
-            })
-            .await?;
+        let header = v1::ImportHeader {
+            dataset: config.dataset.clone(),
+            policy: config.policy.name().to_owned(),
+            region: config.region.clone(),
+            replace: extent == Extent::Whole && before > 0,
+        };
+        let mut import = self.begin_import(header).await?;
         let read_before = state.as_ref().map_or(0, |state| state.rows_read);
-        let engine = connection.engine();
-        let sql = statement::rows(engine, config, &watermark_type, extent, since.is_some());
-        let bound = since.as_ref().map(|since| bound(engine, since)).transpose()?;
-        let mut intake = Intake::new(read_before, since);
-        {
-            let mut rows = connection.rows(sql, bound);
-            while let Some(row) = rows.next().await {
-                intake.take(self, &mut import, row?).await?;
-            }
-        }
-        intake.hand_over(self, &mut import).await?;
+        let since = last.filter(|_| extent == Extent::Changes);
+        let intake = Intake::new(read_before, since);
+        let read = intake.read(
+            self,
+            &mut import,
+            &mut connection,
+            config,
+            &watermark_type,
+            extent,
+        );
+        let watermark = read.await?;
         connection.close().await;
         if extent == Extent::Whole {
             let left = self.store.count_staged(import.staged()).await?;
@@ -300,14 +301,15 @@ impl App {
         }
         let mut report = self.finish_import(import).await?;
         lines_of_this_run(&mut report, read_before);
+        let full_at = match (extent, &state) {
+            (Extent::Changes, Some(state)) => state.full_at,
+            _ => begun,
+        };
         let state = SourceState {
             definition: definition(config),
-            watermark: intake.watermark,
+            watermark: watermark.clone(),
             run_at: begun,
-            full_at: match (extent, &state) {
-                (Extent::Changes, Some(state)) => state.full_at,
-                _ => begun,
-            },
+            full_at,
             rows_read: read_before + report.rows,
             counts: counts(&report),
         };
@@ -317,117 +319,9 @@ impl App {
             policy: config.policy,
             report,
             extent,
-            watermark: state.watermark,
+            watermark,
         })
     }
-}
-
-/// The rows of a run on their way into the import.
-struct Intake {
-    line: u64,
-    rows: Vec<v1::ImportRow>,
-    bytes: usize,
-    watermark: Option<Watermark>,
-}
-
-impl Intake {
-    /// Lines count over all runs: a row without a record is named by its line.
-    const fn new(line: u64, watermark: Option<Watermark>) -> Self {
-        Self {
-            line,
-            rows: Vec::new(),
-            bytes: 0,
-            watermark,
-        }
-    }
-
-    async fn take(&mut self, app: &App, import: &mut Import, mut row: row::RawRow) -> Result<()> {
-        self.line += 1;
-        if let Some((text, type_name)) = row.watermark() {
-            self.move_on(text, type_name)?;
-        }
-        match row.checked(self.line) {
-            Err(kind) => import.pass_over(kind, self.line),
-            Ok(row) => {
-                self.bytes += row.value.len() + row.record_id.len();
-                self.rows.push(row);
-                if self.rows.len() == BATCH.0 || self.bytes > BATCH.1 {
-                    self.hand_over(app, import).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn hand_over(&mut self, app: &App, import: &mut Import) -> Result<()> {
-        self.bytes = 0;
-        if self.rows.is_empty() {
-            return Ok(());
-        }
-        app.import_rows(import, std::mem::take(&mut self.rows)).await
-    }
-
-    /// The rows come in the order of their watermarks.
-    fn move_on(&mut self, text: String, type_name: String) -> Result<()> {
-        let is_supported = POSTGRES_WATERMARKS.iter().any(|(name, _)| *name == type_name)
-            || ["integer", "text"].contains(&&*type_name);
-        if !is_supported {
-            return Err(unsupported(&type_name));
-        }
-        if text.chars().count() > MAX_WATERMARK {
-            return Err(failed("columns.watermark: a value is longer than 256 characters"));
-        }
-        if let Some(last) = &self.watermark
-            && last.type_name != type_name
-        {
-            return Err(failed(format!(
-                "columns.watermark: some values are of the type {} and some {type_name}; use one",
-                last.type_name
-            )));
-        }
-        self.watermark = Some(Watermark { text, type_name });
-        Ok(())
-    }
-}
-
-/// Checks that the columns are there; tells the type of the watermark column.
-async fn checked_shape(connection: &mut Connection, config: &SourceConfig) -> Result<String> {
-    let shape = connection.shape(&config.query).await?;
-    for (setting, column) in config.columns.named() {
-        if !shape.iter().any(|(name, _)| name == column) {
-            let names: Vec<_> = shape.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(failed(format!(
-                "columns.{setting}: the query has no column `{column}`; it has {}",
-                names.join(", ")
-            )));
-        }
-    }
-    let watermark = config.columns.watermark.as_ref();
-    let column = watermark.and_then(|column| shape.iter().find(|(name, _)| name == column));
-    let Some((_, type_name)) = column else {
-        return Ok(String::new());
-    };
-    // Columns of SQLite have no type that their values must be of: rows are looked at instead.
-    let is_postgres = connection.engine() == Engine::Postgres;
-    if is_postgres && !POSTGRES_WATERMARKS.iter().any(|(name, _)| name == type_name) {
-        return Err(unsupported(type_name));
-    }
-    Ok(type_name.clone())
-}
-
-fn unsupported(type_name: &str) -> Error {
-    failed(format!(
-        "columns.watermark: the type {type_name} is not supported; on PostgreSQL smallint, integer, \
-         bigint, text, varchar, date, timestamp and timestamptz are, on SQLite integer and text"
-    ))
-}
-
-fn bound(engine: Engine, since: &Watermark) -> Result<Since> {
-    if engine == Engine::Sqlite && since.type_name == "integer" {
-        let number = since.text.parse().map_err(Error::internal)?;
-        return Ok(Since::Number(number));
-    }
-    Ok(Since::Text(since.text.clone()))
 }
 
 fn shrunk(left: u64, before: u64) -> Error {
@@ -465,7 +359,10 @@ fn definition(config: &SourceConfig) -> [u8; 32] {
         SourceDatabase::Postgres { .. } => "postgresql",
         SourceDatabase::Sqlite(_) => "sqlite",
     };
-    let columns = config.columns.named().flat_map(|(setting, name)| [setting, name]);
+    let columns = config
+        .columns
+        .named()
+        .flat_map(|(setting, name)| [setting, name]);
     for part in [engine, config.policy.name(), &config.region, &config.query]
         .into_iter()
         .chain(columns)

@@ -188,9 +188,11 @@ fn checked(written: Written) -> Result<SourceConfig, String> {
         (every, Some(_)) => Some(every.unwrap_or(FIVE_MINUTES)),
         (None, None) => None,
         (Some(_), None) => {
-            return Err("every: runs between whole comparisons need `columns.watermark`; without \
+            return Err(
+                "every: runs between whole comparisons need `columns.watermark`; without \
                         one set `full_every` alone"
-                .into());
+                    .into(),
+            );
         }
     };
     for (setting, length) in [
@@ -220,16 +222,18 @@ fn database(text: &str, password: Option<SecretFile>) -> Result<SourceDatabase, 
     if let Some(path) = text.strip_prefix("sqlite:") {
         let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
         if !path.is_absolute() {
-            return Err("database: expected the whole path of a file, `sqlite:/folder/file`".into());
+            return Err(
+                "database: expected the whole path of a file, `sqlite:/folder/file`".into(),
+            );
         }
         if password.is_some() {
             return Err("password_file: a file of SQLite has no password".into());
         }
         return Ok(SourceDatabase::Sqlite(path));
     }
-    let url = text.parse().map_err(|error| {
-        format!("database: {error}; a file of SQLite is `sqlite:/folder/file`")
-    })?;
+    let url = text
+        .parse()
+        .map_err(|error| format!("database: {error}; a file of SQLite is `sqlite:/folder/file`"))?;
     Ok(SourceDatabase::Postgres { url, password })
 }
 
@@ -266,10 +270,7 @@ mod tests {
         let sources = load(SOURCE).expect("valid");
         let source = &sources[0];
         assert_eq!(source.policy, Policy::Phone);
-        assert_eq!(
-            source.query,
-            "SELECT id, number, changed_at FROM phones"
-        );
+        assert_eq!(source.query, "SELECT id, number, changed_at FROM phones");
         assert_eq!(source.region, "NL");
         assert_eq!(source.every, Some(Duration::from_mins(5)));
         assert_eq!(source.full_every, Duration::from_hours(24));
@@ -307,10 +308,16 @@ mod tests {
         ] {
             let error = load(&SOURCE.replace(from, to)).expect_err(to);
             assert!(error.contains(expected), "{error}");
-            assert!(error.to_lowercase().contains("source `suspects`"), "{error}");
+            assert!(
+                error.to_lowercase().contains("source `suspects`"),
+                "{error}"
+            );
             assert!(!error.contains("hunter2"), "{error}");
         }
-        for unknown in ["pasword_file = \"x\"\nregion =", "watermark = \"x\"\nregion ="] {
+        for unknown in [
+            "pasword_file = \"x\"\nregion =",
+            "watermark = \"x\"\nregion =",
+        ] {
             let error = load(&SOURCE.replace("region =", unknown)).expect_err("unknown");
             assert!(error.contains("unknown field"), "{error}");
         }

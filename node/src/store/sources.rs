@@ -105,11 +105,13 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn count_staged(&self, import: ImportId) -> Result<u64> {
-        let count = sqlx::query_scalar("SELECT count(DISTINCT canonical_index) FROM staged_rows WHERE import_id = $1")
-            .bind(import.0)
-            .fetch_one(self.db.read())
-            .await
-            .map_err(db_error)?;
+        let count = sqlx::query_scalar(
+            "SELECT count(DISTINCT canonical_index) FROM staged_rows WHERE import_id = $1",
+        )
+        .bind(import.0)
+        .fetch_one(self.db.read())
+        .await
+        .map_err(db_error)?;
         Ok(unsigned(count))
     }
 }

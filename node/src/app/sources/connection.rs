@@ -61,7 +61,9 @@ impl Connection {
                 let opening = open_postgres(url, password.as_ref(), timeout);
                 let opened = tokio::time::timeout(CONNECT, opening).await;
                 opened.unwrap_or_else(|_| {
-                    Err(failed("the server does not answer within 10 s: is it up, and the way to it?"))
+                    Err(failed(
+                        "the server does not answer within 10 s: is it up, and the way to it?",
+                    ))
                 })
             }
             SourceDatabase::Sqlite(path) => open_sqlite(path).await,
@@ -217,7 +219,10 @@ fn database_error(error: sqlx::Error) -> Error {
             } else {
                 let number: u32 = code.parse().unwrap_or_default();
                 // The lowest byte is the kind.
-                failed(format!("SQLite says {number}: {}", of_sqlite(number & 0xff)))
+                failed(format!(
+                    "SQLite says {number}: {}",
+                    of_sqlite(number & 0xff)
+                ))
             }
         }
         sqlx::Error::Io(error) => failed(format!("the connection failed: {}", error.kind())),
@@ -261,7 +266,9 @@ const fn of_sqlite(kind: u32) -> &'static str {
     match kind {
         1 => "the query does not fit the database: look at its tables, columns and form",
         5 | 6 => "another program is writing to the file",
-        8 | 14 => "the file cannot be opened: is it there, and may the node read it and its folder?",
+        8 | 14 => {
+            "the file cannot be opened: is it there, and may the node read it and its folder?"
+        }
         9 => "the query took longer than `timeout`",
         10 => "the file cannot be read",
         11 => "the file is damaged",

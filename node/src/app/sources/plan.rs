@@ -118,7 +118,10 @@ mod tests {
         config.full_every = Duration::from_secs(100);
         let none = Setbacks::default();
         let next = |state: &SourceState, now| next_run(&config, Some(state), &none, at(now));
-        assert_eq!(next_run(&config, None, &none, at(7)), (Extent::Whole, at(7)));
+        assert_eq!(
+            next_run(&config, None, &none, at(7)),
+            (Extent::Whole, at(7))
+        );
         assert_eq!(next(&state(0, 0), 0), (Extent::Changes, at(10)));
         assert_eq!(next(&state(95, 0), 96), (Extent::Whole, at(100)));
         // Both are overdue after a long stop: the whole comparison takes what has changed, too.

@@ -45,7 +45,7 @@ impl RawRow {
             line,
             value,
             record_id,
-            region,
+            region: region.trim().to_ascii_uppercase(),
             expires_at: expires_at.map(to_timestamp),
         })
     }
@@ -108,16 +108,26 @@ mod tests {
             let at = instant(text).map(Timestamp::seconds);
             assert_eq!(at, Some(seconds), "{text}");
         }
-        for bad in ["x", "tomorrow morning", "1970-13-01", "1970-01-02x", "é970-01-02"] {
+        for bad in [
+            "x",
+            "tomorrow morning",
+            "1970-13-01",
+            "1970-01-02x",
+            "é970-01-02",
+        ] {
             assert_eq!(instant(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn what_cannot_be_a_row_is_rejected_and_not_the_whole_run() {
-        let good = row([b"06 1", b"r", b"NL", b"1970-01-02"]).checked(3);
+        let good = row([b"06 1", b"r", b"nl ", b"1970-01-02"]).checked(3);
         let good = good.expect("a row");
-        assert_eq!((good.line, &*good.value, &*good.record_id), (3, "06 1", "r"));
+        assert_eq!(
+            (good.line, &*good.value, &*good.record_id),
+            (3, "06 1", "r")
+        );
+        assert_eq!(good.region, "NL");
         assert_eq!(good.expires_at.map(|at| at.seconds), Some(86_400));
         let empty = RawRow(Default::default()).checked(1).expect("a row");
         assert_eq!((&*empty.value, empty.expires_at), ("", None));

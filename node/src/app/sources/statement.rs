@@ -76,7 +76,7 @@ pub(super) fn rows(
         };
     }
     let mark = columns.watermark.as_ref().map(|name| quoted(name));
-    sql += &match (&mark, engine) {
+    let mark_cells = match (&mark, engine) {
         (None, _) => "NULL, NULL".into(),
         (Some(mark), Engine::Postgres) => postgres_watermark(mark, watermark_type),
         (Some(mark), Engine::Sqlite) => {
@@ -84,6 +84,7 @@ pub(super) fn rows(
             format!("substr(CAST({mark} AS TEXT), 1, {length}), typeof({mark})")
         }
     };
+    sql.push_str(&mark_cells);
     let _ = write!(sql, "\nFROM (\n{}\n) AS source", source.query);
     let Some(mark) = mark else {
         return sql;
@@ -144,8 +145,14 @@ mod tests {
         source.columns.value = "a \"b\"".into();
         source.columns.watermark = Some("at".into());
         let sql = rows(Engine::Postgres, &source, "DATE", Extent::Changes, true);
-        assert!(sql.contains("left((source.\"a \"\"b\"\"\")::text, 1025), left("), "{sql}");
-        assert!(sql.contains("FROM (\nSELECT 1 -- all\n) AS source\nWHERE"), "{sql}");
+        assert!(
+            sql.contains("left((source.\"a \"\"b\"\"\")::text, 1025), left("),
+            "{sql}"
+        );
+        assert!(
+            sql.contains("FROM (\nSELECT 1 -- all\n) AS source\nWHERE"),
+            "{sql}"
+        );
         assert!(
             sql.ends_with(
                 "source.\"at\" >= CAST($1::text AS date)\nORDER BY source.\"at\" NULLS FIRST"

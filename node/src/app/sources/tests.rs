@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use sotto_common::testing::postgres::Server;
 use sotto_common::time::{Clock as _, MockClock, Timestamp};
+use sotto_proto::status::from_status;
+use sotto_proto::v1::dataset_service_server::DatasetService as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
@@ -13,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::testing::config;
 use super::*;
+use crate::rpc::dataset::Datasets;
 use crate::testing;
 
 /// A database that a unit writes to.
@@ -161,8 +164,10 @@ async fn fills_from(unit: &mut Unit, at: &str, marks: [&str; 3]) {
     let mark = node.watermark().await.expect("one");
 
     // Equal watermarks are read again, and what came with one later is not passed over.
-    unit.run(&format!("INSERT INTO mail VALUES ('r5', 'c@x.org', {second})"))
-        .await;
+    unit.run(&format!(
+        "INSERT INTO mail VALUES ('r5', 'c@x.org', {second})"
+    ))
+    .await;
     assert_eq!(node.counts(Extent::Changes).await, (3, 1, 0));
     assert_eq!(node.watermark().await.as_ref(), Some(&mark));
 
@@ -182,14 +187,20 @@ async fn fills_from(unit: &mut Unit, at: &str, marks: [&str; 3]) {
     assert_eq!(node.counts(Extent::Changes).await, (1, 0, 0));
     assert_eq!(node.counts(Extent::Whole).await, (5, 1, 2));
     assert_eq!(node.values().await, ["b@x.org", "d@x.org", "e@x.org"]);
-    let e = node.selectors().await.into_iter().find(|s| s.0 == "e@x.org");
+    let e = node
+        .selectors()
+        .await
+        .into_iter()
+        .find(|s| s.0 == "e@x.org");
     assert!(e.expect("there").1.starts_with("suspects/r5#"));
 
     // The node ended after the import and before it noted the watermark: the rows come again.
     let state = node.app.store.source("suspects").await.expect("read");
     let mut state = state.expect("one");
-    unit.run(&format!("INSERT INTO mail VALUES ('r7', 'f@x.org', {third})"))
-        .await;
+    unit.run(&format!(
+        "INSERT INTO mail VALUES ('r7', 'f@x.org', {third})"
+    ))
+    .await;
     assert_eq!(node.counts(Extent::Changes).await, (2, 1, 0));
     let text = state.watermark.as_ref().expect("one").text.clone();
     state.rows_read -= 1;
@@ -204,7 +215,10 @@ async fn fills_from(unit: &mut Unit, at: &str, marks: [&str; 3]) {
 async fn fills_a_dataset_from_sqlite_by_every_type_of_watermark() {
     for (at, marks) in [
         ("INTEGER", ["-5", "99", "100"]),
-        ("TEXT", ["'2026-01-01'", "'2026-01-02'", "'2026-01-02 10:00'"]),
+        (
+            "TEXT",
+            ["'2026-01-01'", "'2026-01-02'", "'2026-01-02 10:00'"],
+        ),
         ("", ["1", "2", "3"]),
     ] {
         let dir = tempfile::tempdir().expect("a directory");
@@ -301,7 +315,10 @@ async fn a_result_that_is_suddenly_small_is_not_taken() {
     unit.run("DELETE FROM t; INSERT INTO t VALUES (5, 'x'), (6, 'x'), (7, 'y')")
         .await;
     let problem = node.problem(Extent::Whole).await;
-    assert!(problem.contains("0 selectors where the dataset has 2"), "{problem}");
+    assert!(
+        problem.contains("0 selectors where the dataset has 2"),
+        "{problem}"
+    );
     assert_eq!(node.values().await.len(), 2);
     let status = node.app.sources_status().await.expect("read").remove(0);
     assert_eq!((status.problem, status.removed), (problem.clone(), 2));
@@ -372,13 +389,20 @@ async fn what_is_wrong_with_a_query_is_said_without_a_word_of_its_rows() {
     unit.run("CREATE TABLE t (id, value)").await;
     let node = Sample::new(config(unit.url(), "SELECT id, value AS number FROM t")).await;
     let missing = node.problem(Extent::Whole).await;
-    assert!(missing.contains("columns.value") && missing.contains("it has id, number"), "{missing}");
+    assert!(
+        missing.contains("columns.value") && missing.contains("it has id, number"),
+        "{missing}"
+    );
     let node = node.with(|config| config.query = "SELECT * FROM nowhere".into());
     assert!(node.problem(Extent::Whole).await.contains("SQLite says 1"));
     let node = node.with(|config| {
         config.database = SourceDatabase::Sqlite("/nowhere/cases.db".into());
     });
-    assert!(node.problem(Extent::Whole).await.contains("cannot be opened"));
+    assert!(
+        node.problem(Extent::Whole)
+            .await
+            .contains("cannot be opened")
+    );
 
     let Some(server) = Server::start() else {
         return;
@@ -394,10 +418,7 @@ async fn what_is_wrong_with_a_query_is_said_without_a_word_of_its_rows() {
         ("SELEC", "42601"),
         ("SELECT value::int AS id, value FROM t", "22P02"),
         ("DELETE FROM t RETURNING id, value", "42601"),
-        (
-            "SELECT id, value, setval('s', 1) FROM t",
-            "42P01",
-        ),
+        ("SELECT id, value, setval('s', 1) FROM t", "42P01"),
     ] {
         let query = query.to_owned();
         let node = Sample::new({
@@ -410,6 +431,14 @@ async fn what_is_wrong_with_a_query_is_said_without_a_word_of_its_rows() {
         assert!(problem.contains(expected), "{problem}");
         assert!(!problem.contains("secret"), "{problem}");
     }
+    // It breaks after rows were handed over.
+    let node = node.with(|config| {
+        config.query = "SELECT id, value FROM t UNION ALL
+             SELECT (1 / (n - 9000))::text, n || '@x.org' FROM generate_series(1, 9000) n"
+            .into();
+    });
+    assert!(node.problem(Extent::Whole).await.contains("22012"));
+    assert!(node.selectors().await.is_empty());
     unit.run("CREATE SEQUENCE s").await;
     let node = node.with(|c| c.query = "SELECT id, value, nextval('s') FROM t".into());
     assert!(node.problem(Extent::Whole).await.contains("25006"));
@@ -486,8 +515,18 @@ async fn a_dataset_with_a_source_is_not_changed_by_hand() {
     let error = node.app.check_by_hand("suspects").expect_err("refused");
     assert_eq!(error.code, ErrorCode::DatasetSourced);
     node.app.check_by_hand("others").expect("allowed");
+    let request = v1::DeleteDatasetRequest {
+        dataset: "suspects".into(),
+    };
+    let datasets = Datasets(Arc::clone(&node.app));
+    let status = datasets.delete_dataset(tonic::Request::new(request)).await;
+    let error = from_status(&status.expect_err("refused"));
+    assert_eq!(error.code, ErrorCode::DatasetSourced);
     let unknown = node.app.run_source("others", false, false).await;
-    assert_eq!(unknown.err().expect("refused").code, ErrorCode::DatasetUnknown);
+    assert_eq!(
+        unknown.err().expect("refused").code,
+        ErrorCode::DatasetUnknown
+    );
 }
 
 #[tokio::test]
