@@ -285,6 +285,25 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_configuration_is_taken_and_shows_the_defaults() {
+        let sample = include_str!("../../../deploy/config/node.toml");
+        let block = sample.find("# [[sources]]").expect("a block");
+        let settings: Vec<_> = sample[block..]
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.contains(" = ") || line.starts_with("[["))
+            .collect();
+        let shown = load(&settings.join("\n")).expect("valid").remove(0);
+        let small = load(SOURCE).expect("valid").remove(0);
+        assert_eq!(shown.columns.named().count(), 5);
+        assert_eq!(
+            (shown.every, shown.full_every, shown.timeout),
+            (small.every, small.full_every, small.timeout)
+        );
+        assert_eq!(shown.allow_shrink, small.allow_shrink);
+    }
+
+    #[test]
     fn what_is_wrong_is_said_of_the_source_and_no_password_is_repeated() {
         for (from, to, expected) in [
             ("\"suspects\"", "\"Suspects\"", "dataset"),
