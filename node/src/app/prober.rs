@@ -41,9 +41,11 @@ struct Service {
 }
 
 impl Pilot for Service {
-    fn goes_on(&mut self, asked: u64) -> bool {
-        let more_urgent = self.yields && self.data.has_changed().unwrap_or(true);
-        asked < self.allowed && !more_urgent
+    fn room(&mut self, asked: u64) -> u64 {
+        if self.yields && self.data.has_changed().unwrap_or(true) {
+            return 0;
+        }
+        self.allowed.saturating_sub(asked)
     }
 
     fn told(&mut self, _: &ProbeSession) {}
@@ -319,6 +321,7 @@ impl App {
                 waiting_for: waiting.get(&dataset.policy).cloned().unwrap_or_default(),
                 dataset,
                 refs: 0,
+                refresh_refs: 0,
                 holders: Vec::new(),
                 complete_at: None,
             };
@@ -331,13 +334,18 @@ impl App {
                     let of = |session: &&ProbeSession| {
                         session.dataset == dataset.id && session.kind == question.kind
                     };
-                    row.refs += match open.iter().find(of) {
+                    let refs = match open.iter().find(of) {
                         Some(session) => session.total.saturating_sub(session.probed),
                         None => {
                             let after = question.after;
                             self.store.count_selectors(dataset.id, after, last).await?
                         }
                     };
+                    if question.kind == ProbeKind::Refresh {
+                        row.refresh_refs += refs;
+                    } else {
+                        row.refs += refs;
+                    }
                     if question.kind == ProbeKind::Sweep {
                         row.holders = question.targets;
                     }
@@ -362,8 +370,10 @@ impl App {
 pub(crate) struct Backlog {
     /// The dataset.
     pub(crate) dataset: ProbedDataset,
-    /// Record refs to be asked.
+    /// Record refs to be asked as soon as possible.
     pub(crate) refs: u64,
+    /// Record refs to be asked again though nothing has changed.
+    pub(crate) refresh_refs: u64,
     /// Holders that have changed.
     pub(crate) holders: Vec<NodeId>,
     /// What it waits for, if it waits.

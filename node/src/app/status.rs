@@ -83,6 +83,7 @@ impl App {
                 dataset: row.dataset.name,
                 policy: row.dataset.policy.name().to_owned(),
                 refs: row.refs,
+                refresh_refs: row.refresh_refs,
                 holders: row.holders.iter().map(ToString::to_string).collect(),
                 waiting_for: row.waiting_for,
                 complete_at: row.complete_at.map(to_timestamp),

@@ -30,8 +30,9 @@ pub(crate) enum Flown {
 
 /// Who watches over a flight.
 pub(crate) trait Pilot: Send {
-    /// Whether another batch may be sent, with so many selectors of the session answered or asked.
-    fn goes_on(&mut self, asked: u64) -> bool;
+    /// How many more selectors may be asked now, with so many of the session answered or asked; with
+    /// 0 the flight pauses.
+    fn room(&mut self, asked: u64) -> u64;
     /// An answer is durable.
     fn told(&mut self, session: &ProbeSession);
 }
@@ -71,12 +72,14 @@ impl App {
         let mut flown = Flown::ToTheEnd;
         loop {
             while flight.unanswered.len() < AHEAD {
+                let room = pilot.room(session.probed + flight.asked);
                 // What was planned is sent again whatever the pilot wants.
-                if flight.again.is_empty() && !pilot.goes_on(session.probed + flight.asked) {
+                if room == 0 && flight.again.is_empty() {
                     flown = Flown::SoFar;
                     break;
                 }
-                let Some((batch, pairs)) = self.next_batch(session, &mut flight).await? else {
+                let next = self.next_batch(session, &mut flight, room).await?;
+                let Some((batch, pairs)) = next else {
                     flown = Flown::ToTheEnd;
                     break;
                 };
@@ -124,6 +127,7 @@ impl App {
         &self,
         session: &mut ProbeSession,
         flight: &mut Flight<'_>,
+        room: u64,
     ) -> Result<Option<(Batch, Pairs)>> {
         if let Some(batch) = flight.again.pop_front() {
             let pairs = self
@@ -148,7 +152,7 @@ impl App {
             0 => size,
             padding => size.min(padding.into()),
         };
-        let size = u32::try_from(size).unwrap_or(BATCH_ROWS);
+        let size = u32::try_from(size.min(room)).unwrap_or(BATCH_ROWS);
         let (first, last, pairs) = loop {
             let (after, end) = (session.position + 1, session.last_selector);
             let pairs = self.pairs(session, flight.epoch, after, end, size).await?;

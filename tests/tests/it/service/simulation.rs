@@ -15,7 +15,7 @@ const NAMES: [&str; 4] = ["nl-fiu", "de-bka", "fr-pj", "it-gdf"];
 const HOUR: Duration = Duration::from_hours(1);
 
 /// What happened in a week.
-#[derive(Default, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 struct Week {
     changes: u32,
     units_stopped: u32,
@@ -79,9 +79,12 @@ impl Simulation {
                 self.week.changes += 1;
             }
         }
+        if !self.broker_runs && self.rng.random_ratio(1, 3) {
+            self.stop_or_start_the_broker().await;
+        }
         match self.rng.random_range(0..20) {
             0..=2 => self.stop_or_start_a_unit().await,
-            3 | 4 => self.stop_or_start_the_broker().await,
+            3 | 4 if self.broker_runs => self.stop_or_start_the_broker().await,
             5 if self.broker_runs => self.change_a_quota().await,
             // Many changes meet nodes that are still at work on the ones before.
             6..=9 if self.broker_runs => self.settle().await,
@@ -129,9 +132,16 @@ impl Simulation {
     /// Waits until the units that run have done what they know of, or wait for their quota.
     async fn settle(&self) {
         for unit in self.units.iter().filter(|unit| unit.runs()) {
-            self.sandbox
-                .eventually(async || is_settled(unit).await || waits_for_quota(unit).await)
-                .await;
+            let settled = async {
+                while !is_settled(unit).await && !waits_for_quota(unit).await {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let in_time = tokio::time::timeout(Duration::from_mins(1), settled).await;
+            if in_time.is_err() {
+                let hour = self.week;
+                panic!("after {hour:?}: {:#?}", unit.status().await);
+            }
         }
     }
 

@@ -80,7 +80,7 @@ impl Change {
         let (dataset, policy) = DATASETS[rng.random_range(0..DATASETS.len())];
         match rng.random_range(0..10) {
             0 => {
-                let count = rng.random_range(0..40);
+                let count = rng.random_range(1..40);
                 Self::Replace(dataset, policy, some(policy, count, rng))
             }
             1..=4 => {
