@@ -28,6 +28,7 @@ use self::intake::{Intake, checked_shape};
 use self::plan::{Setbacks, next_run};
 use self::statement::Engine;
 use super::App;
+use super::import::Import;
 use crate::config::{SourceConfig, SourceDatabase};
 use crate::store::{SourceCounts, SourceState, Watermark};
 
@@ -261,23 +262,16 @@ impl App {
         let watermark_type = checked_shape(&mut connection, config).await?;
         let last = state.as_ref().and_then(|state| state.watermark.clone());
         // What was taken under another type cannot be gone on from.
-        let goes_on = last.as_ref().is_none_or(|last| {
-            connection.engine() == Engine::Sqlite || last.type_name == watermark_type
-        });
-        let extent = if state.is_some() && goes_on {
-            wanted
-        } else {
-            Extent::Whole
+        let is_sqlite = connection.engine() == Engine::Sqlite;
+        let goes_on = |last: &Watermark| is_sqlite || last.type_name == watermark_type;
+        let extent = match &state {
+            Some(_) if last.as_ref().is_none_or(goes_on) => wanted,
+            _ => Extent::Whole,
         };
         let before = self.store.dataset(&config.dataset).await?;
         let before = before.map_or(0, |dataset| dataset.selectors);
-        let header = v1::ImportHeader {
-            dataset: config.dataset.clone(),
-            policy: config.policy.name().to_owned(),
-            region: config.region.clone(),
-            replace: extent == Extent::Whole && before > 0,
-        };
-        let mut import = self.begin_import(header).await?;
+        let replace = extent == Extent::Whole && before > 0;
+        let mut import = self.begin_import(header(config, replace)).await?;
         let read_before = state.as_ref().map_or(0, |state| state.rows_read);
         let since = last.filter(|_| extent == Extent::Changes);
         let intake = Intake::new(read_before, since);
@@ -292,24 +286,18 @@ impl App {
         let watermark = read.await?;
         connection.close().await;
         if extent == Extent::Whole {
-            let left = self.store.count_staged(import.staged()).await?;
-            if allow_shrink || config.allow_shrink {
-                import.may_empty();
-            } else if left.saturating_mul(2) < before {
-                return Err(shrunk(left, before));
-            }
+            let may_shrink = allow_shrink || config.allow_shrink;
+            self.check_shrinking(&mut import, before, may_shrink)
+                .await?;
         }
         let mut report = self.finish_import(import).await?;
         lines_of_this_run(&mut report, read_before);
-        let full_at = match (extent, &state) {
-            (Extent::Changes, Some(state)) => state.full_at,
-            _ => begun,
-        };
+        let last_full = state.filter(|_| extent == Extent::Changes);
         let state = SourceState {
             definition: definition(config),
             watermark: watermark.clone(),
             run_at: begun,
-            full_at,
+            full_at: last_full.map_or(begun, |state| state.full_at),
             rows_read: read_before + report.rows,
             counts: counts(&report),
         };
@@ -321,6 +309,31 @@ impl App {
             extent,
             watermark,
         })
+    }
+
+    /// Refuses rows that would leave less than half of a dataset, if they may not.
+    async fn check_shrinking(
+        &self,
+        import: &mut Import,
+        before: u64,
+        may_shrink: bool,
+    ) -> Result<()> {
+        let left = self.store.count_staged(import.staged()).await?;
+        if may_shrink {
+            import.may_empty();
+        } else if left.saturating_mul(2) < before {
+            return Err(shrunk(left, before));
+        }
+        Ok(())
+    }
+}
+
+fn header(config: &SourceConfig, replace: bool) -> v1::ImportHeader {
+    v1::ImportHeader {
+        dataset: config.dataset.clone(),
+        policy: config.policy.name().to_owned(),
+        region: config.region.clone(),
+        replace,
     }
 }
 

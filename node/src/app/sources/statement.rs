@@ -76,15 +76,11 @@ pub(super) fn rows(
         };
     }
     let mark = columns.watermark.as_ref().map(|name| quoted(name));
-    let mark_cells = match (&mark, engine) {
+    sql.push_str(&match (&mark, engine) {
         (None, _) => "NULL, NULL".into(),
         (Some(mark), Engine::Postgres) => postgres_watermark(mark, watermark_type),
-        (Some(mark), Engine::Sqlite) => {
-            let length = MAX_WATERMARK + 1;
-            format!("substr(CAST({mark} AS TEXT), 1, {length}), typeof({mark})")
-        }
-    };
-    sql.push_str(&mark_cells);
+        (Some(mark), Engine::Sqlite) => sqlite_watermark(mark),
+    });
     let _ = write!(sql, "\nFROM (\n{}\n) AS source", source.query);
     let Some(mark) = mark else {
         return sql;
@@ -108,6 +104,11 @@ pub(super) fn rows(
     };
     let _ = write!(sql, "\nORDER BY {mark}{nulls}");
     sql
+}
+
+fn sqlite_watermark(mark: &str) -> String {
+    let length = MAX_WATERMARK + 1;
+    format!("substr(CAST({mark} AS TEXT), 1, {length}), typeof({mark})")
 }
 
 /// A time to come does not become the watermark: one wrong row would hide all later changes.
