@@ -12,7 +12,7 @@ use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
 
-pub use ledger::{InvalidLedger, Ledger, PostgresUrl};
+pub use ledger::{InvalidLedger, Ledger};
 pub use objects::{InvalidObjects, ObjectsUrl, S3Url};
 
 /// What the name of every variable begins with.

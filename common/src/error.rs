@@ -107,6 +107,10 @@ error_codes! {
     CursorInvalid = "CURSOR_INVALID",
     /// The dataset is not known at this node.
     DatasetUnknown = "DATASET_UNKNOWN",
+    /// The dataset is filled from a database of the unit: it is not changed by hand.
+    DatasetSourced = "DATASET_SOURCED",
+    /// A dataset could not be filled from its database; the text says what to mend.
+    SourceFailed = "SOURCE_FAILED",
     /// A selector was rejected; the text names the kind, never the input.
     SelectorRejected = "SELECTOR_REJECTED",
     /// The certificate carries no SPIFFE ID of this trust domain (protocol §2), or the access token

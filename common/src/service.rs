@@ -14,6 +14,7 @@ pub mod https;
 pub mod identity;
 pub mod metrics;
 pub mod pki;
+pub mod postgres;
 pub mod schema;
 pub mod shutdown;
 pub mod sqlite;

@@ -18,6 +18,7 @@ pub(crate) mod publisher;
 pub(crate) mod review;
 pub(crate) mod seals;
 pub(crate) mod session;
+pub(crate) mod sources;
 pub(crate) mod status;
 
 use std::path::PathBuf;
@@ -46,6 +47,7 @@ use probe::ProbeProgress;
 use prober::Waiting;
 use publish::{PublicationKey, PublishProgress};
 use publisher::Setbacks;
+use sources::Sources;
 
 /// What the use cases work on.
 pub(crate) struct App {
@@ -59,6 +61,8 @@ pub(crate) struct App {
     pub(crate) policies: Arc<Policies>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
+    /// The datasets that are filled from databases of the unit.
+    pub(crate) sources: Sources,
     /// Epochs are opened and taken one at a time: a key and its manifest are two files.
     pub(crate) epoch_turn: Mutex<()>,
     /// Told when the broker's stream of hits is open anew.
@@ -87,7 +91,7 @@ pub(crate) struct App {
 }
 
 /// What goes on for as long as the node runs.
-const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 8] = [
+const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 9] = [
     members::keep_stating,
     inbox::keep_watching,
     catalogue::keep_watching,
@@ -96,6 +100,7 @@ const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 8] = [
     prober::keep_probing,
     review::keep_sending,
     seals::keep_renewed,
+    sources::keep_filling,
 ];
 
 impl App {

@@ -1,5 +1,8 @@
 //! What a node is told: its configuration file and environment.
 
+mod query;
+mod sources;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +18,8 @@ use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::{ClientCertificates, ConnectionLimits};
 
 use crate::auth::oidc::OidcConfig;
+
+pub use sources::{Columns, SourceConfig, SourceDatabase, Sources};
 
 /// Variables of the environment that go over the file begin with this and two underscores.
 pub const ENVIRONMENT_PREFIX: &str = "SOTTO_NODE";
@@ -66,6 +71,9 @@ pub struct NodeConfig {
     /// What the service does by itself, and when.
     #[serde(default)]
     pub service: Settings,
+    /// Databases of the unit that datasets are filled from.
+    #[serde(default)]
+    pub sources: Sources,
     /// How log lines look.
     #[serde(default)]
     pub log: LogConfig,

@@ -27,6 +27,7 @@ use tonic::service::Routes;
 use crate::app::App;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
+use crate::app::sources::Sources;
 use crate::auth::Gate;
 use crate::broker::Broker;
 use crate::config::NodeConfig;
@@ -179,6 +180,7 @@ async fn build(
         decided: Notify::new(),
         data: watch::Sender::new(()),
         settings: config.service.clone(),
+        sources: Sources::new(&config.sources),
         catalogue: watch::Sender::default(),
         online: watch::Sender::default(),
         epoch: watch::Sender::default(),

@@ -12,6 +12,7 @@ mod members;
 mod probes;
 mod publications;
 mod removals;
+mod sources;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -42,6 +43,7 @@ pub use members::Pinned;
 pub use probes::{Batch, ProbeKey, ProbeKind, ProbeSession};
 pub use publications::OutboxItem;
 pub use removals::{Removed, Wanted};
+pub use sources::{SourceCounts, SourceState, Watermark};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 

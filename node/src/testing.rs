@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
+use crate::app::sources::Sources;
 use crate::broker::Broker;
 use crate::config::Settings;
 use crate::hit::Hit;
@@ -154,6 +155,7 @@ pub(crate) async fn app() -> (App, TempDir) {
         decided: Notify::new(),
         data: watch::Sender::new(()),
         settings: Settings::default(),
+        sources: Sources::default(),
         catalogue: watch::Sender::default(),
         online: watch::Sender::default(),
         epoch: watch::Sender::default(),

@@ -48,6 +48,8 @@ pub const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::IdentityChanged
         | ErrorCode::EpochNotActive
         | ErrorCode::MemberNotPinned
+        | ErrorCode::DatasetSourced
+        | ErrorCode::SourceFailed
         | ErrorCode::IllegalTransition => Code::FailedPrecondition,
         ErrorCode::OffsetMismatch => Code::OutOfRange,
         ErrorCode::SessionUnknown

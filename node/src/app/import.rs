@@ -103,6 +103,24 @@ impl Report {
     }
 }
 
+impl Import {
+    /// The rows that were set aside.
+    pub(super) const fn staged(&self) -> ImportId {
+        self.rows.import
+    }
+
+    /// Counts a row that is rejected before its selector is looked at.
+    pub(super) fn pass_over(&mut self, kind: Rejection, line: u64) {
+        self.report.rows += 1;
+        self.report.reject(kind.as_str(), line);
+    }
+
+    /// Lets the rows take the place of everything though there may be none.
+    pub(super) const fn may_empty(&mut self) {
+        self.admitted = true;
+    }
+}
+
 impl App {
     /// Begins an import.
     ///
@@ -244,9 +262,14 @@ pub(super) fn check_record_id(record_id: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// Whether a dataset may have this name.
+pub(crate) fn is_dataset_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-    if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if is_dataset_name(name) {
         Ok(())
     } else {
         Err(Error::field("dataset", "[a-z0-9_-]{1,64}"))

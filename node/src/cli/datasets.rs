@@ -5,6 +5,7 @@ mod import;
 mod remove;
 mod rows;
 mod settings;
+mod sources;
 
 use clap::Subcommand;
 
@@ -38,6 +39,15 @@ pub(crate) enum DatasetCommand {
     /// Say whether a dataset is published, and whether it is probed by itself
     #[command(after_help = settings::EXAMPLES)]
     Set(settings::SetArgs),
+    /// List the datasets that the node fills from the unit's own databases
+    #[command(after_help = "Example:\n  sotto-node dataset sources --output json")]
+    Sources,
+    /// Fill a dataset from its database now
+    ///
+    /// The node does so by itself, too, by the times in its configuration. What fails has changed
+    /// nothing.
+    #[command(after_help = sources::EXAMPLES)]
+    Sync(sources::SyncArgs),
 }
 
 /// Runs a command about datasets.
@@ -48,5 +58,7 @@ pub(crate) async fn run(context: &Context, command: DatasetCommand) -> Result<()
         DatasetCommand::Remove(args) => remove::remove(context, args).await,
         DatasetCommand::Delete(args) => remove::delete(context, args).await,
         DatasetCommand::Set(args) => settings::set(context, args).await,
+        DatasetCommand::Sources => sources::list(context).await,
+        DatasetCommand::Sync(args) => sources::sync(context, args).await,
     }
 }

@@ -160,6 +160,9 @@ const fn hint(code: ErrorCode) -> Option<&'static str> {
             "`sotto-node policies` shows the selector types; the epoch's profile says which of \
              them the community uses"
         }
+        C::DatasetSourced | C::SourceFailed => {
+            "`sotto-node dataset sources` shows what is filled from databases, and what is wrong"
+        }
         C::SelectorRejected => "`sotto-node policies` shows what selectors of a type look like",
         C::HitUnknown => "`sotto-node hits ls` shows the hits",
         C::AudienceUnknown => "`sotto-node member ls` shows the members",

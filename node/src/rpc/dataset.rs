@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, answer};
 use crate::app::publish::PublishProgress;
+use crate::app::sources::Extent;
 use crate::app::{App, node_ids, optional_policy};
 use crate::store::Dataset;
 
@@ -33,6 +34,7 @@ impl DatasetService for Datasets {
             let Some(Message::Header(header)) = next(&mut messages).await? else {
                 return Err(Error::field("header", "comes first"));
             };
+            self.0.check_by_hand(&header.dataset)?;
             let mut import = self.0.begin_import(header).await?;
             while let Some(message) = next(&mut messages).await? {
                 let Message::Rows(rows) = message else {
@@ -67,6 +69,7 @@ impl DatasetService for Datasets {
             let Some(RemovalMessage::Header(header)) = next(&mut messages).await? else {
                 return Err(Error::field("header", "comes first"));
             };
+            self.0.check_by_hand(&header.dataset)?;
             let mut removal = self.0.begin_removal(header).await?;
             while let Some(message) = next(&mut messages).await? {
                 let RemovalMessage::Rows(rows) = message else {
@@ -84,7 +87,9 @@ impl DatasetService for Datasets {
         request: Request<v1::DeleteDatasetRequest>,
     ) -> Result<Response<v1::DeleteDatasetResponse>, Status> {
         answer(async {
-            let (policy, removed) = self.0.delete_dataset(&request.into_inner().dataset).await?;
+            let dataset = request.into_inner().dataset;
+            self.0.check_by_hand(&dataset)?;
+            let (policy, removed) = self.0.delete_dataset(&dataset).await?;
             Ok(v1::DeleteDatasetResponse {
                 removed,
                 policy: policy.name().to_owned(),
@@ -101,6 +106,38 @@ impl DatasetService for Datasets {
             let dataset = self.0.update_dataset(request.into_inner()).await?;
             Ok(v1::UpdateDatasetResponse {
                 dataset: Some(to_wire(dataset)),
+            })
+        })
+        .await
+    }
+
+    async fn list_sources(
+        &self,
+        _: Request<v1::ListSourcesRequest>,
+    ) -> Result<Response<v1::ListSourcesResponse>, Status> {
+        answer(async {
+            let sources = self.0.sources_status().await?;
+            Ok(v1::ListSourcesResponse { sources })
+        })
+        .await
+    }
+
+    async fn run_source(
+        &self,
+        request: Request<v1::RunSourceRequest>,
+    ) -> Result<Response<v1::RunSourceResponse>, Status> {
+        answer(async {
+            let request = request.into_inner();
+            let (full, allow_shrink) = (request.full, request.allow_shrink);
+            let filled = self
+                .0
+                .run_source(&request.dataset, full, allow_shrink)
+                .await?;
+            Ok(v1::RunSourceResponse {
+                report: Some(filled.report),
+                full: filled.extent == Extent::Whole,
+                watermark: filled.watermark.map(|mark| mark.text).unwrap_or_default(),
+                policy: filled.policy.name().to_owned(),
             })
         })
         .await

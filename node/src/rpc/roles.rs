@@ -42,6 +42,8 @@ pub(crate) const ROLES: &[(&str, &[Role])] = &[
     ("/sotto.v1.DatasetService/RemoveSelectors", &[DataManager]),
     ("/sotto.v1.DatasetService/DeleteDataset", &[DataManager]),
     ("/sotto.v1.DatasetService/UpdateDataset", &[DataManager]),
+    ("/sotto.v1.DatasetService/ListSources", &[DataManager]),
+    ("/sotto.v1.DatasetService/RunSource", &[DataManager]),
     ("/sotto.v1.DatasetService/PublishFilters", &[DataManager]),
     ("/sotto.v1.NodeAdminService/GetStatus", EVERYONE),
     ("/sotto.v1.NodeAdminService/ListMembers", &[DataManager]),

@@ -488,6 +488,11 @@ const NOT_READING: &[(&str, &str)] = &[
     ("/sotto.v1.DatasetService/DeleteDataset", "tells numbers"),
     ("/sotto.v1.DatasetService/UpdateDataset", "tells settings"),
     ("/sotto.v1.DatasetService/PublishFilters", "tells progress"),
+    (
+        "/sotto.v1.DatasetService/ListSources",
+        "tells settings and numbers",
+    ),
+    ("/sotto.v1.DatasetService/RunSource", "tells numbers"),
     ("/sotto.v1.NodeAdminService/GetStatus", "tells numbers"),
     (
         "/sotto.v1.NodeAdminService/ListMembers",
@@ -559,6 +564,7 @@ async fn every_method_that_reads_personal_data_notes_it_before_it_answers() {
         .expect("opened")
         .into_inner();
     events.message().await.expect("told").expect("a hit");
+    drop(events);
     let review = v1::ReviewHitRequest {
         hit_id: node.hits[2].as_bytes().to_vec().into(),
         decision: v1::HitDecision::BeginReview.into(),
@@ -566,7 +572,6 @@ async fn every_method_that_reads_personal_data_notes_it_before_it_answers() {
     };
     analyst.review_hit(unary(review)).await.expect("begun");
     let noted = node.log().await;
-    drop(events);
     // Without a broker nothing is told, and nothing noted; `note_hits` is the one of the others.
     let check = unary(v1::CheckSelectorRequest {
         policy: "email/1".into(),

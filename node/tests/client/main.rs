@@ -478,6 +478,43 @@ async fn a_dataset_is_deleted_only_by_who_means_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_is_filled_from_its_database_on_request_and_problems_are_listed() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let output = run(&lab, &["dataset", "sources", "--output", "json"]).await;
+    let sources: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(sources[0]["problem"], "PostgreSQL says 42P01");
+    assert_eq!(sources[0]["last_run_at"], Value::Null);
+    let sync = ["dataset", "sync", "suspects", "--output", "json"];
+    let output = run(&lab, &[&sync[..], &["--allow-shrink"]].concat()).await;
+    assert_eq!(output.status.code(), Some(2));
+    let full = ["--full", "--allow-shrink", "--no-wait"];
+    let report = json(&run(&lab, &[&sync[..], &full].concat()).await);
+    assert_eq!(
+        (&report["rows"], &report["removed"]),
+        (&9.into(), &2.into())
+    );
+    assert_eq!(report["watermark"], "2026-01-01");
+    // What was removed is waited for, and the broker does not take the filters.
+    let output = run(&lab, &sync).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("still matches"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(
+        lab.node.changes(),
+        ["sync suspects true true", "sync suspects false false"]
+    );
+    let output = run(&lab, &["dataset", "sync", service::REFUSED]).await;
+    assert!(
+        stderr(&output).contains("dataset sources"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn settings_of_a_dataset_are_checked_before_they_are_sent() {
     let lab = Lab::start(FakeNode::default()).await;
     let set = async |args: &[&str]| {

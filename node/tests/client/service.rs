@@ -410,6 +410,48 @@ impl v1::dataset_service_server::DatasetService for FakeNode {
         }))
     }
 
+    async fn list_sources(
+        &self,
+        _: Request<v1::ListSourcesRequest>,
+    ) -> Result<Response<v1::ListSourcesResponse>, Status> {
+        let source = v1::DatasetSource {
+            dataset: "suspects".into(),
+            policy: "phone/1".into(),
+            engine: "postgresql".into(),
+            next_full: true,
+            problem: "PostgreSQL says 42P01".into(),
+            ..Default::default()
+        };
+        Ok(Response::new(v1::ListSourcesResponse {
+            sources: vec![source],
+        }))
+    }
+
+    async fn run_source(
+        &self,
+        request: Request<v1::RunSourceRequest>,
+    ) -> Result<Response<v1::RunSourceResponse>, Status> {
+        let request = request.into_inner();
+        if request.dataset == REFUSED {
+            return refused(ErrorCode::SourceFailed);
+        }
+        self.note(format!(
+            "sync {} {} {}",
+            request.dataset, request.full, request.allow_shrink
+        ));
+        Ok(Response::new(v1::RunSourceResponse {
+            report: Some(v1::ImportDatasetResponse {
+                rows: 9,
+                removed: 2,
+                ..Default::default()
+            }),
+            full: request.full,
+            watermark: "2026-01-01".into(),
+            // Its filters wait for the broker.
+            policy: "ip/1".into(),
+        }))
+    }
+
     async fn update_dataset(
         &self,
         request: Request<v1::UpdateDatasetRequest>,
