@@ -625,7 +625,13 @@ async fn every_method_that_reads_personal_data_notes_it_before_it_answers() {
     let last = "ExportAccessLog";
     assert_eq!(
         actions,
-        ["ListRecordHits", "GetRecordHit", "WatchRecordHits", last]
+        [
+            "ListRecordHits",
+            "GetRecordHit",
+            "WatchRecordHits",
+            "ReviewHit",
+            last
+        ]
     );
     let log = node.log().await;
     let mut chain = Chain::default();
