@@ -221,7 +221,7 @@ impl Tokens {
         let claims: Claims = decode(token, &key.key, &self.validation(header.alg))
             .map_err(|error| refused(reason(&error)))?
             .claims;
-        self.holder(claims)
+        self.holder(&claims)
     }
 
     /// Tells the id of the key.
@@ -262,7 +262,7 @@ impl Tokens {
         validation
     }
 
-    fn holder(&self, claims: Claims) -> Result<Holder> {
+    fn holder(&self, claims: &Claims) -> Result<Holder> {
         let (now, leeway) = (self.clock.now(), self.config.leeway.0);
         let until = Timestamp::from_seconds(claims.exp).plus(leeway);
         if now >= until {

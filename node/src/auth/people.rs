@@ -159,6 +159,14 @@ roles = ["data_manager", "supervisor"]
     }
 
     #[test]
+    fn the_sample_file_is_valid() {
+        let sample = include_bytes!("../../../deploy/config/roles.toml");
+        let issuer = Some("https://login.sotto.example");
+        let people = People::parse(sample, "sotto.example", issuer).expect("valid");
+        assert_eq!(people.0.len(), 2);
+    }
+
+    #[test]
     fn a_broken_file_is_refused_with_its_line() {
         for (from, to, expected) in [
             (

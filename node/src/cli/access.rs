@@ -139,9 +139,9 @@ const VERIFIED: &[&str] = &["entries", "last_digest"];
 
 fn verify(context: &Context, file: &Path) -> Result<()> {
     let name = file.display();
-    let content =
+    let text =
         std::fs::read(file).map_err(|error| Fault::new(format!("cannot read {name}: {error}")))?;
-    let rows: Vec<Row> = serde_json::from_slice(&content).map_err(|error| {
+    let rows: Vec<Row> = serde_json::from_slice(&text).map_err(|error| {
         Fault::with_hint(
             format!("{name} is not an export of the access log: {error}"),
             "make it with `sotto-node access-log export --why TEXT --output json`",

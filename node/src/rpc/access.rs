@@ -53,9 +53,10 @@ pub(crate) fn watched(
             let events = chunk.iter().filter_map(|event| event.as_ref().ok());
             let hits: Vec<_> = events.filter_map(|event| event.hit.clone()).collect();
             let action = "AnalystService/WatchRecordHits";
-            let noted = match hits.is_empty() {
-                true => Ok(()),
-                false => note_hits(&app, &caller, action, &hits, &why).await,
+            let noted = if hits.is_empty() {
+                Ok(())
+            } else {
+                note_hits(&app, &caller, action, &hits, &why).await
             };
             match noted {
                 Ok(()) => chunk,

@@ -238,7 +238,7 @@ mod tests {
     async fn entries_are_chained_filtered_and_paged() {
         let (store, _dir) = store().await;
         let entries: Vec<_> = (1..=4)
-            .map(|n| access(["b", "a"][n % 2], n as i64))
+            .map(|n| access(if n % 2 == 1 { "a" } else { "b" }, n))
             .collect();
         assert_eq!(store.put_access(&entries[..1]).await.expect("stored"), 1);
         assert_eq!(store.put_access(&entries[1..]).await.expect("stored"), 4);

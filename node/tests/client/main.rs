@@ -567,6 +567,49 @@ async fn settings_of_a_dataset_are_checked_before_they_are_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_exported_access_log_is_verified_and_a_changed_one_is_not() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let export = ["access-log", "export", "--why", "audit \u{e4}", "--output"];
+    let args = |form| export.iter().copied().chain([form]).collect::<Vec<_>>();
+    let output = run(&lab, &args("json")).await;
+    let log = json(&output);
+    assert_eq!(log[0]["at"], "2023-11-14T22:13:20.000002Z");
+    assert_eq!(log[2]["why"], "audit \u{e4}");
+    let table = stdout(&run(&lab, &args("csv")).await);
+    assert_eq!(table.lines().count(), 4, "{table}");
+
+    let file = lab.path("access.json");
+    let verify = async |log: &Value| {
+        std::fs::write(&file, log.to_string()).expect("written");
+        let name = file.to_str().expect("UTF-8");
+        run(&lab, &["access-log", "verify", name, "--output", "json"]).await
+    };
+    let verified = json(&verify(&log).await);
+    assert_eq!(verified["entries"], 3);
+    assert_eq!(verified["last_digest"], log[2]["digest"]);
+    let mut changed = log.clone();
+    changed[1]["why"] = "holiday".into();
+    let mut cut = log.clone();
+    cut.as_array_mut().expect("a list").remove(0);
+    let mut odd = log.clone();
+    odd[1]["at"] = "yesterday".into();
+    for (log, expected) in [
+        (changed, "entry 2 was changed"),
+        (cut, "entry 1 is missing"),
+        (odd, "entry 2 is not one"),
+        (Value::Null, "not an export"),
+    ] {
+        let output = verify(&log).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    assert_eq!(
+        run(&lab, &["access-log", "export"]).await.status.code(),
+        Some(2)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_import_gives_rows_their_expiry_and_waits_for_what_it_replaces() {
     let lab = Lab::start(FakeNode::default()).await;
     let file = lab.path("numbers.csv");
@@ -599,4 +642,29 @@ async fn an_import_gives_rows_their_expiry_and_waits_for_what_it_replaces() {
         stderr(&output)
     );
     assert_eq!(lab.node.changes(), ["expires 86400", "expires 172800"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_without_certificate_and_token_is_told_what_to_set() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let whole = std::fs::read_to_string(lab.client_file()).expect("read");
+    let bare: Vec<_> = whole
+        .lines()
+        .filter(|line| !line.starts_with("key"))
+        .collect();
+    std::fs::write(lab.client_file(), bare.join("\n")).expect("written");
+    let output = run(&lab, &["status"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("token_file"),
+        "{}",
+        stderr(&output)
+    );
+
+    let token = lab.path("token");
+    std::fs::write(&token, "a.b.c").expect("written");
+    let text = format!("token_file = {token:?}\n{whole}");
+    std::fs::write(lab.client_file(), text).expect("written");
+    let output = run(&lab, &["status"]).await;
+    assert!(stderr(&output).contains("chmod 600"), "{}", stderr(&output));
 }

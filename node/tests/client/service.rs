@@ -15,6 +15,7 @@ use sotto_common::service::files::{self, Readers};
 use sotto_common::service::pki::{LabCa, Leaf};
 use sotto_common::service::tls::{ConnectionLimits, Tls, server_builder};
 use sotto_common::time::{Clock, SystemClock, Timestamp};
+use sotto_node::access::{Access, FIRST};
 use sotto_proto::status::to_status;
 use sotto_proto::{convert, v1};
 use tempfile::TempDir;
@@ -554,9 +555,30 @@ impl v1::node_admin_service_server::NodeAdminService for FakeNode {
 
     async fn export_access_log(
         &self,
-        _: Request<v1::ExportAccessLogRequest>,
+        request: Request<v1::ExportAccessLogRequest>,
     ) -> Result<Response<Self::ExportAccessLogStream>, Status> {
-        refused(ErrorCode::RoleForbidden)
+        let mut previous = FIRST;
+        let why = request.into_inner().why;
+        let entries = (1..=3_u32).map(move |number| {
+            let access = Access {
+                at: Timestamp::from_micros(1_700_000_000_000_001 + i64::from(number)),
+                person: "spiffe://sotto.test/analyst/anna".into(),
+                action: "AnalystService/GetRecordHit".into(),
+                objects: vec![HOSTILE.into(), "b".into()],
+                why: why.clone(),
+            };
+            previous = access.digest(&previous, number.into()).expect("short");
+            Ok(v1::ExportAccessLogResponse {
+                number: number.into(),
+                at: Some(convert::to_timestamp(access.at)),
+                person: access.person,
+                action: access.action,
+                objects: access.objects,
+                why: access.why,
+                digest: previous.to_vec().into(),
+            })
+        });
+        Ok(Response::new(Box::pin(stream::iter(entries))))
     }
 
     async fn get_status(

@@ -250,6 +250,9 @@ async fn keys_change_with_their_file_and_a_broken_file_leaves_them() {
     assert!(lab.tokens.check(&old.token("jane", now())).await.is_err());
 }
 
+/// A setting that is made wrong.
+type Change = fn(&mut OidcConfig);
+
 #[tokio::test]
 async fn settings_that_would_let_in_the_wrong_people_are_refused_at_the_start() {
     let key = IssuerKey::new("k1", Algorithm::RS256);
@@ -266,34 +269,34 @@ async fn settings_that_would_let_in_the_wrong_people_are_refused_at_the_start() 
     };
     assert_eq!(refusal(&|_| {}, false).await, "");
     assert_eq!(refusal(&|config| config.roles_claim = None, true).await, "");
-    let cases: [(&dyn Fn(&mut OidcConfig), &str); 9] = [
+    let cases: [(Change, &str); 9] = [
         (
-            &|config| config.issuer = "http://login.test".into(),
+            |config| config.issuer = "http://login.test".into(),
             "oidc.issuer",
         ),
         (
-            &|config| config.issuer = "https://login.test#x".into(),
+            |config| config.issuer = "https://login.test#x".into(),
             "oidc.issuer",
         ),
-        (&|config| config.audience.clear(), "oidc.audience"),
-        (&|config| config.algorithms.clear(), "oidc.algorithms"),
+        (|config| config.audience.clear(), "oidc.audience"),
+        (|config| config.algorithms.clear(), "oidc.algorithms"),
         (
-            &|config| config.leeway.0 = Duration::from_secs(61),
+            |config| config.leeway.0 = Duration::from_secs(61),
             "oidc.leeway",
         ),
-        (&|config| config.roles_claim = None, "oidc.roles_claim"),
-        (&|config| config.jwks_file = None, "jwks_file"),
+        (|config| config.roles_claim = None, "oidc.roles_claim"),
+        (|config| config.jwks_file = None, "jwks_file"),
         (
-            &|config| config.jwks_url = Some("https://login.test".into()),
+            |config| config.jwks_url = Some("https://login.test".into()),
             "jwks_file",
         ),
         (
-            &|config| config.jwks_file = Some("/nowhere/jwks".into()),
+            |config| config.jwks_file = Some("/nowhere/jwks".into()),
             "/nowhere/jwks",
         ),
     ];
     for (change, expected) in cases {
-        let text = refusal(change, false).await;
+        let text = refusal(&change, false).await;
         assert!(text.contains(expected), "{text}");
     }
     for algorithm in ["HS256", "HS384", "HS512", "none", "rs256", ""] {
