@@ -334,12 +334,11 @@ impl App {
                     let of = |session: &&ProbeSession| {
                         session.dataset == dataset.id && session.kind == question.kind
                     };
-                    let refs = match open.iter().find(of) {
-                        Some(session) => session.total.saturating_sub(session.probed),
-                        None => {
-                            let after = question.after;
-                            self.store.count_selectors(dataset.id, after, last).await?
-                        }
+                    let refs = if let Some(session) = open.iter().find(of) {
+                        session.total.saturating_sub(session.probed)
+                    } else {
+                        let after = question.after;
+                        self.store.count_selectors(dataset.id, after, last).await?
                     };
                     if question.kind == ProbeKind::Refresh {
                         row.refresh_refs += refs;

@@ -78,8 +78,8 @@ pub(crate) fn keep_publishing(app: Arc<App>) -> BoxFuture<'static, ()> {
 async fn quiet(changes: &mut watch::Receiver<()>, debounce: Duration, latest: Instant) {
     loop {
         let until = latest.min(Instant::now() + debounce);
-        let changed = timeout_at(until, changes.changed()).await;
-        if changed.is_err() || Instant::now() >= latest {
+        let waited = timeout_at(until, changes.changed()).await;
+        if waited.is_err() || Instant::now() >= latest {
             return;
         }
     }

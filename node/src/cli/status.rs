@@ -127,15 +127,16 @@ fn for_people(context: &Context, status: &v1::GetStatusResponse) -> Result<()> {
 
 fn about(status: &v1::GetStatusResponse) -> Vec<Cell> {
     let epochs: Vec<_> = status.epochs.iter().map(u32::to_string).collect();
-    let (reachable, words, tone) = match status.broker_reachable {
-        true => (true, "yes", Tone::Good),
-        false => (false, "no", Tone::Bad),
+    let (words, tone) = if status.broker_reachable {
+        ("yes", Tone::Good)
+    } else {
+        ("no", Tone::Bad)
     };
     vec![
         Cell::new(status.node_id.as_str()),
         Cell::new(status.community.as_str()),
         Cell::new(status.fingerprint.as_str()),
-        Cell::in_words(reachable, words).toned(tone),
+        Cell::in_words(status.broker_reachable, words).toned(tone),
         Cell::new(status.broker_problem.as_str()),
         Cell::in_words(status.epochs.clone(), or_none(&epochs.join(", "))),
         Cell::new(status.new_hits),

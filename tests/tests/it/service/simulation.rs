@@ -145,10 +145,12 @@ impl Simulation {
                 }
             };
             let in_time = tokio::time::timeout(Duration::from_mins(1), settled).await;
-            if in_time.is_err() {
-                let hour = self.week;
-                panic!("after {hour:?}: {:#?}", unit.status().await);
-            }
+            let so_far = self.week;
+            assert!(
+                in_time.is_ok(),
+                "after {so_far:?}: {:#?}",
+                unit.status().await
+            );
         }
     }
 
@@ -187,9 +189,8 @@ impl Simulation {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             });
-            if waited.await.is_err() {
-                panic!("{last:?}\n{:#?}", unit.status().await);
-            }
+            let in_time = waited.await.is_ok();
+            assert!(in_time, "{last:?}\n{:#?}", unit.status().await);
         }
     }
 }

@@ -98,8 +98,8 @@ async fn units_and_brokers_that_are_killed_lose_no_hit_and_show_none_twice() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });
-        if waited.await.is_err() {
-            panic!("{last:?}\n{:#?}\n{}", unit.status().await, unit.log_text());
-        }
+        let in_time = waited.await.is_ok();
+        let log = unit.log_text();
+        assert!(in_time, "{last:?}\n{:#?}\n{log}", unit.status().await);
     }
 }

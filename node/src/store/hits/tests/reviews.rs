@@ -135,8 +135,8 @@ async fn a_decision_survives_a_restart_and_the_streams_older_states() {
         decide(&store, found.id, decision).await.expect("decided");
     }
     store.close().await;
-    let list = SecretFile(dir.path().join("store.keys"));
-    let cipher = ColumnCipher::load(&list).expect("a key list");
+    let key_list = SecretFile(dir.path().join("store.keys"));
+    let cipher = ColumnCipher::load(&key_list).expect("a key list");
     let store = Store::open(&dir.path().join("node.db"), cipher).await;
     let store = store.expect("opened");
     // The stream has not heard of the decisions yet.
