@@ -91,11 +91,12 @@ pub(crate) struct App {
 }
 
 /// What goes on for as long as the node runs.
-const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 9] = [
+const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 10] = [
     members::keep_stating,
     inbox::keep_watching,
     catalogue::keep_watching,
     keeper::keep_epochs,
+    publisher::keep_expiring,
     publisher::keep_publishing,
     prober::keep_probing,
     review::keep_sending,

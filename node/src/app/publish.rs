@@ -344,13 +344,19 @@ impl App {
     /// Who may match the filters of these policies from now on; none given = as before.
     ///
     /// # Errors
-    /// Those of the store.
+    /// `AUDIENCE_UNKNOWN` for a node that is no member of the epoch, and nothing is changed then;
+    /// those of the store.
     pub(crate) async fn narrow(
         &self,
         policies: &[Policy],
         audience: &BTreeSet<NodeId>,
         everyone: bool,
     ) -> Result<()> {
+        let manifest = self.active_epoch().await?.manifest;
+        if audience.iter().any(|node| manifest.member(node).is_err()) {
+            let text = "a node of the audience is no member of the epoch";
+            return Err(Error::new(ErrorCode::AudienceUnknown, text));
+        }
         if everyone || !audience.is_empty() {
             for &policy in policies {
                 self.store.set_audience(policy, audience).await?;

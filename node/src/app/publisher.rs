@@ -74,6 +74,28 @@ pub(crate) fn keep_publishing(app: Arc<App>) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
+/// Removes rows whose time is over for as long as the node runs, with or without a broker.
+pub(crate) fn keep_expiring(app: Arc<App>) -> BoxFuture<'static, ()> {
+    async move {
+        let mut data = app.data.subscribe();
+        loop {
+            data.mark_unchanged();
+            let wake = match app.remove_what_is_over().await {
+                Ok(wake) => wake,
+                Err(error) => {
+                    tracing::warn!(%error, "rows whose time is over are removed later");
+                    Some(app.clock.now().plus(FIRST_RETRY))
+                }
+            };
+            tokio::select! {
+                () = app.sleep_until(wake) => {}
+                _ = data.changed() => {}
+            }
+        }
+    }
+    .boxed()
+}
+
 /// Waits until nothing has changed for a while, or until the latest time.
 async fn quiet(changes: &mut watch::Receiver<()>, debounce: Duration, latest: Instant) {
     loop {
@@ -94,12 +116,23 @@ impl App {
         }
     }
 
-    /// Removes what has expired, and brings every policy up to date that is not; tells when to
-    /// look again.
+    /// Removes the rows whose time is over; tells when the next one's is.
+    async fn remove_what_is_over(&self) -> Result<Option<Timestamp>> {
+        if !self
+            .store
+            .remove_expired(self.clock.now())
+            .await?
+            .is_empty()
+        {
+            self.data_changed();
+        }
+        self.store.next_expiry().await
+    }
+
+    /// Brings every policy up to date that is not; tells when to look again.
     async fn publish_what_is_due(self: &Arc<Self>) -> Result<Option<Timestamp>> {
         let now = self.clock.now();
-        self.store.remove_expired(now).await?;
-        let mut wake = self.store.next_expiry().await?;
+        let mut wake = None;
         let epoch = self.active_epoch().await?;
         let policies = self.store.published_policies().await?.into_iter();
         let mut jobs: Vec<(Policy, PublicationJob)> = Vec::new();
@@ -120,8 +153,15 @@ impl App {
         }
         for policy in self.store.published_policies().await? {
             let (layers, wanted) = self.published(policy).await?;
-            if !layers.is_empty() {
-                wake = earlier(wake, wanted.next_base);
+            if layers.is_empty() {
+                continue;
+            }
+            wake = earlier(wake, wanted.next_base);
+            // Drawn by a clock that was ahead, and set back since.
+            let latest = now.plus(self.settings.publisher.base_every.0 * 2);
+            if wanted.next_base.is_some_and(|at| at > latest) {
+                self.schedule_base(policy).await?;
+                wake = earlier(wake, Some(now));
             }
         }
         Ok(wake)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sotto_common::ids::{Epoch, NodeId};
-use sotto_common::time::Timestamp;
+use sotto_common::time::{CLOCK_SKEW, Timestamp};
 
 use crate::app::catalogue::{Holders, Layers};
 use crate::store::{Cover, ProbeKind, SelectorId};
@@ -53,7 +53,10 @@ pub(crate) fn questions(
     };
     let changed = |(holder, layers): &(&NodeId, &Layers)| as_asked(holder, layers).is_none();
     let is_old = |(holder, layers): &(&NodeId, &Layers)| {
-        as_asked(holder, layers).is_some_and(|cover| cover.swept_at.plus(refresh_after) <= now)
+        as_asked(holder, layers).is_some_and(|cover| {
+            // In the future: noted by a clock that was ahead, and set back since.
+            cover.swept_at.plus(refresh_after) <= now || cover.swept_at > now.plus(CLOCK_SKEW)
+        })
     };
     let of = |kind, layers: BTreeMap<NodeId, Layers>| Question {
         kind,
@@ -198,6 +201,12 @@ mod tests {
         let covers = [cover("de-bka", 1, 10, 8), cover("fr-pj", 2, 10, 6)];
         let active = [("de-bka", 1), ("fr-pj", 2)];
         let asked = ask(&covers, &active);
+        assert_eq!(asked, [(ProbeKind::Refresh, 0, names(&["de-bka"]))]);
+        let ahead = [Cover {
+            swept_at: NOW.plus(DAY * 300),
+            ..cover("de-bka", 1, 10, 0)
+        }];
+        let asked = ask(&ahead, &[("de-bka", 1)]);
         assert_eq!(asked, [(ProbeKind::Refresh, 0, names(&["de-bka"]))]);
         let due = next_refresh(&covers, &holders(&active), epoch(2), DAY * 7);
         assert_eq!(due, Some(NOW.minus(DAY)));

@@ -330,3 +330,102 @@ async fn batches_are_filled_up_to_their_size_and_counted_so() {
     assert!(used.is_some_and(|l| l.used_today > 0));
     assert_eq!(nl.threads().await.expect("listed").len(), 10);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_waits_for_the_broker_and_is_counted_there() {
+    let (mut sandbox, [nl, de]) = units(["nl-fiu", "de-bka"], "").await;
+    import(&nl, &numbers(0..3)).await;
+    import(&de, &numbers(0..3)).await;
+    nl.probe_by_itself("numbers").await.expect("set");
+    let found = async || held_by(&nl, "de-bka").await == numbers(0..3);
+    sandbox.eventually(found).await;
+    let threads = nl.threads().await.expect("listed");
+    sandbox.stop().await;
+    let decide = async |thread: &v1::RecordHit, decision: v1::HitDecision| {
+        let request = v1::ReviewHitRequest {
+            hit_id: thread.thread_id.clone(),
+            decision: decision.into(),
+            reason: "compared with the file".into(),
+            ..Default::default()
+        };
+        let decided = nl.analyst().review_hit(request).await;
+        decided.map(|answer| answer.into_inner().hit.unwrap_or_default())
+    };
+    for (thread, decision) in threads.iter().zip([
+        v1::HitDecision::Confirm,
+        v1::HitDecision::FalsePositive,
+        v1::HitDecision::NotRelevant,
+    ]) {
+        let straight = decide(thread, decision).await.expect_err("not looked at");
+        assert_eq!(straight.code(), tonic::Code::FailedPrecondition);
+        let begin = decide(thread, v1::HitDecision::BeginReview).await;
+        assert_eq!(begin.expect("begun").state(), v1::HitState::UnderReview);
+        // Two decisions of one hit at one instant could be one statement.
+        sandbox.clock.advance(Duration::from_secs(1));
+        let decided = decide(thread, decision).await.expect("decided");
+        assert!(decided.feedback_pending);
+    }
+    assert_eq!(nl.status().await.expect("a status").pending_feedback, 6);
+    sandbox.start().await;
+    let sent = async || nl.status().await.expect("a status").pending_feedback == 0;
+    sandbox.eventually(sent).await;
+    let rows = sandbox.operator().hit_statistics(None).await;
+    let rows = rows.expect("counted");
+    let counts: Vec<_> = rows
+        .iter()
+        .map(|row| (row.hits, row.confirmed, row.false_positives))
+        .collect();
+    assert_eq!(counts, [(3, 2, 1)]);
+    // The story names person and reason, and the list what is open.
+    let open = nl.overlaps().await.expect("listed");
+    assert_eq!(open.len(), 1, "the confirmed one");
+    let request = v1::GetRecordHitRequest {
+        hit_id: threads[0].thread_id.clone(),
+        why: String::new(),
+    };
+    let story = nl.analyst().get_record_hit(request).await.expect("told");
+    let story = story.into_inner();
+    let last = story.events.last().expect("an event");
+    assert!(
+        last.person.ends_with("/analyst/nl-fiu-person"),
+        "{}",
+        last.person
+    );
+    assert_eq!(last.reason, "compared with the file");
+    assert_eq!(last.feedback(), v1::FeedbackState::Taken);
+    assert_eq!(story.hit.unwrap_or_default().case_refs, ["2026-17"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_whose_time_is_over_matches_no_more() {
+    let (sandbox, [nl, de]) = units(["nl-fiu", "de-bka"], "").await;
+    let end = sandbox.clock_now().plus(HOUR);
+    let row = |value: &str, ends: bool| v1::ImportRow {
+        value: value.into(),
+        record_id: value.into(),
+        expires_at: ends.then(|| sotto_proto::convert::to_timestamp(end)),
+        ..Default::default()
+    };
+    let header = v1::ImportHeader {
+        dataset: "numbers".into(),
+        policy: "phone/1".into(),
+        ..Default::default()
+    };
+    let rows = v1::ImportRows {
+        rows: vec![row("+31612340001", true), row("+31612340002", false)],
+    };
+    use v1::import_dataset_request::Message;
+    let messages = [Message::Header(header), Message::Rows(rows)];
+    let messages = messages.map(|message| v1::ImportDatasetRequest {
+        message: Some(message),
+    });
+    let imported = de.datasets().import_dataset(tokio_stream::iter(messages));
+    imported.await.expect("imported");
+    import(&nl, &numbers(0..4)).await;
+    nl.probe_by_itself("numbers").await.expect("set");
+    let found = async || held_by(&nl, "de-bka").await == numbers(1..3);
+    sandbox.eventually(found).await;
+    sandbox.clock.advance(HOUR * 2);
+    let gone = async || held_by(&nl, "de-bka").await == numbers(2..3);
+    sandbox.eventually(gone).await;
+}
