@@ -6,6 +6,10 @@ check:
 test:
     cargo test --workspace --locked
 
+# What selectors and probes cost on this machine, as ratios of one run; `just bench --help` for more.
+bench *arguments:
+    cargo bench --locked -p sotto-tests --bench scale -- {{ arguments }}
+
 # One broker and three nodes on this machine, once through; `just quickstart --help` for more.
 quickstart *arguments="--once":
     deploy/quickstart.sh {{ arguments }}

@@ -11,6 +11,8 @@
 )]
 
 mod app;
+#[doc(hidden)]
+pub mod bench;
 mod cache;
 pub mod cli;
 pub mod config;

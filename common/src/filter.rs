@@ -6,6 +6,7 @@
 pub mod admission;
 mod build;
 mod class;
+mod distinct;
 pub mod layers;
 mod padding;
 mod positions;
@@ -22,6 +23,7 @@ use crate::secret::{Secret, Tag};
 
 pub use build::{BuildError, FilterBuilder, build};
 pub use class::Class;
+pub use distinct::DistinctTags;
 pub use positions::{BODY_WORDS_PER_BLOCK, HEAD_POSITIONS, Head, Locator, Positions};
 
 /// Bytes in a page (protocol §5).

@@ -158,6 +158,11 @@ impl Unit {
         self.program.kill().await;
     }
 
+    /// The id of its process.
+    pub fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
     /// What its process has logged.
     pub fn log_text(&self) -> String {
         self.program.log_text()

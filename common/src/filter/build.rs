@@ -1,16 +1,22 @@
 //! Building a filter: tags in, padding, and the node's own check before it uploads.
+//!
+//! The work goes page by page on all cores: tags lie in the order of their pages, so that a page is
+//! in the processor's cache while its bits are set.
 
-use bitvec::order::Lsb0;
-use bitvec::slice::BitSlice;
 use rand::CryptoRng;
-use zeroize::Zeroizing;
+use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
+use rayon::slice::ParallelSliceMut as _;
 
 use super::admission::{AdmissionError, Measure};
+use super::distinct::{DistinctTags, Firsts};
 use super::{Class, Filter, FilterParams, InvalidParams, Locator, PAGE_LEN, Positions, Salt};
 use crate::secret::Tag;
 
 /// Salts tried before a filter is given up: an honest one fails with one salt in many thousands.
 const SALTS: usize = 32;
+
+/// Pages that one core fills at a time.
+const PAGES_AT_ONCE: u32 = 64;
 
 /// Why no filter could be built.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +39,7 @@ pub enum BuildError {
 
 /// Builds a padded filter of the tags, the policy's canary tags among them (protocol §5.2).
 ///
-/// Repeats are dropped. Rules 2 and 3 of protocol §5.3 are applied here as the broker will, and
-/// another salt is drawn in the rare case that they fail.
+/// Repeats are dropped. Who needs to know first how many are left takes [`DistinctTags`].
 ///
 /// # Errors
 /// [`BuildError`] if the tags do not fit into the class, or `k` is out of bounds.
@@ -44,30 +49,51 @@ pub fn build(
     k: u8,
     rng: &mut impl CryptoRng,
 ) -> Result<Filter, BuildError> {
-    let params = FilterParams::new(class, k)?;
-    let mut tags = Zeroizing::new(tags.into_iter().collect::<Vec<_>>());
-    tags.sort_unstable();
-    tags.dedup();
-    let count = tags.len() as u64;
-    if count > class.capacity() {
-        return Err(BuildError::TooManyTags { tags: count, class });
+    DistinctTags::new(tags.into_iter().collect(), rng).build(class, k, rng)
+}
+
+impl DistinctTags {
+    /// Builds a padded filter of these tags.
+    ///
+    /// Rules 2 and 3 of protocol §5.3 are applied here as the broker will, and another salt is
+    /// drawn in the rare case that they fail.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the tags do not fit into the class, or `k` is out of bounds.
+    pub fn build(
+        mut self,
+        class: Class,
+        k: u8,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Filter, BuildError> {
+        let params = FilterParams::new(class, k)?;
+        let tags = self.len();
+        if tags > class.capacity() {
+            return Err(BuildError::TooManyTags { tags, class });
+        }
+        let mut outcome = self.attempt(params, rng);
+        for _ in 1..SALTS {
+            if outcome.is_ok() {
+                break;
+            }
+            self.salt_anew(rng);
+            outcome = self.attempt(params, rng);
+        }
+        outcome.map_err(BuildError::NoSalt)
     }
 
-    let mut attempt = || {
-        let mut builder = FilterBuilder::new(params, Salt::generate(rng));
-        builder.insert_all(&tags);
+    fn attempt(
+        &self,
+        params: FilterParams,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Filter, AdmissionError> {
+        let mut builder = FilterBuilder::new(params, self.salt().clone());
+        builder.insert_firsts(self.firsts());
         builder.pad(rng);
         let filter = builder.finish();
-        Measure::of(filter.bits(), k).check(params).map(|()| filter)
-    };
-    let mut outcome = attempt();
-    for _ in 1..SALTS {
-        if outcome.is_ok() {
-            break;
-        }
-        outcome = attempt();
+        let measure = Measure::of(filter.bits(), params.k());
+        measure.check(params).map(|()| filter)
     }
-    outcome.map_err(BuildError::NoSalt)
 }
 
 /// A filter under construction.
@@ -104,18 +130,40 @@ impl FilterBuilder {
 
     /// Adds one tag.
     pub fn insert(&mut self, tag: &Tag) {
-        self.insert_all(std::slice::from_ref(tag));
+        let positions = self.locator.locate(tag);
+        let start = positions.page() as usize * PAGE_LEN;
+        self.popcount += set(&mut self.bits[start..start + PAGE_LEN], &positions);
     }
 
-    /// Adds many tags, the positions of several computed at once.
+    /// Adds many tags; they are copied to be put in order.
     pub fn insert_all(&mut self, tags: &[Tag]) {
-        let Self {
-            locator,
-            bits,
-            popcount,
-            ..
-        } = self;
-        locator.locate_all(tags, |positions| *popcount += set(bits, positions));
+        let firsts = Firsts::of(tags.to_vec(), &self.salt);
+        self.insert_firsts(&firsts);
+    }
+
+    /// Adds tags that lie in the order of their pages: each core fills pages of its own.
+    fn insert_firsts(&mut self, firsts: &Firsts) {
+        let (locator, firsts) = (&self.locator, firsts.in_order());
+        let before = |page: u32| firsts.partition_point(|first| locator.page_of(first) < page);
+        let fresh = |(part, bits): (u32, &mut [u8])| {
+            let page = part * PAGES_AT_ONCE;
+            let own = &firsts[before(page)..before(page.saturating_add(PAGES_AT_ONCE))];
+            let mut fresh = 0;
+            locator.locate_firsts(own, |positions| {
+                let start = (positions.page() - page) as usize * PAGE_LEN;
+                fresh += set(&mut bits[start..start + PAGE_LEN], positions);
+            });
+            fresh
+        };
+        // Unwrap safety: a filter has fewer than 2^22 pages.
+        let number = |part: usize| u32::try_from(part).expect("a number of pages");
+        let parts = self
+            .bits
+            .par_chunks_mut(PAGES_AT_ONCE as usize * PAGE_LEN)
+            .enumerate();
+        self.popcount += parts
+            .map(|(part, bits)| fresh((number(part), bits)))
+            .sum::<u64>();
     }
 
     /// The filter as it stands; see [`Self::pad`].
@@ -129,13 +177,14 @@ impl FilterBuilder {
     }
 }
 
-/// Sets the bits of one tag; returns how many were clear before.
-fn set(bits: &mut [u8], positions: &Positions) -> u64 {
-    let start = positions.page() as usize * PAGE_LEN;
-    let page = BitSlice::<u8, Lsb0>::from_slice_mut(&mut bits[start..start + PAGE_LEN]);
+/// Sets the bits of one tag in its page; returns how many were clear before.
+fn set(page: &mut [u8], positions: &Positions) -> u64 {
     let mut fresh = 0;
     for &bit in positions.bits() {
-        fresh += u64::from(!page.replace(usize::from(bit), true));
+        // protocol §5.1: the least significant bit of a byte is its first.
+        let (byte, mask) = (&mut page[usize::from(bit / 8)], 1 << (bit % 8));
+        fresh += u64::from(*byte & mask == 0);
+        *byte |= mask;
     }
     fresh
 }

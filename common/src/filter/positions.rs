@@ -4,7 +4,7 @@
 //! one cache line. The body needs the blocks after it.
 
 use aes::Aes128;
-use aes::cipher::{Array, Block, BlockCipherEncrypt, KeyInit};
+use aes::cipher::{Array, Block, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 
 use super::{FilterParams, LINE_LEN, Salt};
 use crate::secret::Tag;
@@ -128,9 +128,39 @@ impl Locator {
             }
             self.cipher.encrypt_blocks(blocks);
             for blocks in blocks.chunks(per_tag) {
-                each(&self.positions_of(blocks));
+                each(&self.positions_of(&blocks[0], &blocks[1..]));
             }
         }
+    }
+
+    /// As [`Self::locate_all`], of tags that are given by their blocks 0, in order.
+    pub(super) fn locate_firsts(&self, firsts: &[Tag], mut each: impl FnMut(&Positions)) {
+        let per_tag = (usize::from(self.k) - HEAD_POSITIONS).div_ceil(BODY_WORDS_PER_BLOCK);
+        let mut tags = [Block::<Aes128>::default(); LANES];
+        let mut blocks = [Block::<Aes128>::default(); LANES * MAX_BLOCKS];
+        for firsts in firsts.chunks(LANES) {
+            let tags = &mut tags[..firsts.len()];
+            for (tag, first) in tags.iter_mut().zip(firsts) {
+                *tag = (*first.expose()).into();
+            }
+            self.cipher.decrypt_blocks(tags);
+            let blocks = &mut blocks[..firsts.len() * per_tag];
+            for (blocks, tag) in blocks.chunks_mut(per_tag).zip(&*tags) {
+                let tag = Tag::new((*tag).into());
+                for (counter, block) in (1..).zip(blocks) {
+                    *block = counter_block(&tag, counter);
+                }
+            }
+            self.cipher.encrypt_blocks(blocks);
+            for (body, first) in blocks.chunks(per_tag).zip(firsts) {
+                each(&self.positions_of(&(*first.expose()).into(), body));
+            }
+        }
+    }
+
+    /// The page of a tag that is given by its block 0.
+    pub(super) fn page_of(&self, first: &Tag) -> u32 {
+        self.head_of(&(*first.expose()).into()).page
     }
 
     /// protocol §5.1, first two points.
@@ -149,13 +179,13 @@ impl Locator {
     }
 
     /// protocol §5.1, all points: the head, then the low 15 bits of successive words.
-    fn positions_of(&self, blocks: &[Block<Aes128>]) -> Positions {
-        let head = self.head_of(&blocks[0]);
+    fn positions_of(&self, first: &Block<Aes128>, body: &[Block<Aes128>]) -> Positions {
+        let head = self.head_of(first);
         let mut bits = [0; MAX_K];
         bits[..HEAD_POSITIONS].copy_from_slice(&head.bits);
-        let words = blocks[1..].iter().flat_map(|block| block.chunks_exact(2));
-        let body = &mut bits[HEAD_POSITIONS..usize::from(self.k)];
-        for (bit, word) in body.iter_mut().zip(words) {
+        let words = body.iter().flat_map(|block| block.chunks_exact(2));
+        let rest = &mut bits[HEAD_POSITIONS..usize::from(self.k)];
+        for (bit, word) in rest.iter_mut().zip(words) {
             *bit = u16::from_be_bytes([word[0], word[1]]) & 0x7fff;
         }
         Positions {

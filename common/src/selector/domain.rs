@@ -1,5 +1,7 @@
 //! `domain/1`: domain names as A-labels.
 
+use std::borrow::Cow;
+
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use psl::Psl;
 
@@ -28,19 +30,36 @@ const MAX_LABEL_LEN: usize = 63;
 /// The domain as A-labels; `email/1` shares it.
 pub(super) fn canonical(input: &str) -> Result<String, Rejection> {
     let name = input.strip_suffix(DOTS).unwrap_or(input);
-    // Lengths are checked below: idna would let the root's dot pass.
-    let name = Uts46::new()
-        .to_ascii(name.as_bytes(), DENIED, Hyphens::Allow, DnsLength::Ignore)
-        .map_err(|_| Rejection::Malformed)?;
+    let name = match plain(name) {
+        Some(name) => name,
+        None => by_uts_46(name)?,
+    };
     let last = name.rsplit_once('.').map(|(_, last)| last);
     let is_name = name.len() <= MAX_LEN
         && name.split('.').all(is_label)
         && last.is_some_and(|last| !is_number(last));
     if is_name {
-        Ok(name.into_owned())
+        Ok(name)
     } else {
         Err(Rejection::Malformed)
     }
+}
+
+/// What UTS 46 makes of a name of ASCII letters, digits, `-`, `_` and dots, as most are: the same in
+/// lower case. `None` for any other, and where two hyphens may be those of an A-label.
+fn plain(name: &str) -> Option<String> {
+    let bytes = name.as_bytes();
+    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (bytes.iter().all(is_plain) && !bytes.windows(2).any(|two| two == b"--"))
+        .then(|| name.to_ascii_lowercase())
+}
+
+/// ToASCII of UTS 46 for any name. Lengths are not checked: idna would let the root's dot pass.
+fn by_uts_46(name: &str) -> Result<String, Rejection> {
+    Uts46::new()
+        .to_ascii(name.as_bytes(), DENIED, Hyphens::Allow, DnsLength::Ignore)
+        .map(Cow::into_owned)
+        .map_err(|_| Rejection::Malformed)
 }
 
 fn is_label(label: &str) -> bool {
@@ -69,6 +88,8 @@ pub(super) fn is_too_common(canonical: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::{Policy, tests::check};
     use super::*;
 
@@ -221,6 +242,84 @@ mod tests {
             "bl.uk",
         ] {
             assert!(!is_too_common(own), "{own}");
+        }
+    }
+
+    /// Names of the pieces that the two ways could differ in, and any text at all.
+    fn any_name() -> impl Strategy<Value = String> {
+        let pieces = [
+            "a",
+            "Z",
+            "0",
+            "9",
+            "-",
+            "--",
+            "_",
+            ".",
+            "..",
+            "xn",
+            "XN--",
+            "xn--",
+            "Xn--mnchen-3ya",
+            "xn--a",
+            "K",
+            "\u{212a}",
+            "ſ",
+            "ß",
+            "İ",
+            "ü",
+            "。",
+            "１",
+            "א",
+            "\u{ad}",
+            "\u{200d}",
+            " ",
+            "\u{7f}",
+            "@",
+            "0x1",
+            "example",
+            "COM",
+        ];
+        let built = proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..12)
+            .prop_map(|parts| parts.concat());
+        prop_oneof![
+            "[a-zA-Z0-9._-]{0,300}",
+            "[xXnN.-]{0,12}",
+            "[ -~]{0,40}",
+            "[\\x00-\\x7f]{0,20}",
+            built,
+            ".*",
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16_384))]
+
+        #[test]
+        fn a_plain_name_is_what_uts_46_makes_of_it(name in any_name()) {
+            if let Some(plain) = plain(&name) {
+                prop_assert_eq!(by_uts_46(&name), Ok(plain));
+            }
+        }
+    }
+
+    #[test]
+    fn every_ascii_character_but_those_of_names_goes_by_uts_46() {
+        for byte in 0..=0x7f_u8 {
+            let name = format!("a{}b.example", char::from(byte));
+            let expected = byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            assert_eq!(plain(&name).is_some(), expected, "{byte:#x}");
+            if let Some(plain) = plain(&name) {
+                assert_eq!(by_uts_46(&name), Ok(plain), "{byte:#x}");
+            }
+        }
+        for slow in [
+            "xn--a.example",
+            "a.XN--b.example",
+            "a--b.example",
+            "é.example",
+        ] {
+            assert_eq!(plain(slow), None, "{slow}");
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Building a filter from the store (protocol §5.2, §6): read page by page, tagged on all cores, and
 //! nothing of it held but the tags.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::filter::{Class, Filter, build};
+use sotto_common::filter::{Class, DistinctTags, Filter};
 use sotto_common::ids::{NodeId, PublicationId};
 use sotto_common::publication::{FilterHeader, LayerRole};
 use sotto_common::random::os_rng;
@@ -62,7 +63,7 @@ impl Plan<'_> {
     }
 
     /// What this layer adds to has the audience of its base.
-    fn audience(&self) -> std::collections::BTreeSet<NodeId> {
+    fn audience(&self) -> BTreeSet<NodeId> {
         let base = self.layers.iter().find(|layer| match self.step {
             Step::Base(_) => false,
             Step::Supplement { base, .. } => layer.role == LayerRole::Base && layer.version == base,
@@ -82,19 +83,24 @@ impl App {
     pub(super) async fn build_item(&self, plan: &Plan<'_>) -> Result<OutboxItem> {
         let policy = plan.policy;
         let max_class = self.max_class(policy).await?;
-        let mut tags = self.tags(plan).await?;
         let k = plan.epoch.manifest.profile.policy(policy)?.k;
-        let canaries = plan.epoch.manifest.policy(policy)?.canary_tags.clone();
+        let canaries: BTreeSet<_> = plan
+            .epoch
+            .manifest
+            .policy(policy)?
+            .canary_tags
+            .iter()
+            .collect();
+        // selectors.md: no selector is a canary, the stop-list sees to that.
+        let not_selectors = canaries.len() as u64;
+        let tags = self.tags(plan, canaries.into_iter().copied()).await?;
         let node = self.node.clone();
         let (selectors, filter) = off_the_runtime(move || {
-            tags.sort_unstable();
-            tags.dedup();
-            let selectors = tags.len() as u64;
-            tags.extend(canaries);
-            tags.sort_unstable();
-            tags.dedup();
-            let class = class_for(tags.len() as u64, max_class, policy, &node)?;
-            let filter = build(tags, class, k, &mut os_rng()).map_err(Error::internal)?;
+            let rng = &mut os_rng();
+            let tags = DistinctTags::new(tags, rng);
+            let class = class_for(tags.len(), max_class, policy, &node)?;
+            let selectors = tags.len() - not_selectors;
+            let filter = tags.build(class, k, rng).map_err(Error::internal)?;
             Ok((selectors, filter))
         })
         .await?;
@@ -116,12 +122,22 @@ impl App {
         Ok(item)
     }
 
-    /// The tags of what the layer holds, in no order, and more than once where a value stands in
-    /// several datasets.
-    async fn tags(&self, plan: &Plan<'_>) -> Result<Vec<Tag>> {
+    /// The tags of what the layer holds and those of the canaries, in no order, and more than once
+    /// where a value stands in several datasets.
+    async fn tags(
+        &self,
+        plan: &Plan<'_>,
+        canaries: impl ExactSizeIterator<Item = Tag>,
+    ) -> Result<Vec<Tag>> {
         let (policy, last) = (plan.policy, plan.wanted.last_selector);
         let mut after = plan.after();
-        let mut tags = Vec::new();
+        // Room for all at once: growing would hold ten million twice. A supplement needs less.
+        let selectors = match plan.step {
+            Step::Base(_) => usize::try_from(plan.wanted.selectors).unwrap_or(0),
+            Step::Supplement { .. } => 0,
+        };
+        let mut tags = Vec::with_capacity(selectors + canaries.len());
+        tags.extend(canaries);
         loop {
             let page = self
                 .store
