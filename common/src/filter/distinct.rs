@@ -172,7 +172,9 @@ mod tests {
         let class = Class::new(0).unwrap();
         let filter = distinct.build(class, DEFAULT_K, &mut rng).unwrap();
         let mut plain = FilterBuilder::new(filter.params(), filter.salt().clone());
-        tags(900).iter().for_each(|tag| plain.insert(tag));
+        for tag in &tags(900) {
+            plain.insert(tag);
+        }
         let plain = plain.finish();
         let held = std::iter::zip(plain.bits(), filter.bits()).all(|(a, b)| a & b == *a);
         assert!(held, "every bit of every tag is set");
