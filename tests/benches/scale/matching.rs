@@ -1,6 +1,6 @@
 //! The broker's matcher in this process, over the filters and tags that gRPC is measured with.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use rayon::iter::ParallelIterator as _;
 use rayon::slice::ParallelSlice as _;

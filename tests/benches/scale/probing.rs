@@ -1,7 +1,7 @@
 //! Probing through mTLS gRPC: a broker process, holders with filters, and a prober that speaks the
 //! protocol as a node does, beside the matcher alone.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

@@ -3,7 +3,8 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use serde::Serialize;
 use sotto_common::filter::DEFAULT_K;
@@ -83,8 +84,8 @@ pub(crate) async fn measure(list: &List) -> Through {
         policy: list.policy.name(),
         selectors: list.count,
         import_seconds: imported.as_secs_f64(),
-        build_seconds: (built - imported).as_secs_f64(),
-        upload_seconds: (begun.elapsed() - built).as_secs_f64(),
+        build_seconds: built.saturating_sub(imported).as_secs_f64(),
+        upload_seconds: begun.elapsed().saturating_sub(built).as_secs_f64(),
         import_peak_kb,
         peak_kb: peak_kb(&process),
         filter_bytes,
@@ -108,7 +109,7 @@ async fn import(unit: &Unit, list: &List) {
     });
     let messages = std::iter::from_fn(move || {
         let rows: Vec<_> = rows.by_ref().take(ROWS).collect();
-        (!rows.is_empty()).then(|| Message::Rows(v1::ImportRows { rows }))
+        (!rows.is_empty()).then_some(Message::Rows(v1::ImportRows { rows }))
     });
     let requests =
         std::iter::once(header)

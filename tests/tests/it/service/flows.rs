@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sotto_proto::v1;
+use sotto_proto::v1::import_dataset_request::Message;
 use sotto_tests::sandbox::profile;
 use sotto_tests::unit::{grounds, introduce};
 use sotto_tests::{Sandbox, Unit};
@@ -414,13 +415,13 @@ async fn a_row_whose_time_is_over_matches_no_more() {
     let rows = v1::ImportRows {
         rows: vec![row("+31612340001", true), row("+31612340002", false)],
     };
-    use v1::import_dataset_request::Message;
     let messages = [Message::Header(header), Message::Rows(rows)];
     let messages = messages.map(|message| v1::ImportDatasetRequest {
         message: Some(message),
     });
-    let imported = de.datasets().import_dataset(tokio_stream::iter(messages));
-    imported.await.expect("imported");
+    let stream = tokio_stream::iter(messages);
+    let imported = de.datasets().import_dataset(stream).await;
+    imported.expect("imported");
     import(&nl, &numbers(0..4)).await;
     nl.probe_by_itself("numbers").await.expect("set");
     let found = async || held_by(&nl, "de-bka").await == numbers(1..3);
