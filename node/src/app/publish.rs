@@ -24,7 +24,7 @@ use super::epochs::EpochKeys;
 use super::jobs::{JobState, Reporter, interrupted, told};
 use super::{App, is_of_the_caller, off_the_runtime};
 use crate::broker::{Backoff, ask, is_passing};
-use crate::store::{Layer, OutboxItem, Publishing};
+use crate::store::{Layer, OutboxItem, Publishing, StoredEpoch};
 use build::Plan;
 use plan::{Step, Why, next_step};
 
@@ -235,6 +235,10 @@ impl App {
             }
             return Ok(None);
         };
+        if let Step::Withdraw(publication) = step {
+            self.withdraw_layer(publication).await?;
+            return Ok(Some(step));
+        }
         let plan = Plan {
             policy,
             epoch: &epoch,
@@ -316,9 +320,15 @@ impl App {
                 _ => {}
             }
         }
+        let (stored, now) = (self.store.epochs().await?, self.clock.now());
         for layer in self.store.layers(policy).await? {
             let of_epoch = layer.epoch == epoch.manifest.epoch;
-            if of_epoch && !active.contains(&layer.publication.as_bytes()[..]) {
+            let goes_on = |epoch: &StoredEpoch| {
+                epoch.manifest.epoch == layer.epoch && epoch.manifest.covers(now)
+            };
+            if !stored.iter().any(goes_on) {
+                self.store.delete_layer(layer.publication).await?;
+            } else if of_epoch && !active.contains(&layer.publication.as_bytes()[..]) {
                 tracing::warn!(%policy, version = layer.version, "a filter has ended at the broker");
                 self.store.delete_layer(layer.publication).await?;
             }
@@ -327,6 +337,21 @@ impl App {
         Ok(versions
             .find(|last| last.policy == policy.name())
             .map_or(0, |last| last.version))
+    }
+
+    /// Withdraws a base of the epoch before, and its supplements with it; one that has ended at the
+    /// broker is done.
+    async fn withdraw_layer(&self, publication: PublicationId) -> Result<()> {
+        let request = v1::WithdrawPublicationRequest {
+            community: self.community.to_string(),
+            publication_id: publication.as_bytes().to_vec().into(),
+        };
+        let outcome = ask!(self.broker.publications(), withdraw_publication, request).await;
+        match outcome.map_err(|error| (error.code, error)) {
+            Ok(_) | Err((ErrorCode::PublicationState | ErrorCode::PublicationUnknown, _)) => {}
+            Err((_, error)) => return Err(error),
+        }
+        self.store.delete_layer(publication).await
     }
 
     /// Ends an upload that nobody goes on with: the broker bounds how many may be open.

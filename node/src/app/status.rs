@@ -54,6 +54,11 @@ impl App {
             let (layers, wanted) = self.published(policy).await?;
             let step =
                 epoch.and_then(|epoch| next_step(epoch, &layers, &wanted, false, self.clock.now()));
+            let latest = layers.last().map(|layer| layer.epoch);
+            let layers: Vec<_> = layers
+                .into_iter()
+                .filter(|layer| Some(layer.epoch) == latest)
+                .collect();
             let base = layers.iter().rfind(|layer| layer.role == LayerRole::Base);
             let last = layers.last();
             let published: u64 = layers.iter().map(|layer| layer.selectors).sum();
@@ -68,7 +73,7 @@ impl App {
                 supplements: u32::try_from(layers.len().saturating_sub(1)).unwrap_or(u32::MAX),
                 selectors: published,
                 waiting: self.store.count_published(policy, after).await?,
-                removal_waits: step == Some(Step::Base(Why::Removal)),
+                removal_waits: matches!(step, Some(Step::Base(Why::Removal) | Step::Withdraw(_))),
                 next_base_at: wanted.next_base.map(to_timestamp),
                 waiting_for: problem.unwrap_or_default(),
             });

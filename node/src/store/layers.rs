@@ -216,7 +216,8 @@ impl Store {
         names.iter().map(|name| typed(name)).collect()
     }
 
-    /// What was uploaded is active: it leaves the outbox; a base takes the place of every layer.
+    /// What was uploaded is active: it leaves the outbox; a base takes the place of every layer of
+    /// its epoch.
     ///
     /// # Errors
     /// Those of the store.
@@ -235,12 +236,15 @@ impl Store {
                         .execute(&mut *tx)
                         .await
                         .map_err(db_error)?;
-                    sqlx::query("DELETE FROM layers WHERE policy = $1 AND $2 IS NULL")
-                        .bind(header.policy.name())
-                        .bind(base)
-                        .execute(&mut *tx)
-                        .await
-                        .map_err(db_error)?;
+                    sqlx::query(
+                        "DELETE FROM layers WHERE policy = $1 AND epoch = $3 AND $2 IS NULL",
+                    )
+                    .bind(header.policy.name())
+                    .bind(base)
+                    .bind(header.epoch.get())
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(db_error)?;
                     sqlx::query(
                         "INSERT OR REPLACE INTO layers (publication_id, policy, epoch, version,
                              supplement_of, last_selector, removals, selectors, class, bytes,

@@ -37,7 +37,7 @@ pub(super) struct Plan<'a> {
 impl Plan<'_> {
     fn role(&self) -> LayerRole {
         match self.step {
-            Step::Base(_) => LayerRole::Base,
+            Step::Base(_) | Step::Withdraw(_) => LayerRole::Base,
             Step::Supplement { base, .. } => LayerRole::SupplementOf(base),
         }
     }
@@ -57,7 +57,7 @@ impl Plan<'_> {
     /// The selector after which the layer begins.
     fn after(&self) -> SelectorId {
         match self.step {
-            Step::Base(_) => 0,
+            Step::Base(_) | Step::Withdraw(_) => 0,
             Step::Supplement { after, .. } => after,
         }
     }
@@ -65,8 +65,11 @@ impl Plan<'_> {
     /// What this layer adds to has the audience of its base.
     fn audience(&self) -> BTreeSet<NodeId> {
         let base = self.layers.iter().find(|layer| match self.step {
-            Step::Base(_) => false,
-            Step::Supplement { base, .. } => layer.role == LayerRole::Base && layer.version == base,
+            Step::Base(_) | Step::Withdraw(_) => false,
+            Step::Supplement { base, .. } => {
+                let of_epoch = layer.epoch == self.epoch.manifest.epoch;
+                of_epoch && layer.role == LayerRole::Base && layer.version == base
+            }
         });
         base.map_or_else(
             || self.wanted.audience.clone(),
@@ -133,7 +136,9 @@ impl App {
         let mut after = plan.after();
         // Room for all at once: growing would hold ten million twice. A supplement needs less.
         let selectors = match plan.step {
-            Step::Base(_) => usize::try_from(plan.wanted.selectors).unwrap_or(0),
+            Step::Base(_) | Step::Withdraw(_) => {
+                usize::try_from(plan.wanted.selectors).unwrap_or(0)
+            }
             Step::Supplement { .. } => 0,
         };
         let mut tags = Vec::with_capacity(selectors + canaries.len());

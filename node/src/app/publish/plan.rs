@@ -1,15 +1,18 @@
 //! What to publish next of one policy (protocol §5.4), as a function of what is and what should be.
 
 use sotto_common::filter::layers::MAX_SUPPLEMENTS;
-use sotto_common::ids::Epoch;
+use sotto_common::ids::{Epoch, PublicationId};
 use sotto_common::publication::LayerRole;
 use sotto_common::time::Timestamp;
 
 use crate::store::{Layer, Publishing, SelectorId};
 
-/// The next layer.
+/// What is done next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
+    /// A base of the epoch before, which is accepted for a while longer, is withdrawn: it holds what
+    /// was removed since, or is for others.
+    Withdraw(PublicationId),
     /// A base of everything.
     Base(Why),
     /// A supplement on the base of this version, of what came after a selector.
@@ -47,6 +50,13 @@ pub(crate) fn next_step(
     asked: bool,
     now: Timestamp,
 ) -> Option<Step> {
+    let outdated = |layer: &&Layer| {
+        let is_base = layer.epoch != epoch && layer.role == LayerRole::Base;
+        is_base && (layer.removals != wanted.removals || layer.audience != wanted.audience)
+    };
+    if let Some(layer) = layers.iter().find(outdated) {
+        return Some(Step::Withdraw(layer.publication));
+    }
     let mut present = layers.iter().filter(|layer| layer.epoch == epoch);
     let Some(base) = present.clone().find(|layer| layer.role == LayerRole::Base) else {
         return (wanted.selectors > 0).then_some(Step::Base(Why::First));
@@ -87,7 +97,6 @@ pub(crate) fn next_step(
 mod tests {
     use std::collections::BTreeSet;
 
-    use sotto_common::ids::PublicationId;
     use sotto_common::random::os_rng;
     use sotto_common::selector::Policy;
 
@@ -187,6 +196,24 @@ mod tests {
         assert_eq!(step(&layers, &due), Some(Step::Base(Why::Scheduled)));
         let asked = next_step(epoch(2), &layers, &wanted(10), true, NOW);
         assert_eq!(asked, Some(Step::Base(Why::Asked)));
+    }
+
+    #[test]
+    fn a_filter_of_the_epoch_before_stays_until_something_of_it_is_removed() {
+        let earlier = Layer {
+            epoch: epoch(1),
+            ..layer(9, LayerRole::Base, 10)
+        };
+        let layers = [earlier, layer(1, LayerRole::Base, 10)];
+        assert_eq!(step(&layers, &wanted(10)), None);
+        let removed = Publishing {
+            removals: 4,
+            ..wanted(10)
+        };
+        let expected = Some(Step::Withdraw(layers[0].publication));
+        assert_eq!(step(&layers, &removed), expected);
+        let removal = Some(Step::Base(Why::Removal));
+        assert_eq!(step(&layers[1..], &removed), removal);
     }
 
     #[test]

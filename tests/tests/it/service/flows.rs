@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sotto_common::ids::Role;
 use sotto_proto::v1;
 use sotto_proto::v1::import_dataset_request::Message;
+use sotto_proto::v1::publication_service_client::PublicationServiceClient;
 use sotto_tests::sandbox::profile;
 use sotto_tests::unit::{grounds, introduce};
-use sotto_tests::{Sandbox, Unit};
+use sotto_tests::{COMMUNITY, Sandbox, Unit};
 
 use super::world::is_settled;
 
@@ -288,6 +290,27 @@ async fn an_epoch_is_taken_by_itself_and_its_hits_join_the_threads() {
         .map(|t| t.thread_id)
         .collect();
     assert_eq!(now, threads, "no thread is new, and none is shown twice");
+    // The epoch before is accepted for a while longer: what is removed matches under neither.
+    de.remove("numbers", &numbers(10..30))
+        .await
+        .expect("removed");
+    de.publish().await.expect("published");
+    let channel = sandbox.lab().channel(Role::Node, "de-bka", &sandbox.url());
+    let request = v1::ListPublicationsRequest {
+        community: COMMUNITY.into(),
+        epoch: 1,
+        policy: String::new(),
+    };
+    let mut broker = PublicationServiceClient::new(channel);
+    let listed = broker.list_publications(request).await.expect("listed");
+    let states = listed.into_inner().publications;
+    assert!(!states.is_empty());
+    let active = |p: &v1::Publication| p.state() == v1::PublicationState::Active;
+    assert!(!states.iter().any(active), "{states:?}");
+    let status = de.status().await.expect("a status");
+    assert!(status.publications.iter().all(|row| !row.removal_waits));
+    let gone = async || held_by(&nl, "de-bka").await.is_empty();
+    sandbox.eventually(gone).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
