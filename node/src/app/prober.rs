@@ -125,7 +125,7 @@ impl App {
             let Some((epoch, holders)) = self.asked_now(policy).await? else {
                 return Ok(None);
             };
-            let (next, mut wake) = self.next_session(policy, &epoch, &holders).await?;
+            let (next, wake) = self.next_session(policy, &epoch, &holders).await?;
             let Some(mut session) = next else {
                 return Ok(wake);
             };
@@ -138,9 +138,8 @@ impl App {
                 let (total, begun) = (session.total, session.started_at);
                 let (allowed, more_at) = allowance(total, begun, self.clock.now(), self.spread());
                 if session.probed >= allowed {
-                    // What comes before it was asked already.
-                    wake = earlier(wake, Some(more_at));
-                    return Ok(wake);
+                    // What comes before it was asked already. The time of the refresh itself is past.
+                    return Ok(Some(more_at));
                 }
                 service.allowed = allowed;
             }

@@ -177,14 +177,17 @@ impl App {
         key: &PublicationKey,
         reporter: &Reporter<PublishProgress>,
     ) -> Result<()> {
-        reporter.update(|p| "the publication before it".clone_into(&mut p.waiting_for));
-        let _turn = self.publishing.acquire().await.map_err(Error::internal)?;
         let mut backoff = Backoff::default();
         let (mut rebuilds, mut asked) = (0, key.asked);
         loop {
+            // Given up before a pause: what one policy waits for is not waited for by the others.
+            let turn = self.publishing.acquire().await.map_err(Error::internal)?;
             reporter.update(|p| p.waiting_for.clear());
-            let layer = self.next_layer(key.policy, asked, reporter, &mut backoff);
-            let error = match layer.await {
+            let layer = self
+                .next_layer(key.policy, asked, reporter, &mut backoff)
+                .await;
+            drop(turn);
+            let error = match layer {
                 Ok(None) => return Ok(()),
                 Ok(Some(step)) => {
                     asked &= !matches!(step, Step::Base(_));
@@ -230,9 +233,13 @@ impl App {
         let now = self.clock.now();
         let step = next_step(epoch.manifest.epoch, &layers, &wanted, asked, now);
         let Some(step) = step else {
-            if let Some(layer) = layers.last() {
-                reporter.update(|p| *p = PublishProgress::of_layer(layer));
-            }
+            // With nothing to publish, nothing matches, as it should be.
+            let nothing = PublishProgress {
+                active: true,
+                ..PublishProgress::default()
+            };
+            let told = layers.last().map_or(nothing, PublishProgress::of_layer);
+            reporter.update(|p| *p = told);
             return Ok(None);
         };
         if let Step::Withdraw(publication) = step {
@@ -327,10 +334,10 @@ impl App {
                 epoch.manifest.epoch == layer.epoch && epoch.manifest.covers(now)
             };
             if !stored.iter().any(goes_on) {
-                self.store.delete_layer(layer.publication).await?;
+                self.store.delete_stack(layer.publication).await?;
             } else if of_epoch && !active.contains(&layer.publication.as_bytes()[..]) {
                 tracing::warn!(%policy, version = layer.version, "a filter has ended at the broker");
-                self.store.delete_layer(layer.publication).await?;
+                self.store.delete_stack(layer.publication).await?;
             }
         }
         let mut versions = answer.last_versions.iter();
@@ -351,7 +358,7 @@ impl App {
             Ok(_) | Err((ErrorCode::PublicationState | ErrorCode::PublicationUnknown, _)) => {}
             Err((_, error)) => return Err(error),
         }
-        self.store.delete_layer(publication).await
+        self.store.delete_stack(publication).await
     }
 
     /// Ends an upload that nobody goes on with: the broker bounds how many may be open.

@@ -156,7 +156,8 @@ impl App {
             if layers.is_empty() {
                 continue;
             }
-            wake = earlier(wake, wanted.next_base);
+            // One that is due and was not made waits for its setback, or for a change.
+            wake = earlier(wake, wanted.next_base.filter(|&at| at > now));
             // Drawn by a clock that was ahead, and set back since.
             let latest = now.plus(self.settings.publisher.base_every.0 * 2);
             if wanted.next_base.is_some_and(|at| at > latest) {

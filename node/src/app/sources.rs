@@ -318,7 +318,10 @@ impl App {
         before: u64,
         may_shrink: bool,
     ) -> Result<()> {
-        let left = self.store.count_staged(import.staged()).await?;
+        let left = self
+            .store
+            .count_staged(import.staged(), self.clock.now())
+            .await?;
         if may_shrink {
             import.may_empty();
         } else if left.saturating_mul(2) < before {

@@ -134,7 +134,6 @@ impl App {
             }
         }
         actions.extend(self.source_problems());
-        actions.extend(self.source_problems());
         if status.new_hits > 0 {
             actions.push(format!(
                 "{} hits are new: `sotto-node hits ls --state NEW`",

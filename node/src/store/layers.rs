@@ -273,19 +273,23 @@ impl Store {
             .await
     }
 
-    /// Forgets a layer that is not active any more.
+    /// Forgets the stack that a layer is of: not all of it is active any more, and a new base makes
+    /// it whole.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_layer(&self, publication: PublicationId) -> Result<()> {
+    pub async fn delete_stack(&self, publication: PublicationId) -> Result<()> {
         self.db
-            .run_tx("delete_layer", |tx| {
+            .run_tx("delete_stack", |tx| {
                 async move {
-                    sqlx::query("DELETE FROM layers WHERE publication_id = $1")
-                        .bind(&publication.as_bytes()[..])
-                        .execute(tx)
-                        .await
-                        .map_err(db_error)?;
+                    sqlx::query(
+                        "DELETE FROM layers WHERE (policy, epoch) IN
+                             (SELECT policy, epoch FROM layers WHERE publication_id = $1)",
+                    )
+                    .bind(&publication.as_bytes()[..])
+                    .execute(tx)
+                    .await
+                    .map_err(db_error)?;
                     Ok(())
                 }
                 .scope_boxed()

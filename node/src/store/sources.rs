@@ -104,11 +104,13 @@ impl Store {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn count_staged(&self, import: ImportId) -> Result<u64> {
+    pub async fn count_staged(&self, import: ImportId, now: Timestamp) -> Result<u64> {
         let count = sqlx::query_scalar(
-            "SELECT count(DISTINCT canonical_index) FROM staged_rows WHERE import_id = $1",
+            "SELECT count(DISTINCT canonical_index) FROM staged_rows
+             WHERE import_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
         )
         .bind(import.0)
+        .bind(now.micros())
         .fetch_one(self.db.read())
         .await
         .map_err(db_error)?;
