@@ -303,10 +303,10 @@ async fn an_epoch_is_taken_by_itself_and_its_hits_join_the_threads() {
     };
     let mut broker = PublicationServiceClient::new(channel);
     let listed = broker.list_publications(request).await.expect("listed");
-    let states = listed.into_inner().publications;
-    assert!(!states.is_empty());
+    let earlier = listed.into_inner().publications;
+    assert!(!earlier.is_empty());
     let active = |p: &v1::Publication| p.state() == v1::PublicationState::Active;
-    assert!(!states.iter().any(active), "{states:?}");
+    assert!(!earlier.iter().any(active), "{earlier:?}");
     let status = de.status().await.expect("a status");
     assert!(status.publications.iter().all(|row| !row.removal_waits));
     let gone = async || held_by(&nl, "de-bka").await.is_empty();
