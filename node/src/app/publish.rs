@@ -26,7 +26,7 @@ use super::{App, is_of_the_caller, off_the_runtime};
 use crate::broker::{Backoff, ask, is_passing};
 use crate::store::{Layer, OutboxItem, Publishing, StoredEpoch};
 use build::Plan;
-use plan::{Step, Why, next_step};
+use plan::{Step, next_step};
 
 /// How often a filter that the broker found stale is built anew.
 const REBUILDS: u32 = 3;
@@ -267,11 +267,7 @@ impl App {
             }
         });
         self.upload(&item, reporter, backoff).await?;
-        self.store.put_layer(&item, self.clock.now()).await?;
-        self.remove_file(item.header.publication).await;
-        if step == Step::Base(Why::Scheduled) || wanted.next_base.is_none() {
-            self.schedule_base(policy).await?;
-        }
+        self.note_layer(&item).await?;
         reporter.update(|p| {
             p.acknowledged = p.total;
             p.active = true;
@@ -320,8 +316,7 @@ impl App {
                     active.insert(id.to_vec());
                     // Activated, and the answer, or the note of it here, was lost.
                     if let Some(item) = waiting.as_ref().filter(|_| is_waiting(id)) {
-                        self.store.put_layer(item, self.clock.now()).await?;
-                        self.remove_file(item.header.publication).await;
+                        self.note_layer(item).await?;
                     }
                 }
                 _ => {}
@@ -344,6 +339,18 @@ impl App {
         Ok(versions
             .find(|last| last.policy == policy.name())
             .map_or(0, |last| last.version))
+    }
+
+    /// Notes that what was uploaded is active. A base that comes when one is due, or is the first,
+    /// is the one of its period: the next one is drawn with it.
+    async fn note_layer(&self, item: &OutboxItem) -> Result<()> {
+        let (policy, now) = (item.header.policy, self.clock.now());
+        let due = self.store.publishing(policy).await?.next_base;
+        let is_base = item.header.role == LayerRole::Base;
+        let next = (is_base && due.is_none_or(|at| at <= now)).then(|| self.draw_next_base());
+        self.store.put_layer(item, now, next).await?;
+        self.remove_file(item.header.publication).await;
+        Ok(())
     }
 
     /// Withdraws a base of the epoch before, and its supplements with it; one that has ended at the

@@ -161,7 +161,8 @@ impl App {
             // Drawn by a clock that was ahead, and set back since.
             let latest = now.plus(self.settings.publisher.base_every.0 * 2);
             if wanted.next_base.is_some_and(|at| at > latest) {
-                self.schedule_base(policy).await?;
+                let anew = self.draw_next_base();
+                self.store.set_next_base(policy, anew).await?;
                 wake = earlier(wake, Some(now));
             }
         }
@@ -203,14 +204,10 @@ impl App {
         self.setbacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws when the next base of a policy is due.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub(super) async fn schedule_base(&self, policy: Policy) -> Result<()> {
+    /// Draws when the next base is due.
+    pub(super) fn draw_next_base(&self) -> Timestamp {
         let every = self.settings.publisher.base_every.0;
-        let at = next_base(self.clock.now(), every, &mut os_rng());
-        self.store.set_next_base(policy, at).await
+        next_base(self.clock.now(), every, &mut os_rng())
     }
 }
 

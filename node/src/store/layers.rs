@@ -9,8 +9,8 @@ use sotto_common::publication::LayerRole;
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::db_error;
 use sotto_common::time::Timestamp;
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
 use super::{OutboxItem, SelectorId, Store, damaged, signed, time, typed, unsigned};
 
@@ -169,19 +169,7 @@ impl Store {
     pub async fn set_next_base(&self, policy: Policy, at: Timestamp) -> Result<()> {
         self.db
             .run_tx("set_next_base", |tx| {
-                async move {
-                    sqlx::query(
-                        "INSERT INTO publishing (policy, next_base) VALUES ($1, $2)
-                         ON CONFLICT (policy) DO UPDATE SET next_base = excluded.next_base",
-                    )
-                    .bind(policy.name())
-                    .bind(at.micros())
-                    .execute(tx)
-                    .await
-                    .map_err(db_error)?;
-                    Ok(())
-                }
-                .scope_boxed()
+                set_next_base(tx, policy, at).scope_boxed()
             })
             .await
     }
@@ -217,11 +205,16 @@ impl Store {
     }
 
     /// What was uploaded is active: it leaves the outbox; a base takes the place of every layer of
-    /// its epoch.
+    /// its epoch. With it, when the next base is due, if that is drawn anew.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn put_layer(&self, item: &OutboxItem, now: Timestamp) -> Result<()> {
+    pub async fn put_layer(
+        &self,
+        item: &OutboxItem,
+        now: Timestamp,
+        next_base: Option<Timestamp>,
+    ) -> Result<()> {
         let header = &item.header;
         let base = match header.role {
             LayerRole::Base => None,
@@ -263,9 +256,12 @@ impl Store {
                     .bind(signed(header.params.byte_len()))
                     .bind(audience)
                     .bind(now.micros())
-                    .execute(tx)
+                    .execute(&mut *tx)
                     .await
                     .map_err(db_error)?;
+                    if let Some(at) = next_base {
+                        set_next_base(tx, header.policy, at).await?;
+                    }
                     Ok(())
                 }
                 .scope_boxed()
@@ -296,4 +292,17 @@ impl Store {
             })
             .await
     }
+}
+
+async fn set_next_base(tx: &mut SqliteConnection, policy: Policy, at: Timestamp) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO publishing (policy, next_base) VALUES ($1, $2)
+         ON CONFLICT (policy) DO UPDATE SET next_base = excluded.next_base",
+    )
+    .bind(policy.name())
+    .bind(at.micros())
+    .execute(tx)
+    .await
+    .map_err(db_error)?;
+    Ok(())
 }
