@@ -101,6 +101,20 @@ error_codes! {
     LimitReached = "LIMIT_REACHED",
     /// The hit is not known, or not the caller's.
     HitUnknown = "HIT_UNKNOWN",
+    /// The follow-up is not known, or the caller is no party to it.
+    FollowUpUnknown = "FOLLOW_UP_UNKNOWN",
+    /// A step that does not fit the follow-up: another order, party or state than is due.
+    FollowUpMismatch = "FOLLOW_UP_MISMATCH",
+    /// A request or an answer misses what the law asks for; details name the fields.
+    FormIncomplete = "FORM_INCOMPLETE",
+    /// The person who drafted something may not approve it.
+    SamePerson = "SAME_PERSON",
+    /// Something sealed does not open, or is not what its sender has signed.
+    SealInvalid = "SEAL_INVALID",
+    /// The attachment is not known, or not of this follow-up.
+    AttachmentUnknown = "ATTACHMENT_UNKNOWN",
+    /// An attachment is not whole yet, or its bytes are not those that were announced.
+    AttachmentState = "ATTACHMENT_STATE",
     /// A state machine does not have this move; the text names both states.
     IllegalTransition = "ILLEGAL_TRANSITION",
     /// A page token or cursor that this service did not give.

@@ -191,6 +191,23 @@ uuid_id! {
     SessionId, "probe session id"
 }
 uuid_id! {
+    /// A follow-up.
+    FollowUpId, "follow-up id"
+}
+impl FollowUpId {
+    /// The id of a vector, which need not be a UUIDv7. Ids off the wire come by
+    /// [`FollowUpId::from_slice`].
+    #[must_use]
+    pub const fn of_vector(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+uuid_id! {
+    /// A file that goes with an answer.
+    AttachmentId, "attachment id"
+}
+uuid_id! {
     /// One run of a broker, among those that serve one ledger.
     ReplicaId, "replica id"
 }

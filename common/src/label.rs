@@ -83,8 +83,9 @@ pub(crate) fn length_prefix(len: usize) -> Option<[u8; 2]> {
 pub struct Context(Zeroizing<Vec<u8>>);
 
 impl Context {
-    /// Room for every context string of bounded length: growing would leave unwiped copies.
-    const ROOM: usize = 512;
+    /// Room for every context string of bounded length, a canonical value of 1024 bytes among its
+    /// fields: growing would leave unwiped copies.
+    const ROOM: usize = 1536;
 
     /// Begins with a label.
     #[must_use]

@@ -4,13 +4,14 @@
 //! (configuration, TLS, identity, telemetry, shutdown) is the one exception, and both daemons
 //! share it. A newcomer finds protocol §2 in [`ids`], §3 in [`epoch`], §4 in [`tag`], §5 in
 //! [`filter`], §6 in [`publication`], §7 in [`probe`] and [`hit`], §8 in [`membership`] and
-//! [`sealed`], §9 in [`dsse`], selectors.md in [`selector`], and workflow.md in [`grounds`] and
-//! [`hit`].
+//! [`sealed`], §9 in [`dsse`], §10 in [`followup`], selectors.md in [`selector`], and workflow.md in
+//! [`grounds`], [`hit`] and [`followup`].
 
 pub mod dsse;
 pub mod epoch;
 pub mod error;
 pub mod filter;
+pub mod followup;
 pub mod grounds;
 pub mod hit;
 pub mod ids;

@@ -3,7 +3,7 @@
 //! What is sealed is bound to its purpose and its roles by [`SealInfo`], and to the statement
 //! around it by `aad`.
 
-use hpke::aead::ChaCha20Poly1305;
+use hpke::aead::{AeadCtxR, AeadCtxS, ChaCha20Poly1305};
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
@@ -12,7 +12,8 @@ use rand::{CryptoRng, SeedableRng as _};
 use std::fmt;
 use zeroize::Zeroizing;
 
-use crate::ids::{CommunityId, Epoch, NodeId};
+use crate::followup::SealedPart;
+use crate::ids::{CommunityId, Epoch, FollowUpId, NodeId};
 use crate::label::{Context, Label};
 use crate::secret::Secret;
 
@@ -56,6 +57,9 @@ impl Suite {
         }
     }
 
+    /// Bytes of the encapsulated key.
+    pub const ENC_LEN: usize = 32;
+
     /// KEM, KDF and AEAD id.
     pub const fn ids(self) -> (u16, u16, u16) {
         match self {
@@ -75,6 +79,23 @@ impl SealInfo {
             Context::new(Label::EpochKey)
                 .text(community.as_str())
                 .number(epoch.get())
+                .text(recipient.as_str()),
+        )
+    }
+
+    /// For one part of a follow-up (protocol §10):
+    /// `"sotto/v1 follow-up" ‖ LP(step) ‖ follow-up id[16] ‖ LP(sender) ‖ LP(recipient)`.
+    pub fn follow_up(
+        part: SealedPart,
+        follow_up: FollowUpId,
+        sender: &NodeId,
+        recipient: &NodeId,
+    ) -> Self {
+        Self(
+            Context::new(Label::FollowUp)
+                .text(part.as_str())
+                .raw(follow_up.as_bytes())
+                .text(sender.as_str())
                 .text(recipient.as_str()),
         )
     }
@@ -159,6 +180,70 @@ impl HpkePublicKey {
     }
 }
 
+impl HpkePublicKey {
+    /// Begins a context that seals several texts in order (RFC 9180 §5.2).
+    ///
+    /// # Errors
+    /// As [`HpkePublicKey::seal`].
+    pub fn begin(
+        &self,
+        info: &SealInfo,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(Vec<u8>, SealingContext), SealError> {
+        let begun = hpke::setup_sender_with_rng::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+            &OpModeS::Base,
+            &self.0,
+            info.as_bytes(),
+            rng,
+        );
+        let (enc, context) = begun.map_err(|_| SealError::InvalidKey)?;
+        Ok((enc.to_bytes().to_vec(), SealingContext(context)))
+    }
+}
+
+/// Seals texts one after another to one key.
+pub struct SealingContext(AeadCtxS<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>);
+
+impl SealingContext {
+    /// Seals the next text.
+    ///
+    /// # Errors
+    /// [`SealError::CannotOpen`] after 2^64 − 1 texts, which nobody lives to see.
+    pub fn seal(&mut self, plaintext: &[u8], aad: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.0
+            .seal(plaintext, aad)
+            .map_err(|_| SealError::CannotOpen)
+    }
+}
+
+/// Opens, in the same order, what a [`SealingContext`] has sealed.
+pub struct OpeningContext(AeadCtxR<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>);
+
+impl OpeningContext {
+    /// Opens the next text.
+    ///
+    /// # Errors
+    /// [`SealError::CannotOpen`] if it is not the next one, or anything else differs.
+    pub fn open(&mut self, ciphertext: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        self.0
+            .open(ciphertext, aad)
+            .map(Zeroizing::new)
+            .map_err(|_| SealError::CannotOpen)
+    }
+}
+
+impl fmt::Debug for SealingContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealingContext(redacted)")
+    }
+}
+
+impl fmt::Debug for OpeningContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpeningContext(redacted)")
+    }
+}
+
 impl fmt::Debug for HpkePublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HpkePublicKey({})", hex::encode(self.0.to_bytes()))
@@ -230,6 +315,27 @@ impl HpkeKeyPair {
         )
         .map(Zeroizing::new)
         .map_err(|_| SealError::CannotOpen)
+    }
+}
+
+impl HpkeKeyPair {
+    /// Begins to open what was sealed text by text to this key.
+    ///
+    /// # Errors
+    /// [`SealError::InvalidKey`] if `enc` is not of the suite.
+    pub fn begin(
+        &self,
+        suite: Suite,
+        enc: &[u8],
+        info: &SealInfo,
+    ) -> Result<OpeningContext, SealError> {
+        let enc = match suite {
+            Suite::X25519Sha256ChaCha20Poly1305 => Deserializable::from_bytes(enc),
+        };
+        let enc = enc.map_err(|_| SealError::InvalidKey)?;
+        hpke::setup_receiver(&OpModeR::Base, &self.private, &enc, info.as_bytes())
+            .map(OpeningContext)
+            .map_err(|_| SealError::InvalidKey)
     }
 }
 

@@ -67,6 +67,34 @@ impl fmt::Debug for Selector {
     }
 }
 
+/// A text about people or cases, as a follow-up carries it: redacted and wiped.
+#[derive(Clone, PartialEq, Eq, Default, Zeroize, ZeroizeOnDrop)]
+pub struct Confidential(String);
+
+impl Confidential {
+    /// Takes a text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text in clear: to be sealed, or for the unit's own people.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it says nothing.
+    pub fn is_blank(&self) -> bool {
+        self.0.trim().is_empty()
+    }
+}
+
+impl fmt::Debug for Confidential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Confidential(redacted)")
+    }
+}
+
 /// The pseudonym of one canonical value under one epoch key (protocol §4): redacted and wiped.
 ///
 /// Without the key it cannot be traced back, but for types that can be enumerated a holder of
@@ -108,9 +136,10 @@ mod tests {
     #[test]
     fn secrets_selectors_and_tags_do_not_print() {
         let shown = format!(
-            "{:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?}",
             Secret::new([0x41; 4]),
             Selector::new("AAAA"),
+            Confidential::new("AAAA"),
             Tag::new([0x41; 16])
         );
         assert!(!shown.contains("41") && !shown.contains("65") && !shown.contains("AAAA"));

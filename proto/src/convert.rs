@@ -1,5 +1,6 @@
 //! Conversions between the wire and the domain: past them nothing is unvalidated (style rule 2).
 
+pub mod follow_up;
 mod grounds;
 mod hit;
 mod membership;

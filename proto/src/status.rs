@@ -39,6 +39,8 @@ pub const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::ManifestInvalid
         | ErrorCode::PolicyUnknown
         | ErrorCode::CursorInvalid
+        | ErrorCode::FormIncomplete
+        | ErrorCode::SealInvalid
         | ErrorCode::SelectorRejected => Code::InvalidArgument,
         ErrorCode::CanaryMissing
         | ErrorCode::FormsMismatch
@@ -50,17 +52,23 @@ pub const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::MemberNotPinned
         | ErrorCode::DatasetSourced
         | ErrorCode::SourceFailed
+        | ErrorCode::FollowUpMismatch
+        | ErrorCode::AttachmentState
         | ErrorCode::IllegalTransition => Code::FailedPrecondition,
         ErrorCode::OffsetMismatch => Code::OutOfRange,
         ErrorCode::SessionUnknown
         | ErrorCode::PublicationUnknown
         | ErrorCode::EpochUnknown
         | ErrorCode::HitUnknown
+        | ErrorCode::FollowUpUnknown
+        | ErrorCode::AttachmentUnknown
         | ErrorCode::DatasetUnknown => Code::NotFound,
         ErrorCode::AlreadyExists => Code::AlreadyExists,
         ErrorCode::QuotaExhausted | ErrorCode::LimitReached => Code::ResourceExhausted,
         ErrorCode::IdentityMissing | ErrorCode::CertificateRevoked => Code::Unauthenticated,
-        ErrorCode::NotAMember | ErrorCode::RoleForbidden => Code::PermissionDenied,
+        ErrorCode::NotAMember | ErrorCode::RoleForbidden | ErrorCode::SamePerson => {
+            Code::PermissionDenied
+        }
         ErrorCode::Unavailable => Code::Unavailable,
         ErrorCode::Internal => Code::Internal,
     }

@@ -1,10 +1,13 @@
-//! Signed statements and sealed secrets (protocol §8, §9).
+//! Signed statements and sealed secrets (protocol §8 to §10).
 
 use serde::Deserialize;
 use serde_json::Value;
 use sotto_common::dsse::{SigningKey, StatementKind, pae, verify};
+use sotto_common::followup::SealedPart;
+use sotto_common::followup::presence::PresenceProof;
+use sotto_common::ids::{FollowUpId, NodeId};
 use sotto_common::sealed::{HpkeKeyPair, SealInfo, Sealed, Suite};
-use sotto_common::secret::Secret;
+use sotto_common::secret::{Secret, Selector};
 
 use crate::report::{Hex, HexBytes, Rows, same};
 
@@ -75,6 +78,49 @@ pub(crate) fn hpke(file: &Value, rows: &mut Rows<'_>) {
             .map_err(|error| error.to_string())?;
         same("plaintext", HexBytes(opened.to_vec()), row.plaintext)
     });
+}
+
+/// `follow_up_info.json`: the HPKE `info` of a sealed part.
+pub(crate) fn follow_up_info(file: &Value, rows: &mut Rows<'_>) {
+    #[derive(Deserialize)]
+    struct Row {
+        step: String,
+        follow_up_id: Hex<16>,
+        sender: String,
+        recipient: String,
+        info: HexBytes,
+    }
+    rows.each(file, |row: Row| {
+        // The word in the label is lower case; `parse` takes any.
+        let part = SealedPart::ALL.iter().find(|p| p.as_str() == row.step);
+        let part = part.ok_or("step: unknown")?;
+        let (sender, recipient) = (node(&row.sender)?, node(&row.recipient)?);
+        let id = FollowUpId::of_vector(row.follow_up_id.0);
+        let info = SealInfo::follow_up(*part, id, &sender, &recipient);
+        same("info", HexBytes(info.as_bytes().to_vec()), row.info)
+    });
+}
+
+/// `held.json`: the proof of presence.
+pub(crate) fn held(file: &Value, rows: &mut Rows<'_>) {
+    #[derive(Deserialize)]
+    struct Row {
+        canonical: String,
+        follow_up_id: Hex<16>,
+        holder: String,
+        requester: String,
+        held: Hex<32>,
+    }
+    rows.each(file, |row: Row| {
+        let (holder, requester) = (node(&row.holder)?, node(&row.requester)?);
+        let id = FollowUpId::of_vector(row.follow_up_id.0);
+        let proof = PresenceProof::new(&Selector::new(row.canonical), id, &holder, &requester);
+        same("held", Hex(*proof.secret().expose()), row.held)
+    });
+}
+
+fn node(text: &str) -> Result<NodeId, String> {
+    text.parse().map_err(|_| "no node id".into())
 }
 
 fn suite(text: &str) -> Result<Suite, String> {

@@ -165,6 +165,15 @@ const fn hint(code: ErrorCode) -> Option<&'static str> {
         }
         C::SelectorRejected => "`sotto-node policies` shows what selectors of a type look like",
         C::HitUnknown => "`sotto-node hits ls` shows the hits",
+        C::FollowUpUnknown => "`sotto-node followup ls` shows the follow-ups",
+        C::FollowUpMismatch => {
+            "`sotto-node followup show ID` shows where it stands now; it may have moved meanwhile"
+        }
+        C::FormIncomplete => {
+            "fill in what is named; `sotto-node followup new --blank BASIS` prints a whole form"
+        }
+        C::SamePerson => "somebody else has to approve what you have drafted",
+        C::AttachmentUnknown => "`sotto-node followup show ID` shows the files",
         C::AudienceUnknown => "`sotto-node member ls` shows the members",
         C::QuotaExhausted => {
             "the quota is new at midnight UTC; `sotto-node status` shows what is left, the \
@@ -221,6 +230,8 @@ const fn hint(code: ErrorCode) -> Option<&'static str> {
         | C::SignatureInvalid
         | C::FormatUnknown
         | C::AlreadyExists
+        | C::SealInvalid
+        | C::AttachmentState
         | C::IllegalTransition => return None,
     })
 }

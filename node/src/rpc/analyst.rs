@@ -206,6 +206,103 @@ impl AnalystService for Analysts {
         })
         .await
     }
+
+    async fn draft_follow_up(
+        &self,
+        _request: Request<v1::DraftFollowUpRequest>,
+    ) -> Result<Response<v1::DraftFollowUpResponse>, Status> {
+        Err(not_built())
+    }
+
+    async fn propose_follow_up_step(
+        &self,
+        _request: Request<v1::ProposeFollowUpStepRequest>,
+    ) -> Result<Response<v1::ProposeFollowUpStepResponse>, Status> {
+        Err(not_built())
+    }
+
+    async fn approve_follow_up_step(
+        &self,
+        _request: Request<v1::ApproveFollowUpStepRequest>,
+    ) -> Result<Response<v1::ApproveFollowUpStepResponse>, Status> {
+        Err(not_built())
+    }
+
+    async fn discard_follow_up_step(
+        &self,
+        _request: Request<v1::DiscardFollowUpStepRequest>,
+    ) -> Result<Response<v1::DiscardFollowUpStepResponse>, Status> {
+        Err(not_built())
+    }
+
+    async fn end_follow_up(
+        &self,
+        _request: Request<v1::EndFollowUpRequest>,
+    ) -> Result<Response<v1::EndFollowUpResponse>, Status> {
+        Err(not_built())
+    }
+
+    async fn list_node_follow_ups(
+        &self,
+        _request: Request<v1::ListNodeFollowUpsRequest>,
+    ) -> Result<Response<v1::ListNodeFollowUpsResponse>, Status> {
+        Err(not_built())
+    }
+
+    async fn get_node_follow_up(
+        &self,
+        _request: Request<v1::GetNodeFollowUpRequest>,
+    ) -> Result<Response<v1::GetNodeFollowUpResponse>, Status> {
+        Err(not_built())
+    }
+
+    async fn get_follow_up_figures(
+        &self,
+        _request: Request<v1::GetFollowUpFiguresRequest>,
+    ) -> Result<Response<v1::GetFollowUpFiguresResponse>, Status> {
+        Err(not_built())
+    }
+
+    type WatchNodeFollowUpsStream = Answers<v1::WatchNodeFollowUpsResponse>;
+
+    async fn watch_node_follow_ups(
+        &self,
+        _request: Request<v1::WatchNodeFollowUpsRequest>,
+    ) -> Result<Response<Self::WatchNodeFollowUpsStream>, Status> {
+        Err(not_built())
+    }
+
+    type ReadFollowUpAttachmentStream = Answers<v1::ReadFollowUpAttachmentResponse>;
+
+    async fn read_follow_up_attachment(
+        &self,
+        _request: Request<v1::ReadFollowUpAttachmentRequest>,
+    ) -> Result<Response<Self::ReadFollowUpAttachmentStream>, Status> {
+        Err(not_built())
+    }
+
+    type ExportFollowUpStream = Answers<v1::ExportFollowUpResponse>;
+
+    async fn export_follow_up(
+        &self,
+        _request: Request<v1::ExportFollowUpRequest>,
+    ) -> Result<Response<Self::ExportFollowUpStream>, Status> {
+        Err(not_built())
+    }
+
+    async fn add_follow_up_attachment(
+        &self,
+        _request: Request<tonic::Streaming<v1::AddFollowUpAttachmentRequest>>,
+    ) -> Result<Response<v1::AddFollowUpAttachmentResponse>, Status> {
+        Err(not_built())
+    }
+}
+
+fn not_built() -> Status {
+    to_status(Error::new(
+        ErrorCode::Unavailable,
+        "not built on this branch",
+    ))
 }
 
 fn grounds(wire: Option<v1::ProbeGrounds>) -> Result<Grounds> {

@@ -37,6 +37,39 @@ pub(crate) const ROLES: &[(&str, &[Role])] = &[
     ("/sotto.v1.AnalystService/GetRecordHit", READERS),
     ("/sotto.v1.AnalystService/WatchRecordHits", READERS),
     ("/sotto.v1.AnalystService/ReviewHit", &[Analyst, Approver]),
+    (
+        "/sotto.v1.AnalystService/DraftFollowUp",
+        &[Analyst, Approver],
+    ),
+    (
+        "/sotto.v1.AnalystService/ProposeFollowUpStep",
+        &[Analyst, Approver],
+    ),
+    ("/sotto.v1.AnalystService/ApproveFollowUpStep", &[Approver]),
+    (
+        "/sotto.v1.AnalystService/DiscardFollowUpStep",
+        &[Analyst, Approver],
+    ),
+    ("/sotto.v1.AnalystService/EndFollowUp", &[Approver]),
+    ("/sotto.v1.AnalystService/ListNodeFollowUps", READERS),
+    ("/sotto.v1.AnalystService/GetNodeFollowUp", READERS),
+    ("/sotto.v1.AnalystService/WatchNodeFollowUps", READERS),
+    (
+        "/sotto.v1.AnalystService/AddFollowUpAttachment",
+        &[Analyst, Approver],
+    ),
+    (
+        "/sotto.v1.AnalystService/ReadFollowUpAttachment",
+        &[Analyst, Approver],
+    ),
+    (
+        "/sotto.v1.AnalystService/ExportFollowUp",
+        &[Analyst, Approver],
+    ),
+    (
+        "/sotto.v1.AnalystService/GetFollowUpFigures",
+        &[Approver, Supervisor],
+    ),
     ("/sotto.v1.DatasetService/ImportDataset", &[DataManager]),
     ("/sotto.v1.DatasetService/ListDatasets", EVERYONE),
     ("/sotto.v1.DatasetService/RemoveSelectors", &[DataManager]),

@@ -245,6 +245,93 @@ fn refused<T>(code: ErrorCode) -> Result<Response<T>, Status> {
 impl v1::analyst_service_server::AnalystService for FakeNode {
     type ProbeDatasetStream = Messages<v1::ProbeDatasetResponse>;
     type WatchRecordHitsStream = Messages<v1::WatchRecordHitsResponse>;
+    type WatchNodeFollowUpsStream = Messages<v1::WatchNodeFollowUpsResponse>;
+    type ReadFollowUpAttachmentStream = Messages<v1::ReadFollowUpAttachmentResponse>;
+    type ExportFollowUpStream = Messages<v1::ExportFollowUpResponse>;
+
+    async fn draft_follow_up(
+        &self,
+        _: Request<v1::DraftFollowUpRequest>,
+    ) -> Result<Response<v1::DraftFollowUpResponse>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn propose_follow_up_step(
+        &self,
+        _: Request<v1::ProposeFollowUpStepRequest>,
+    ) -> Result<Response<v1::ProposeFollowUpStepResponse>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn approve_follow_up_step(
+        &self,
+        _: Request<v1::ApproveFollowUpStepRequest>,
+    ) -> Result<Response<v1::ApproveFollowUpStepResponse>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn discard_follow_up_step(
+        &self,
+        _: Request<v1::DiscardFollowUpStepRequest>,
+    ) -> Result<Response<v1::DiscardFollowUpStepResponse>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn end_follow_up(
+        &self,
+        _: Request<v1::EndFollowUpRequest>,
+    ) -> Result<Response<v1::EndFollowUpResponse>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn list_node_follow_ups(
+        &self,
+        _: Request<v1::ListNodeFollowUpsRequest>,
+    ) -> Result<Response<v1::ListNodeFollowUpsResponse>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn get_node_follow_up(
+        &self,
+        _: Request<v1::GetNodeFollowUpRequest>,
+    ) -> Result<Response<v1::GetNodeFollowUpResponse>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn get_follow_up_figures(
+        &self,
+        _: Request<v1::GetFollowUpFiguresRequest>,
+    ) -> Result<Response<v1::GetFollowUpFiguresResponse>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn watch_node_follow_ups(
+        &self,
+        _: Request<v1::WatchNodeFollowUpsRequest>,
+    ) -> Result<Response<Self::WatchNodeFollowUpsStream>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn read_follow_up_attachment(
+        &self,
+        _: Request<v1::ReadFollowUpAttachmentRequest>,
+    ) -> Result<Response<Self::ReadFollowUpAttachmentStream>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn export_follow_up(
+        &self,
+        _: Request<v1::ExportFollowUpRequest>,
+    ) -> Result<Response<Self::ExportFollowUpStream>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
+
+    async fn add_follow_up_attachment(
+        &self,
+        _: Request<tonic::Streaming<v1::AddFollowUpAttachmentRequest>>,
+    ) -> Result<Response<v1::AddFollowUpAttachmentResponse>, Status> {
+        refused(ErrorCode::FollowUpUnknown)
+    }
 
     async fn review_hit(
         &self,

@@ -6,14 +6,17 @@ use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
 use crate::v1;
 
 macro_rules! enum_both_ways {
-    ($name:ident { $($variant:ident,)* }) => {
-        impl From<$name> for v1::$name {
+    ($name:ident { $($variant:ident),* $(,)? }) => {
+        enum_both_ways!($name as $name { $($variant,)* });
+    };
+    ($name:ident as $wire:ident { $($variant:ident),* $(,)? }) => {
+        impl From<$name> for v1::$wire {
             fn from(code: $name) -> Self {
                 match code { $($name::$variant => Self::$variant,)* }
             }
         }
 
-        impl v1::$name {
+        impl v1::$wire {
             /// The domain's code; `None` if unspecified.
             pub const fn domain(self) -> Option<$name> {
                 match self {
