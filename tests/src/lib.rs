@@ -16,7 +16,9 @@ pub mod balancer;
 pub mod catalogue;
 pub mod cluster;
 pub mod day;
+pub mod desk;
 pub mod feedback;
+pub mod follow_up;
 pub mod lab;
 pub mod ledger;
 pub mod node;
@@ -34,6 +36,7 @@ pub mod unit;
 
 pub use catalogue::Catalogue;
 pub use cluster::Cluster;
+pub use follow_up::Case;
 pub use lab::Lab;
 pub use node::TestNode;
 pub use operator::Operator;

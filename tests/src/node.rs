@@ -94,6 +94,16 @@ impl TestNode {
         &self.id
     }
 
+    /// Its channel, for services that only some tests call.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Its key pair that others seal to.
+    pub fn hpke(&self) -> &HpkeKeyPair {
+        &self.own.hpke
+    }
+
     /// Its key for statements.
     pub fn signing_key(&self) -> &SigningKey {
         &self.own.signing

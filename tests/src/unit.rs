@@ -175,6 +175,14 @@ impl Unit {
         self.lab.channel_to(Role::Node, role, &person, &url)
     }
 
+    /// As one of its people, by name and role.
+    pub fn person(&self, role: Role, name: &str) -> AnalystServiceClient<Channel> {
+        let url = format!("https://{}", self.address);
+        let person = format!("{}-{name}", self.name);
+        let channel = self.lab.channel_to(Role::Node, role, &person, &url);
+        AnalystServiceClient::new(channel)
+    }
+
     /// As its analyst.
     pub fn analyst(&self) -> AnalystServiceClient<Channel> {
         AnalystServiceClient::new(self.channel(Role::Analyst))

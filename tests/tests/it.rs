@@ -5,6 +5,7 @@ mod it {
     mod catalogue;
     mod crash;
     mod feedback;
+    mod follow_ups;
     mod full_disk;
     mod hanging_up;
     mod leak;
