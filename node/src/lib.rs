@@ -15,6 +15,7 @@ pub mod store;
 
 mod app;
 mod auth;
+mod dossier;
 mod rpc;
 #[cfg(test)]
 mod testing;
