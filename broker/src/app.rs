@@ -4,6 +4,8 @@
 mod catalogue;
 mod epochs;
 mod feedback;
+mod follow_ups;
+mod garbage;
 mod hits;
 mod membership;
 mod probing;
@@ -25,6 +27,7 @@ use tokio::sync::{Mutex, RwLock};
 
 pub(crate) use catalogue::{CatalogueChange, CatalogueWatch};
 pub(crate) use epochs::EpochView;
+pub(crate) use follow_ups::{Announced, Download, EventView, Place, PresenceRate};
 pub(crate) use membership::LimitsChange;
 pub(crate) use probing::{Opening, ProbeSession};
 
@@ -47,7 +50,7 @@ pub(crate) struct Broker {
     /// Batches hold it shared from their snapshot to their commit; whatever changes the active
     /// filters holds it alone. So a withdrawn filter matches nothing once its call returns.
     matching: RwLock<()>,
-    /// One upload or activation of a publication at a time, by stripe.
+    /// One upload or activation of a publication, or upload of an attachment, at a time, by stripe.
     uploads: [Mutex<()>; 64],
     standing: Standing,
 }
@@ -109,7 +112,8 @@ impl Broker {
                 .store
                 .run_tx("seal_anew", |tx| {
                     async move {
-                        let objects = tx.update_object_seals(SEALS_AT_A_TIME).await?;
+                        let objects = tx.update_object_seals(SEALS_AT_A_TIME).await?
+                            + tx.update_attachment_seals(SEALS_AT_A_TIME).await?;
                         Ok(objects + tx.update_case_ref_seals(SEALS_AT_A_TIME).await?)
                     }
                     .scope_boxed()
@@ -127,8 +131,12 @@ impl Broker {
     }
 
     fn upload_lock(&self, id: PublicationId) -> &Mutex<()> {
+        self.upload_stripe(id.as_bytes())
+    }
+
+    fn upload_stripe(&self, uuid: &[u8; 16]) -> &Mutex<()> {
         // The last byte of a UUIDv7 is random.
-        &self.uploads[usize::from(id.as_bytes()[15]) % self.uploads.len()]
+        &self.uploads[usize::from(uuid[15]) % self.uploads.len()]
     }
 }
 

@@ -74,7 +74,7 @@ impl Cache {
         length: u64,
         digest: &[u8; 32],
     ) -> Result<MappedFilter> {
-        let publication = key.publication();
+        let publication = key.publication().ok_or_else(no_filter)?;
         if let Some(filter) = self.entry(publication, length, digest).await? {
             return Ok(filter);
         }
@@ -219,6 +219,10 @@ impl Drop for Part {
         // An adopted part has another name by now.
         remove(&self.path);
     }
+}
+
+fn no_filter() -> Error {
+    Error::internal("an object that holds no filter")
 }
 
 fn entry_name(publication: PublicationId, digest: &[u8; 32]) -> String {

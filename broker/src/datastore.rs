@@ -3,6 +3,7 @@
 //! [`Tx`] is what a use case can do inside one; an engine implements it. SQL stands in the engine's
 //! folder only, so that a second engine does not touch `app/`.
 
+mod follow_ups;
 mod model;
 mod postgres;
 mod sqlite;
@@ -18,6 +19,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use scoped_futures::{ScopedBoxFuture, ScopedFutureExt as _};
 use sotto_common::error::{Error, Result};
+use sotto_common::followup::FollowUpState;
 use sotto_common::hit::{HitDecision, HitState};
 use sotto_common::ids::{
     CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId,
@@ -33,19 +35,32 @@ use sqlx::postgres::PgConnectOptions;
 use crate::config::{Config, Ledger};
 use postgres::Postgres;
 
+pub(crate) use follow_ups::{AttachmentTx, FollowUpTx};
 pub(crate) use model::{
-    Act, BatchRecord, ChunkRecord, EpochRecord, FeedbackRecord, GuardKey, HitEventRecord,
-    HitFilter, HitRecord, HitStatistic, Limits, MemberRecord, NodeRecord, PublicationRecord,
-    ReplicaRecord, SessionRecord, StackKey,
+    Act, AttachmentChunk, AttachmentRecord, BatchRecord, ChunkRecord, EpochRecord, FeedbackRecord,
+    FollowUpEvent, FollowUpEventRecord, FollowUpFilter, FollowUpRange, FollowUpRecord, GuardKey,
+    HitEventRecord, HitFilter, HitRecord, HitStatistic, Limits, MemberRecord, NodeRecord, Presence,
+    PresenceCount, PublicationRecord, ReplicaRecord, SessionRecord, StackKey, StepRecord,
 };
 pub(crate) use wakeups::{Signal, Wakeups};
 
 /// Everything that one transaction can do, whatever the engine.
 pub(crate) trait Tx:
-    MembershipTx + PublicationTx + ProbeTx + HitTx + ReplicaTx + AtRestTx
+    MembershipTx + PublicationTx + ProbeTx + HitTx + FollowUpTx + AttachmentTx + ReplicaTx + AtRestTx
 {
 }
-impl<T: MembershipTx + PublicationTx + ProbeTx + HitTx + ReplicaTx + AtRestTx> Tx for T {}
+impl<
+    T: MembershipTx
+        + PublicationTx
+        + ProbeTx
+        + HitTx
+        + FollowUpTx
+        + AttachmentTx
+        + ReplicaTx
+        + AtRestTx,
+> Tx for T
+{
+}
 
 /// Communities, nodes, limits, epochs (protocol §8).
 #[async_trait]
@@ -375,6 +390,8 @@ pub(crate) trait ReplicaTx: Send {
 pub(crate) trait AtRestTx: Send {
     /// Of at most `limit` object keys; returns how many were not under that key.
     async fn update_object_seals(&mut self, limit: u32) -> Result<u64>;
+    /// Of the object keys of at most `limit` chunks of attachments; returns how many were not.
+    async fn update_attachment_seals(&mut self, limit: u32) -> Result<u64>;
     /// Of the case references of at most `limit` sessions; returns how many were not.
     async fn update_case_ref_seals(&mut self, limit: u32) -> Result<u64>;
 }
@@ -553,4 +570,10 @@ macro_rules! state_columns {
         }
     )*};
 }
-state_columns!(HitState, HitDecision, PublicationState, EpochState);
+state_columns!(
+    HitState,
+    HitDecision,
+    PublicationState,
+    EpochState,
+    FollowUpState
+);

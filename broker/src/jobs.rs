@@ -24,6 +24,8 @@ enum Job {
     Sessions,
     /// Lets hits expire that nobody touches (workflow.md "Hit").
     Hits,
+    /// Reminds of follow-ups, closes and erases them (workflow.md "Follow-up", "Audit").
+    FollowUps,
     /// Deletes objects that the ledger does not need.
     Objects,
     /// Seals what is sealed at rest under the first key of the list.
@@ -31,12 +33,13 @@ enum Job {
 }
 
 impl Job {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Replicas,
         Self::Epochs,
         Self::Publications,
         Self::Sessions,
         Self::Hits,
+        Self::FollowUps,
         Self::Objects,
         Self::Seals,
     ];
@@ -49,6 +52,7 @@ impl Job {
             Self::Publications => "publications",
             Self::Sessions => "sessions",
             Self::Hits => "hits",
+            Self::FollowUps => "follow_ups",
             Self::Objects => "objects",
             Self::Seals => "seals",
         }
@@ -57,9 +61,12 @@ impl Job {
     /// From the end of a pass to the next; the first comes at the start.
     const fn every(self) -> Duration {
         match self {
-            Self::Replicas | Self::Epochs | Self::Publications | Self::Sessions | Self::Hits => {
-                Duration::from_secs(10)
-            }
+            Self::Replicas
+            | Self::Epochs
+            | Self::Publications
+            | Self::Sessions
+            | Self::Hits
+            | Self::FollowUps => Duration::from_secs(10),
             Self::Objects => Duration::from_hours(1),
             // The list is read at the start.
             Self::Seals => Duration::from_hours(24),
@@ -77,6 +84,7 @@ impl Job {
             Self::Publications => broker.expire_publications().await,
             Self::Sessions => broker.expire_sessions().await,
             Self::Hits => broker.expire_hits().await,
+            Self::FollowUps => broker.keep_follow_up_times().await,
             Self::Objects => {
                 let deleted = broker.sweep_objects().await?;
                 if deleted > 0 {

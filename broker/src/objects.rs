@@ -1,4 +1,5 @@
-//! The object store: chunks of uploads, and filters (protocol §6), each written once.
+//! The object store: chunks of uploads, filters (protocol §6), and sealed files that go with answers
+//! (protocol §10), each written once.
 //!
 //! It is a folder or an S3 bucket that several brokers share. Which objects count is said by the
 //! ledger alone, which keeps their names, lengths and digests: nothing that comes out of the store
@@ -34,7 +35,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::config::ObjectsUrl;
 use fault::{Fault, fault};
-pub(crate) use key::ObjectKey;
+pub(crate) use key::{ObjectKey, ObjectOwner};
 
 /// How long one step may take: a request, or the next piece of an object.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -126,6 +127,22 @@ impl Objects {
             tracing::warn!(error, "an unfinished upload stays in the object store");
         }
         done
+    }
+
+    /// Reads a small object whole.
+    ///
+    /// # Errors
+    /// As [`Objects::get_chunks`].
+    pub(crate) async fn get(&self, key: &ObjectKey, length: u64) -> Result<Bytes> {
+        let object = bounded(PATIENCE, self.store.get(&location(key))).await?;
+        if object.meta.size != length {
+            return Err(Error::internal(Fault::Altered));
+        }
+        let content = bounded(PATIENCE, object.bytes()).await?;
+        if content.len() as u64 != length {
+            return Err(Error::internal(Fault::Altered));
+        }
+        Ok(content)
     }
 
     /// Appends objects to a file, one after the other; returns the SHA-256 of all their bytes.

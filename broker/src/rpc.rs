@@ -1,5 +1,6 @@
 //! The door: who calls, what is asked in domain types, and the use case that answers. No logic.
 
+mod follow_up;
 mod hit;
 mod membership;
 mod probe;
@@ -68,6 +69,20 @@ impl Api {
             }
         });
         Box::pin(ReceiverStream::new(receiver))
+    }
+
+    /// Runs `work`, which reads a stream of the peer's. It ends with the broker's shutdown, and with
+    /// the peer's certificate.
+    async fn guarded<T>(
+        &self,
+        peer: PeerIdentity,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            ended = work => ended,
+            () = self.shutdown.cancelled() => Err(stopping()),
+            () = self.revocation.clone().revoked(peer) => Err(revoked()),
+        }
     }
 }
 
@@ -149,6 +164,27 @@ fn node_or_operator<T>(request: &Request<T>) -> Result<Option<NodeId>> {
             .node()
             .map(Some)
             .ok_or_else(|| forbidden("a node or an operator")),
+    }
+}
+
+/// A calling node, or `None` for one who reads what all nodes do: an operator or auditor.
+fn node_or_reader<T>(request: &Request<T>) -> Result<Option<NodeId>> {
+    let peer = peer(request)?;
+    match peer.spiffe().role() {
+        Role::Operator | Role::Auditor => Ok(None),
+        _ => peer
+            .spiffe()
+            .node()
+            .map(Some)
+            .ok_or_else(|| forbidden("a node, an operator or an auditor")),
+    }
+}
+
+/// A calling operator or auditor.
+fn reader<T>(request: &Request<T>) -> Result<()> {
+    match peer(request)?.spiffe().role() {
+        Role::Operator | Role::Auditor => Ok(()),
+        _ => Err(forbidden("an operator or an auditor")),
     }
 }
 

@@ -13,6 +13,7 @@ use sotto_common::service::{metrics, shutdown};
 use sotto_common::time::Clock;
 use sotto_proto::FILE_DESCRIPTOR_SET;
 use sotto_proto::status::mend_response;
+use sotto_proto::v1::follow_up_service_server::FollowUpServiceServer;
 use sotto_proto::v1::hit_service_server::HitServiceServer;
 use sotto_proto::v1::membership_service_server::MembershipServiceServer;
 use sotto_proto::v1::probe_service_server::ProbeServiceServer;
@@ -143,6 +144,7 @@ impl BoundBroker {
             .add_service(bounded!(PublicationServiceServer, api))
             .add_service(bounded!(ProbeServiceServer, api))
             .add_service(bounded!(HitServiceServer, api))
+            .add_service(bounded!(FollowUpServiceServer, api))
             .serve_with_incoming_shutdown(
                 tls.incoming(listener, config.connections),
                 shutdown.clone().cancelled_owned(),
@@ -171,6 +173,7 @@ async fn health() -> HealthServer<impl Health> {
     health.set_serving::<PublicationServiceServer<Api>>().await;
     health.set_serving::<ProbeServiceServer<Api>>().await;
     health.set_serving::<HitServiceServer<Api>>().await;
+    health.set_serving::<FollowUpServiceServer<Api>>().await;
     service
 }
 

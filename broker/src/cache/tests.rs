@@ -81,13 +81,13 @@ async fn a_copy_that_was_verified_needs_no_store() {
     let dir = tempfile::tempdir().expect("a folder");
     let cache = Cache::open(dir.path()).expect("opened");
     let key = ObjectKey::generate(publication(), &mut os_rng());
-    let digest = adopt(&cache, key.publication(), b"bits").await;
+    let digest = adopt(&cache, key.publication().expect("a filter's"), b"bits").await;
     let objects = Objects::open(&ObjectsUrl::Local, dir.path(), None).expect("opened");
     for cache in [&cache, &Cache::open(dir.path()).expect("opened")] {
         let filter = cache.get(&objects, &key, 4, &digest).await.expect("mapped");
         assert_eq!(filter.bytes(), b"bits");
     }
-    cache.remove(key.publication(), &digest);
+    cache.remove(key.publication().expect("a filter's"), &digest);
     let error = cache.get(&objects, &key, 4, &digest).await.err();
     assert_eq!(
         error.expect("no object").code,
@@ -105,7 +105,10 @@ async fn calls_may_move_between_threads() {
     let cache = Cache::open(dir.path()).expect("opened");
     let objects = Objects::open(&ObjectsUrl::Local, dir.path(), None).expect("opened");
     let key = ObjectKey::generate(publication(), &mut os_rng());
-    let mut part = cache.new_part(key.publication()).await.expect("a part");
+    let mut part = cache
+        .new_part(key.publication().expect("a filter's"))
+        .await
+        .expect("a part");
     may_move(objects.put(&key, "x".into()));
     may_move(objects.put_file(&key, dir.path()));
     may_move(objects.get_chunks(&[(key.clone(), 1)], part.file()));

@@ -1,5 +1,8 @@
 //! What the ledger holds, as domain types.
 
+mod follow_up_columns;
+mod follow_ups;
+
 use sotto_common::epoch::Kid;
 use sotto_common::error::{Error, Result};
 use sotto_common::grounds::Grounds;
@@ -13,6 +16,11 @@ use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
 
 use crate::objects::ObjectKey;
+pub(super) use follow_up_columns::{ClockColumns, items_text, outcomes, outcomes_text, terms};
+pub(crate) use follow_ups::{
+    AttachmentChunk, AttachmentRecord, FollowUpEvent, FollowUpEventRecord, FollowUpFilter,
+    FollowUpRange, FollowUpRecord, Presence, PresenceCount, StepRecord,
+};
 
 /// The largest class that a node may publish before the operator says otherwise: 14,552 tags.
 /// protocol §5.2 leaves it to the operator (PROTOCOL-NOTES §5.2).

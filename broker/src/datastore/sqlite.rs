@@ -16,8 +16,14 @@ macro_rules! bytewise {
 
 #[path = "sql/at_rest.rs"]
 mod at_rest;
+#[path = "sql/attachments.rs"]
+mod attachments;
 #[path = "sql/columns.rs"]
 mod columns;
+#[path = "sql/follow_up_rows.rs"]
+mod follow_up_rows;
+#[path = "sql/follow_ups.rs"]
+mod follow_ups;
 #[path = "sql/hits.rs"]
 mod hits;
 #[path = "sql/membership.rs"]

@@ -50,6 +50,15 @@ macro_rules! suite {
             statistics_count_hits_by_pair_policy_epoch_and_version,
             hit_counts_are_those_of_the_holder,
             cursors_grow_by_one_for_each_prober,
+            a_follow_up_comes_back_as_its_steps_have_made_it,
+            follow_ups_are_listed_by_party_state_and_page,
+            open_follow_ups_are_counted_by_pair,
+            what_was_submitted_is_found_by_range_and_party,
+            presence_is_counted_by_holder_and_policy,
+            time_finds_what_is_to_be_reminded_closed_and_erased,
+            steps_keep_their_clear_part_when_statements_are_erased,
+            events_of_follow_ups_have_a_cursor_for_each_node,
+            a_file_is_its_chunks_in_order_under_a_later_key_too,
             concurrent_writers_leave_no_gap_in_a_cursor,
             concurrent_readers_that_write_lose_no_update,
             a_bound_holds_for_writers_that_each_see_room,
@@ -131,6 +140,7 @@ macro_rules! tx {
 }
 
 mod concurrency;
+mod follow_ups;
 mod hits;
 mod membership;
 mod probes;
@@ -138,6 +148,7 @@ mod publications;
 mod replicas;
 
 use concurrency::*;
+use follow_ups::*;
 use hits::*;
 use membership::*;
 use probes::*;
@@ -152,6 +163,7 @@ fn every_storage_method_has_a_case() {
         include_str!("suite/publications.rs"),
         include_str!("suite/probes.rs"),
         include_str!("suite/hits.rs"),
+        include_str!("suite/follow_ups.rs"),
         include_str!("suite/replicas.rs"),
         include_str!("suite/concurrency.rs"),
         include_str!("suite.rs"),
@@ -160,8 +172,9 @@ fn every_storage_method_has_a_case() {
     let (traits, _) = traits
         .split_once("pub(crate) struct Datastore")
         .expect("traits, then the ledger");
-    let missing: Vec<_> = traits
-        .lines()
+    let missing: Vec<_> = [traits, include_str!("follow_ups.rs")]
+        .into_iter()
+        .flat_map(str::lines)
         .filter_map(|line| line.strip_prefix("    async fn "))
         .filter_map(|line| line.split_once('(').map(|(name, _)| name))
         .filter(|name| !cases.contains(&format!(".{name}(")))

@@ -12,10 +12,12 @@ pub(crate) enum Signal {
     Hits,
     /// A generation of filters, a broker that has caught up with one, or what ends a catalogue.
     Filters,
+    /// Events of follow-ups.
+    FollowUps,
 }
 
 impl Signal {
-    pub(crate) const ALL: [Self; 2] = [Self::Hits, Self::Filters];
+    pub(crate) const ALL: [Self; 3] = [Self::Hits, Self::Filters, Self::FollowUps];
 }
 
 /// The wake-ups of this process; on a shared ledger those of the other brokers come in here too.
@@ -23,6 +25,7 @@ impl Signal {
 pub(crate) struct Wakeups {
     hits: Arc<Channel>,
     filters: Arc<Channel>,
+    follow_ups: Arc<Channel>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +40,7 @@ impl Wakeups {
         match signal {
             Signal::Hits => &self.hits,
             Signal::Filters => &self.filters,
+            Signal::FollowUps => &self.follow_ups,
         }
     }
 

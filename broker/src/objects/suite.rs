@@ -41,6 +41,7 @@ macro_rules! suite {
             a_file_that_is_not_there_leaves_no_object,
             chunks_come_back_one_after_the_other,
             a_chunk_of_another_length_or_none_is_a_fault,
+            a_small_object_is_read_whole_or_not_at_all,
             a_full_disk_passes,
             an_altered_object_is_refused_and_nothing_is_cached,
             an_altered_copy_is_fetched_again,
@@ -228,6 +229,16 @@ async fn a_chunk_of_another_length_or_none_is_a_fault(store: &Fixture) {
     assert!(!shown(&error).contains(absent.expose()));
 }
 
+async fn a_small_object_is_read_whole_or_not_at_all(store: &Fixture) {
+    let key = store.put(b"abcd").await;
+    let read = async |key: &ObjectKey, length| store.objects.get(key, length).await;
+    assert_eq!(read(&key, 4).await.expect("read"), &b"abcd"[..]);
+    for (key, length) in [(&key, 3), (&key, 5), (&new_key(), 4)] {
+        let error = read(key, length).await.expect_err("refused");
+        assert_eq!(error.code, ErrorCode::Internal);
+    }
+}
+
 async fn a_full_disk_passes(store: &Fixture) {
     let key = store.put(&[7; 9000]).await;
     let mut full = File::options()
@@ -302,7 +313,10 @@ async fn what_was_assembled_here_is_not_fetched(store: &Fixture) {
     ];
     let key = new_key();
     let cache = store.cache();
-    let mut part = cache.new_part(key.publication()).await.expect("a part");
+    let mut part = cache
+        .new_part(key.publication().expect("a filter's"))
+        .await
+        .expect("a part");
     let got = store.objects.get_chunks(&chunks, part.file()).await;
     let digest = got.expect("got");
     assert_eq!(digest, sha256(&halves.concat()));
@@ -333,7 +347,7 @@ async fn listing_gives_every_object_and_leaves_foreign_names_alone(store: &Fixtu
     for _ in 0..20 {
         keys.insert(store.put(b"x").await);
     }
-    let publication = keys.iter().next().expect("one").publication();
+    let publication = keys.iter().next().expect("one").owner();
     let foreign = [
         "README".to_owned(),
         "other/0123456789abcdef0123456789abcdef".to_owned(),

@@ -1,10 +1,8 @@
-//! The end of publications, and their objects (protocol §5.4, §6).
+//! The end of publications (protocol §5.4, §6).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::TryStreamExt as _;
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, Epoch};
@@ -16,9 +14,6 @@ use crate::app::{Broker, known_epoch};
 use crate::datastore::{PublicationRecord, Tx};
 use crate::matcher::{Layer, LayerFacts};
 use crate::objects::ObjectKey;
-
-/// How long a call waits for the store to delete what it has ended.
-const DELETION: Duration = Duration::from_secs(5);
 
 /// What a transaction has moved.
 pub(super) struct Moves {
@@ -192,57 +187,7 @@ impl Broker {
 
     /// Deletes objects that nothing needs any more. A store that is away keeps no caller waiting.
     pub(super) async fn delete_objects(&self, moves: Moves) {
-        let deleted = self.objects.delete_all(moves.objects);
-        let deleted = tokio::time::timeout(DELETION, deleted).await;
-        if let Err(error) = deleted.map_err(Error::unavailable).flatten() {
-            tracing::warn!(%error, "filters that have ended are still stored; deleted later");
-        }
-    }
-
-    /// Deletes the objects that the ledger does not need any more: what a crash, or a store that was
-    /// away, has left behind. Returns how many.
-    ///
-    /// # Errors
-    /// If the store or the ledger cannot be read.
-    pub(crate) async fn sweep_objects(&self) -> Result<usize> {
-        // Listed first: an object is put after its publication is in the ledger.
-        let listed: Vec<_> = self.objects.list().try_collect().await?;
-        let ids: BTreeSet<_> = listed.iter().map(ObjectKey::publication).collect();
-        let known = self
-            .store
-            .read_tx("sweep_objects", |tx| {
-                let ids = &ids;
-                async move {
-                    let mut known = HashMap::new();
-                    for &id in ids {
-                        known.insert(id, tx.get_publication(id).await?);
-                    }
-                    Ok(known)
-                }
-                .scope_boxed()
-            })
-            .await?;
-        let is_garbage = |key: &ObjectKey| match known.get(&key.publication()).unwrap_or(&None) {
-            // Not of this ledger: another one's, or a newer one's than a backup that was restored.
-            None => false,
-            // Another call may be about to acknowledge it.
-            Some(record) if record.state == PublicationState::Uploading => false,
-            Some(record) => record.object.as_ref() != Some(key),
-        };
-        let (garbage, kept): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_garbage);
-        let foreign = kept
-            .iter()
-            .filter(|key| known.get(&key.publication()).is_some_and(Option::is_none))
-            .count();
-        if foreign > 0 {
-            tracing::warn!(
-                foreign,
-                "objects of publications that this ledger does not know stay"
-            );
-        }
-        let swept = garbage.len();
-        self.objects.delete_all(garbage).await?;
-        Ok(swept)
+        self.delete_unneeded(moves.objects).await;
     }
 }
 

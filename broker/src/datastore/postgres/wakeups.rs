@@ -20,6 +20,7 @@ const fn channel(signal: Signal) -> &'static str {
     match signal {
         Signal::Hits => "sotto_hits",
         Signal::Filters => "sotto_filters",
+        Signal::FollowUps => "sotto_follow_ups",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use sotto_common::error::Result;
-use sotto_common::ids::{PublicationId, SessionId};
+use sotto_common::ids::{AttachmentId, FollowUpId, PublicationId, SessionId};
 use sotto_common::random::os_rng;
 use sotto_common::service::at_rest::Cell;
 use sqlx::query;
@@ -45,6 +45,24 @@ pub(super) fn chunk_row(publication: PublicationId, start: u64) -> [u8; 24] {
     let mut row = [0; 24];
     row[..16].copy_from_slice(publication.as_bytes());
     row[16..].copy_from_slice(&start.to_be_bytes());
+    row
+}
+
+/// `attachment_chunks.object`, of the row that [`attachment_row`] names.
+pub(super) const fn attachment_object(row: &[u8; 40]) -> Cell<'_> {
+    Cell {
+        table: "attachment_chunks",
+        row,
+        column: "object",
+    }
+}
+
+/// Follow-up, file and start of a chunk, the primary key of `attachment_chunks`.
+pub(super) fn attachment_row(follow_up: FollowUpId, id: AttachmentId, start: u64) -> [u8; 40] {
+    let mut row = [0; 40];
+    row[..16].copy_from_slice(follow_up.as_bytes());
+    row[16..32].copy_from_slice(id.as_bytes());
+    row[32..].copy_from_slice(&start.to_be_bytes());
     row
 }
 
@@ -118,6 +136,40 @@ impl AtRestTx for EngineTx<'_> {
                 .map_err(db_error)?;
         }
         Ok((filters.len() + chunks.len()) as u64)
+    }
+
+    async fn update_attachment_seals(&mut self, limit: u32) -> Result<u64> {
+        let Some(first_key) = self.cipher.current_prefix() else {
+            return Ok(0);
+        };
+        let chunks = query(
+            "SELECT follow_up, attachment, start, object FROM attachment_chunks
+             WHERE substr(object, 1, 5) <> $1 LIMIT $2",
+        )
+        .bind(&first_key[..])
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        for row in &chunks {
+            let follow_up = blob(row, "follow_up", FollowUpId::from_slice)?;
+            let id = blob(row, "attachment", AttachmentId::from_slice)?;
+            let start: u64 = number(row, "start")?;
+            let cell = attachment_row(follow_up, id, start);
+            let object = self.seal_anew(attachment_object(&cell), get(row, "object")?)?;
+            query(
+                "UPDATE attachment_chunks SET object = $4
+                 WHERE follow_up = $1 AND attachment = $2 AND start = $3",
+            )
+            .bind(&follow_up.as_bytes()[..])
+            .bind(&id.as_bytes()[..])
+            .bind(int(start))
+            .bind(object)
+            .execute(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        }
+        Ok(chunks.len() as u64)
     }
 
     async fn update_case_ref_seals(&mut self, limit: u32) -> Result<u64> {
