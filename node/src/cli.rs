@@ -6,6 +6,7 @@ mod args;
 mod client;
 mod datasets;
 mod fault;
+mod followup;
 mod hits;
 mod init;
 mod lines;
@@ -19,6 +20,7 @@ mod render;
 mod serve;
 mod status;
 mod store;
+mod watching;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -35,7 +37,7 @@ use render::{Cell, Output, printable, record};
 
 const HELP: &str = "\
 Client configuration (TOML; --client FILE or SOTTO_NODE_CLIENT), for all but serve, init, \
-store, policies and normalise:
+store, policies, normalise, followup verify and followup new --blank:
   endpoint = \"https://localhost:7443\"
   peer = \"nl-fiu\"                       # whose service it must be; optional
   # token_file = \"token\"                # an access token, mode 0600, instead of certificate and key
@@ -52,6 +54,7 @@ Examples:
   sotto-node publish
   sotto-node probe suspects --purpose INVESTIGATION --legal-basis EU_2023_977 --case 2026-17
   sotto-node hits ls --output json
+  sotto-node followup inbox
   sotto-node normalise --type domain < list.txt
 
 Exit codes:
@@ -142,6 +145,14 @@ enum Command {
     /// What the others hold of this node's records
     #[command(subcommand, after_help = "Example:\n  sotto-node hits ls --state NEW")]
     Hits(hits::HitsCommand),
+    /// Formal follow-ups of hits: ask the holder, answer, and read what came
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  \
+        sotto-node followup new 019a1b2c-… --form request.toml\n  \
+        sotto-node followup inbox"
+    )]
+    Followup(followup::FollowUpCommand),
     /// The log of who read what, when and why; for supervisors
     #[command(
         subcommand,
@@ -242,6 +253,7 @@ fn dispatch(context: &Context, command: Command) -> Result<()> {
         Command::Check(args) => block_on(probe::check(context, args)),
         Command::AccessLog(command) => access::run(context, command),
         Command::Hits(command) => block_on(hits::run(context, command)),
+        Command::Followup(command) => followup::run(context, command),
     }
 }
 

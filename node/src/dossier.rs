@@ -11,6 +11,7 @@ use sotto_common::time::Timestamp;
 use sotto_proto::{convert, v1};
 
 use page::Page;
+pub(crate) use steps::{evaluation, tlp};
 
 /// The dossier of a follow-up, as it is known at `made_at`: first what it is, then its steps in the
 /// order in which they were taken.
@@ -82,12 +83,7 @@ fn strictest_handling(view: &v1::GetNodeFollowUpResponse) -> Vec<String> {
     codes.into_iter().map(str::to_owned).collect()
 }
 
-fn header(
-    page: &mut Page,
-    node: &v1::NodeFollowUp,
-    follow_up: &v1::FollowUp,
-    made_at: Timestamp,
-) {
+fn header(page: &mut Page, node: &v1::NodeFollowUp, follow_up: &v1::FollowUp, made_at: Timestamp) {
     let side = match node.side() {
         v1::FollowUpParty::Requester => &follow_up.requester,
         _ => &follow_up.holder,
@@ -138,7 +134,10 @@ fn clock(page: &mut Page, follow_up: &v1::FollowUp) {
         let due = time(convert::timestamp("at", clock.due_at));
         page.field("Time limit ends", &due);
     } else if follow_up.ended_at.is_none() {
-        page.field("Time limit", "stands still, until the requester has replied");
+        page.field(
+            "Time limit",
+            "stands still, until the requester has replied",
+        );
     }
     if follow_up.overdue {
         page.field("Overdue", "the time limit was exceeded");

@@ -1,23 +1,21 @@
 //! `hits`: what other nodes hold of this node's records (protocol §7, workflow.md "Hit").
 
-mod filters;
+pub(crate) mod filters;
 pub(crate) mod odds;
 mod review;
 mod show;
-
-use std::time::Duration;
 
 use clap::Subcommand;
 use sotto_common::ids::HitId;
 use sotto_common::time::{Clock as _, SystemClock};
 use sotto_proto::{convert, v1};
-use tonic::Status;
 
 use super::Context;
 use super::client::{Client, unary};
-use super::fault::{Fault, Result, is_unreachable};
+use super::fault::Result;
 use super::members::code;
 use super::render::{Cell, List, live_row};
+use super::watching::{self, Follow, Place};
 use filters::{LsArgs, WhyArgs};
 use review::ReviewArgs;
 
@@ -94,9 +92,6 @@ const EVENT: &[&str] = &[
 
 /// The most hits in a page (analyst.proto).
 const PAGE: u64 = 1000;
-
-/// How long to wait before a stream that broke is opened again: first, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// The cells of a hit, in the order of [`HIT`].
 pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
@@ -208,69 +203,22 @@ async fn next_page(
     Ok(answer.hits)
 }
 
-/// Follows the hits, over restarts of the service and the hourly end of connections.
+/// Follows the hits, until interrupted.
 async fn watch(context: &Context, client: &Client, from: u64, why: &str) -> Result<()> {
-    let mut cursor = from;
-    let mut connected = false;
-    let mut pause = PAUSES.0;
-    loop {
-        let broken = match follow(context, client, why, &mut cursor, &mut connected).await {
-            Ok(()) => None,
-            Err(Follow::Ended(fault)) => return Err(fault),
-            Err(Follow::Broken(status)) => Some(status),
-        };
-        match broken {
-            // Never reached yet: the person should hear of it rather than wait.
-            Some(status) if !connected => return Err(status.into()),
-            Some(_) => {
-                context.note(&format!(
-                    "the connection broke; going on from cursor {cursor} in {} s",
-                    pause.as_secs()
-                ));
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSES.1);
-            }
-            None => {
-                tokio::time::sleep(PAUSES.0).await;
-                pause = PAUSES.0;
-            }
-        }
-    }
-}
-
-/// Why a stream of hits ended early.
-enum Follow {
-    /// For good.
-    Ended(Fault),
-    /// It may be opened again.
-    Broken(Status),
-}
-
-impl From<std::io::Error> for Follow {
-    fn from(error: std::io::Error) -> Self {
-        Self::Ended(error.into())
-    }
-}
-
-impl From<Status> for Follow {
-    fn from(status: Status) -> Self {
-        if is_unreachable(&status) {
-            Self::Broken(status)
-        } else {
-            Self::Ended(status.into())
-        }
-    }
+    watching::watch(context, from, async |place: &mut Place| {
+        follow(context, client, why, place).await
+    })
+    .await
 }
 
 async fn follow(
     context: &Context,
     client: &Client,
     why: &str,
-    cursor: &mut u64,
-    connected: &mut bool,
+    place: &mut Place,
 ) -> Result<(), Follow> {
     let request = v1::WatchRecordHitsRequest {
-        cursor: *cursor,
+        cursor: place.cursor,
         why: why.to_owned(),
     };
     let mut events = client
@@ -278,12 +226,12 @@ async fn follow(
         .watch_record_hits(request)
         .await?
         .into_inner();
-    *connected = true;
+    place.connected = true;
     while let Some(event) = events.message().await? {
         let mut row = vec![Cell::new(event.cursor)];
         row.extend(cells(event.hit.unwrap_or_default()));
         live_row(context.output, EVENT, &row, &mut context.stdout())?;
-        *cursor = event.cursor;
+        place.cursor = event.cursor;
     }
     Ok(())
 }

@@ -94,9 +94,8 @@ impl Page {
             return;
         }
         let (name, value) = (escaped(name), escaped(value));
-        self.0.push_str(&format!(
-            "<dt>{name}</dt><dd dir=\"auto\">{value}</dd>\n"
-        ));
+        self.0
+            .push_str(&format!("<dt>{name}</dt><dd dir=\"auto\">{value}</dd>\n"));
     }
 
     /// A name and a code, in words and as it is.

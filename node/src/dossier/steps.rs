@@ -143,7 +143,10 @@ fn particulars(page: &mut Page, form: &v1::FollowUpParticulars) {
         ("Link between purpose and person", &form.link),
         ("Why the data are believed to be there", &form.why_there),
         ("What makes it urgent", &form.urgency_reason),
-        ("Restrictions on the use of this request", &form.use_restrictions),
+        (
+            "Restrictions on the use of this request",
+            &form.use_restrictions,
+        ),
     ] {
         if !text.is_empty() {
             page.heading(4, name);
@@ -225,9 +228,16 @@ fn signatures(page: &mut Page, step: &v1::NodeFollowUpStep) {
     let Some(statement) = &step.statement else {
         return;
     };
-    let keys: Vec<_> = statement.signatures.iter().map(|s| s.keyid.as_str()).collect();
+    let keys: Vec<_> = statement
+        .signatures
+        .iter()
+        .map(|s| s.keyid.as_str())
+        .collect();
     let digest = hex::encode(Sha256::digest(&statement.payload));
-    let previous = step.clear.as_ref().map(|clear| hex::encode(&clear.previous));
+    let previous = step
+        .clear
+        .as_ref()
+        .map(|clear| hex::encode(&clear.previous));
     page.small(&format!(
         "signed by key {}; digest {digest}; digest of the step before {}",
         keys.join(", "),
@@ -242,7 +252,10 @@ pub(super) fn proposal(page: &mut Page, proposal: &v1::FollowUpProposal) {
     let step = code(proposal.step().as_str_name(), "FOLLOW_UP_STEP_");
     page.coded("Step", step);
     page.field("Drafted by", &proposal.drafted_by);
-    page.field("Drafted", &time(convert::timestamp("at", proposal.drafted_at)));
+    page.field(
+        "Drafted",
+        &time(convert::timestamp("at", proposal.drafted_at)),
+    );
     page.end_fields();
     page.paragraph("It has not been approved, and nothing of it has left this node.");
 }

@@ -19,7 +19,7 @@ const MAX_WHY: usize = 256;
 pub(crate) struct WhyArgs {
     /// Why they are read, for the access log; without it, for the cases of the hits
     #[arg(long, value_name = "TEXT", value_parser = why, default_value = "", hide_default_value = true)]
-    pub(super) why: String,
+    pub(crate) why: String,
 }
 
 /// Which hits to list.

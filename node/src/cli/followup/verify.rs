@@ -1,0 +1,224 @@
+//! `followup verify`: an exported bundle, checked without any network.
+
+mod bundle;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use sotto_common::dsse::{Fingerprint, VerifyingKey, pae};
+use sotto_common::followup::record::{FollowUp, MAX_DELAY};
+use sotto_common::followup::step::{StepDetail, StepStatement};
+use sotto_common::ids::NodeId;
+use sotto_common::membership::Manifest;
+use sotto_proto::convert::follow_up::body_digest;
+use sotto_proto::{convert, v1};
+
+use crate::cli::Context;
+use crate::cli::fault::{Fault, Result};
+use crate::cli::render::Cell;
+
+use bundle::{Bundle, MANIFEST, SUMS, SUMS_SIGNED};
+
+/// The payload type of a bundle's list of digests.
+const BUNDLE_TYPE: &str = "application/vnd.sotto.follow-up-bundle.v1+text";
+
+/// Which bundle.
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// The folder that `followup export` wrote
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The fingerprint that a node must have, as it was compared with it; may be given several times
+    #[arg(long = "fingerprint", value_name = "NODE=FINGERPRINT", value_parser = fingerprint)]
+    fingerprints: Vec<(NodeId, Fingerprint)>,
+}
+
+fn fingerprint(text: &str) -> Result<(NodeId, Fingerprint), String> {
+    let (node, fingerprint) = text.split_once('=').ok_or("expected NODE=FINGERPRINT")?;
+    let node = node.parse().map_err(|error| format!("{error}"))?;
+    let fingerprint = fingerprint.parse().map_err(|error| format!("{error}"))?;
+    Ok((node, fingerprint))
+}
+
+const VERIFIED: &[&str] = &[
+    "follow_up",
+    "requester",
+    "requester_fingerprint",
+    "holder",
+    "holder_fingerprint",
+    "steps",
+    "state",
+    "files",
+    "exported_by",
+];
+
+/// What a bundle proves.
+struct Verified {
+    follow_up: FollowUp,
+    keys: BTreeMap<NodeId, VerifyingKey>,
+    files: usize,
+    exported_by: NodeId,
+}
+
+/// Checks a bundle, and says what it proves.
+pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<()> {
+    let bundle = Bundle::open(&args.folder)?;
+    let verified = check(&bundle)?;
+    for (node, wanted) in &args.fingerprints {
+        let found = verified.keys.get(node).map(VerifyingKey::fingerprint);
+        if found != Some(*wanted) {
+            return Err(Fault::with_hint(
+                format!("{node} has not signed by the key with this fingerprint"),
+                "ask the node which key it had in that epoch, over another channel",
+            ));
+        }
+    }
+    if args.fingerprints.is_empty() {
+        context.note(
+            "whole and signed; compare the fingerprints with those of `sotto-node member ls`",
+        );
+    }
+    let fingerprint = |node| {
+        let key = verified.keys.get(node).map(VerifyingKey::fingerprint);
+        Cell::new(key.map(|key| key.to_string()))
+    };
+    let follow_up = &verified.follow_up;
+    context.done(
+        VERIFIED,
+        &[
+            Cell::new(follow_up.id.to_string()),
+            Cell::new(follow_up.requester.as_str()),
+            fingerprint(&follow_up.requester),
+            Cell::new(follow_up.holder.as_str()),
+            fingerprint(&follow_up.holder),
+            Cell::new(follow_up.next_seq),
+            Cell::new(follow_up.state.as_str()),
+            Cell::new(verified.files),
+            Cell::new(verified.exported_by.as_str()),
+        ],
+    )
+}
+
+/// Names the first thing that does not hold.
+fn check(bundle: &Bundle) -> Result<Verified> {
+    let files = bundle.check_digests()?;
+    let manifest = manifest(bundle)?;
+    let follow_up = chain(bundle, &manifest)?;
+    let mut keys = BTreeMap::new();
+    for node in [&follow_up.requester, &follow_up.holder] {
+        keys.insert(node.clone(), key_of(&manifest, node)?);
+    }
+    bundle.check_named_keys(&keys)?;
+    let exported_by = exporter(bundle, &keys)?;
+    Ok(Verified {
+        follow_up,
+        keys,
+        files,
+        exported_by,
+    })
+}
+
+/// The manifest of the hit's epoch, signed by its custodian.
+fn manifest(bundle: &Bundle) -> Result<Manifest> {
+    let envelope = bundle.envelope(MANIFEST)?;
+    let claimed: Manifest =
+        convert::read_unverified(&envelope).map_err(|error| wrong(MANIFEST, &error))?;
+    let key = key_of(&claimed, &claimed.custodian)?;
+    convert::verify(&envelope, &key).map_err(|error| wrong(MANIFEST, &error))
+}
+
+fn key_of(manifest: &Manifest, node: &NodeId) -> Result<VerifyingKey> {
+    let keys = manifest.member(node);
+    keys.map(|keys| keys.signing)
+        .map_err(|error| wrong(MANIFEST, &error))
+}
+
+/// Every statement by its sender's key, at its place, leading to the state that it names.
+fn chain(bundle: &Bundle, manifest: &Manifest) -> Result<FollowUp> {
+    let mut follow_up: Option<FollowUp> = None;
+    for (seq, name) in bundle.statements().into_iter().enumerate() {
+        let envelope = bundle.envelope(&name)?;
+        let wrong = |error| wrong(&name, &error);
+        let claimed: StepStatement = convert::read_unverified(&envelope).map_err(wrong)?;
+        let key = key_of(manifest, &claimed.clear.sender)?;
+        let statement: StepStatement = convert::verify(&envelope, &key).map_err(wrong)?;
+        check_keyid(&name, &envelope, &key)?;
+        let clear = &statement.clear;
+        if name != format!("statements/{seq:03}-{}.pb", clear.step()) {
+            return Err(Fault::new(format!(
+                "{name}: it is step {} ({}), and does not stand at its place",
+                clear.seq,
+                clear.step()
+            )));
+        }
+        // When the broker took a step is not signed: the sender's own time stands for it. That a
+        // judicial delay is within a year of it was the broker's to check.
+        let now = match &clear.detail {
+            StepDetail::AwaitJudicialAuthorisation { new_date } => {
+                clear.made_at.max(new_date.minus(MAX_DELAY))
+            }
+            _ => clear.made_at,
+        };
+        let body = body_digest(&envelope);
+        let next = match &follow_up {
+            None => FollowUp::begin(clear, body, now),
+            Some(before) => before.apply(clear, body, now),
+        };
+        follow_up = Some(next.map_err(wrong)?);
+    }
+    follow_up.ok_or_else(|| Fault::new("statements: the bundle has none"))
+}
+
+/// The party whose node has signed the list of digests.
+fn exporter(bundle: &Bundle, keys: &BTreeMap<NodeId, VerifyingKey>) -> Result<NodeId> {
+    let envelope = bundle.envelope(SUMS_SIGNED)?;
+    if envelope.payload_type != BUNDLE_TYPE {
+        return Err(Fault::new(format!(
+            "{SUMS_SIGNED}: it is no signature of a bundle"
+        )));
+    }
+    if envelope.payload[..] != bundle.sums()[..] {
+        return Err(Fault::new(format!(
+            "{SUMS}: it is not the list that was signed in {SUMS_SIGNED}"
+        )));
+    }
+    let signer = keys.iter().find(|(_, key)| is_signed(&envelope, key));
+    let (node, key) = signer.ok_or_else(|| {
+        Fault::new(format!(
+            "{SUMS_SIGNED}: not signed by either node of the follow-up"
+        ))
+    })?;
+    check_keyid(SUMS_SIGNED, &envelope, key)?;
+    Ok(node.clone())
+}
+
+/// Whether the envelope has exactly one signature, and by this key (protocol §9).
+fn is_signed(envelope: &v1::DsseEnvelope, key: &VerifyingKey) -> bool {
+    let [signature] = envelope.signatures.as_slice() else {
+        return false;
+    };
+    let signed = pae(&envelope.payload_type, &envelope.payload);
+    ed25519_dalek::VerifyingKey::from_bytes(key.as_bytes())
+        .ok()
+        .zip(ed25519_dalek::Signature::from_slice(&signature.sig).ok())
+        .is_some_and(|(key, signature)| key.verify_strict(&signed, &signature).is_ok())
+}
+
+/// The key's id is not signed, and would be the one place of a bundle where a change does not show.
+fn check_keyid(name: &str, envelope: &v1::DsseEnvelope, key: &VerifyingKey) -> Result<()> {
+    if envelope.signatures.iter().all(|s| s.keyid == key.keyid()) {
+        Ok(())
+    } else {
+        Err(Fault::new(format!(
+            "{name}: it names another key than it is signed by"
+        )))
+    }
+}
+
+fn wrong(name: &str, error: &sotto_common::error::Error) -> Fault {
+    Fault::new(format!("{name}: {} [{}]", error.text, error.code))
+}
+
+#[cfg(test)]
+mod tests;
