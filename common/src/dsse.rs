@@ -30,17 +30,20 @@ pub enum StatementKind {
     FollowUp,
     /// A node's verdict on a hit (workflow.md).
     HitFeedback,
+    /// The digests of an exported follow-up: a file for a case, never a message of the protocol.
+    FollowUpBundle,
 }
 
 impl StatementKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::FilterHeader,
         Self::EpochManifest,
         Self::KeyStatement,
         Self::KeyConfirmation,
         Self::FollowUp,
         Self::HitFeedback,
+        Self::FollowUpBundle,
     ];
 
     /// The payload type of the envelope, which is signed with the body.
@@ -52,6 +55,7 @@ impl StatementKind {
             Self::KeyConfirmation => "application/vnd.sotto.key-confirmation.v1+protobuf",
             Self::FollowUp => "application/vnd.sotto.follow-up.v1+protobuf",
             Self::HitFeedback => "application/vnd.sotto.hit-feedback.v1+protobuf",
+            Self::FollowUpBundle => "application/vnd.sotto.follow-up-bundle.v1+text",
         }
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod catalogue;
 pub(crate) mod check;
 pub(crate) mod datasets;
 pub(crate) mod epochs;
+pub(crate) mod follow_ups;
 pub(crate) mod import;
 pub(crate) mod inbox;
 pub(crate) mod jobs;
@@ -55,6 +56,8 @@ pub(crate) struct App {
     pub(crate) community: CommunityId,
     pub(crate) custodians: Vec<NodeId>,
     pub(crate) outbox_dir: PathBuf,
+    /// Where sealed files wait for the broker, or to be opened.
+    pub(crate) attachments_dir: PathBuf,
     pub(crate) store: Store,
     pub(crate) keystore: Keystore,
     pub(crate) broker: Broker,
@@ -71,6 +74,10 @@ pub(crate) struct App {
     pub(crate) hit_cursor: watch::Sender<u64>,
     /// Told when a person has decided about a hit.
     pub(crate) decided: Notify,
+    /// Cursor of the last event of a follow-up.
+    pub(crate) follow_up_cursor: watch::Sender<u64>,
+    /// Told when there may be something to send of a follow-up.
+    pub(crate) follow_ups_moved: Notify,
     /// Told when selectors or datasets have changed: there may be something to publish or to probe.
     pub(crate) data: watch::Sender<()>,
     /// Who has published what, as the broker told it last.
@@ -91,10 +98,13 @@ pub(crate) struct App {
 }
 
 /// What goes on for as long as the node runs.
-const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 10] = [
+const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 13] = [
     members::keep_stating,
     inbox::keep_watching,
     catalogue::keep_watching,
+    follow_ups::keep_watching,
+    follow_ups::keep_sending,
+    follow_ups::keep_erasing,
     keeper::keep_epochs,
     publisher::keep_expiring,
     publisher::keep_publishing,
@@ -116,7 +126,10 @@ impl App {
     ) -> Result<()> {
         self.store.drop_imports(None).await?;
         self.hit_cursor.send_replace(self.store.hit_cursor().await?);
+        let told = self.store.last_follow_up_event().await?;
+        self.follow_up_cursor.send_replace(told);
         self.clear_outbox().await?;
+        self.clear_attachments().await?;
         self.resume_probes().await?;
         for task in SERVICE {
             let work = task(Arc::clone(self));

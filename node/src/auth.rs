@@ -8,6 +8,7 @@
 pub(crate) mod keys;
 pub(crate) mod oidc;
 pub(crate) mod people;
+pub(crate) mod persons;
 mod watched;
 
 #[cfg(test)]
@@ -57,6 +58,8 @@ pub(crate) struct Caller {
     pub(crate) person: String,
     /// What they may act as; empty if the node gives them no role.
     pub(crate) roles: BTreeSet<Role>,
+    /// Everything that they go by: who has one of these in common is the same person.
+    pub(crate) identities: BTreeSet<String>,
     certificate: Option<PeerIdentity>,
     /// When the access token runs out.
     until: Option<Timestamp>,
@@ -72,6 +75,20 @@ impl Caller {
             .get::<Self>()
             .cloned()
             .ok_or_else(|| Error::new(ErrorCode::IdentityMissing, "who calls is not known"))
+    }
+}
+
+#[cfg(test)]
+impl Caller {
+    /// A caller of a test, known by a certificate.
+    pub(crate) fn of_test(person: &str) -> Self {
+        Self {
+            person: person.into(),
+            roles: BTreeSet::from([Role::Analyst, Role::Approver]),
+            identities: persons::identities(std::iter::empty(), person),
+            certificate: None,
+            until: None,
+        }
     }
 }
 
@@ -167,11 +184,19 @@ impl Gate {
             None => BTreeSet::from([peer.spiffe().role()]),
         };
         Ok(Caller {
+            identities: self.identities(&person),
             person,
             roles,
             certificate: Some(peer),
             until: None,
         })
+    }
+
+    fn identities(&self, person: &str) -> BTreeSet<String> {
+        match &self.people {
+            Some(people) => people.current().identities(person),
+            None => persons::identities(std::iter::empty(), person),
+        }
     }
 
     async fn holder(&self, token: &str, certificate: Option<PeerIdentity>) -> Result<Caller> {
@@ -187,6 +212,7 @@ impl Gate {
             None => holder.roles,
         };
         Ok(Caller {
+            identities: self.identities(&holder.person),
             person: holder.person,
             roles,
             certificate,

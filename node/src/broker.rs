@@ -10,6 +10,7 @@ use sotto_common::random::os_rng;
 use sotto_common::service::config::ConfigError;
 use sotto_common::service::tls::{ExpectedPeer, MAX_MESSAGE, Tls};
 use sotto_proto::status::from_status;
+use sotto_proto::v1::follow_up_service_client::FollowUpServiceClient;
 use sotto_proto::v1::hit_service_client::HitServiceClient;
 use sotto_proto::v1::membership_service_client::MembershipServiceClient;
 use sotto_proto::v1::probe_service_client::ProbeServiceClient;
@@ -86,6 +87,8 @@ clients! {
     probes: ProbeServiceClient,
     /// Hits.
     hits: HitServiceClient,
+    /// Follow-ups.
+    follow_ups: FollowUpServiceClient,
 }
 
 impl Broker {

@@ -222,6 +222,11 @@ impl NodeConfig {
         self.data_dir.join("outbox")
     }
 
+    /// Where the files of follow-ups are, sealed to the requester, until nobody needs them here.
+    pub fn attachments_dir(&self) -> PathBuf {
+        self.data_dir.join("attachments")
+    }
+
     /// The file of the store.
     pub fn store_file(&self) -> PathBuf {
         self.data_dir.join("node.db")

@@ -16,6 +16,7 @@ pub mod store;
 mod app;
 mod auth;
 mod dossier;
+mod follow_up;
 mod rpc;
 #[cfg(test)]
 mod testing;

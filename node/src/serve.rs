@@ -150,6 +150,7 @@ async fn build(
 ) -> Result<App, ServeError> {
     private_dir(&config.data_dir)?;
     private_dir(&config.outbox_dir())?;
+    private_dir(&config.attachments_dir())?;
     let stop_list = match &config.stop_list {
         None => StopList::default(),
         Some(path) => {
@@ -169,6 +170,7 @@ async fn build(
         community: config.community.clone(),
         custodians: config.custodians.clone(),
         outbox_dir: config.outbox_dir(),
+        attachments_dir: config.attachments_dir(),
         store: Store::open(&config.store_file(), cipher.clone()).await?,
         keystore: Keystore::open(&config.keys_dir(), cipher, &mut os_rng())?,
         broker: Broker::new(tls, &config.broker)?,
@@ -178,6 +180,8 @@ async fn build(
         reconnected: Notify::new(),
         hit_cursor: watch::Sender::new(0),
         decided: Notify::new(),
+        follow_up_cursor: watch::Sender::new(0),
+        follow_ups_moved: Notify::new(),
         data: watch::Sender::new(()),
         settings: config.service.clone(),
         sources: Sources::new(&config.sources),

@@ -5,6 +5,7 @@ mod at_rest;
 mod coverage;
 mod datasets;
 mod epochs;
+mod follow_ups;
 mod hits;
 mod imports;
 mod layers;
@@ -32,6 +33,7 @@ pub use at_rest::Renewed;
 pub use coverage::{Cover, ProbedDataset};
 pub use datasets::{Dataset, SelectorId, SelectorRow};
 pub use epochs::StoredEpoch;
+pub(crate) use follow_ups::{FollowUpFilter, Keeper, Owned, Refusal, StoredAttachment};
 pub use hits::{
     Decided, Feedback, HistoryEvent, HitFilter, Outcome, PendingFeedback, RecordHit, SignFeedback,
     Story, ThreadCounts,

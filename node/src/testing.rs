@@ -133,15 +133,23 @@ pub(crate) fn staged(position: u64, canonical: &str, record_id: &str) -> StagedR
 /// The use cases of `nl-fiu` with new keys, whose broker is nowhere. It trusts `nl-fiu` and
 /// `de-bka` as custodians.
 pub(crate) async fn app() -> (App, TempDir) {
+    app_of("nl-fiu").await
+}
+
+/// As [`app`], of another node.
+pub(crate) async fn app_of(own: &str) -> (App, TempDir) {
     let dir = tempfile::tempdir().expect("a directory");
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let node = |text: &str| text.parse().expect("a node");
     let cipher = store::testing::cipher(dir.path());
+    let attachments = dir.path().join("attachments");
+    std::fs::create_dir(&attachments).expect("made");
     let app = App {
-        node: node("nl-fiu"),
+        node: node(own),
         community: "euro-cyber".parse().expect("a community"),
         custodians: vec![node("nl-fiu"), node("de-bka")],
         outbox_dir: dir.path().join("outbox"),
+        attachments_dir: attachments,
         store: Store::open(&dir.path().join("node.db"), cipher.clone())
             .await
             .expect("opened"),
@@ -153,6 +161,8 @@ pub(crate) async fn app() -> (App, TempDir) {
         reconnected: Notify::new(),
         hit_cursor: watch::Sender::new(0),
         decided: Notify::new(),
+        follow_up_cursor: watch::Sender::new(0),
+        follow_ups_moved: Notify::new(),
         data: watch::Sender::new(()),
         settings: Settings::default(),
         sources: Sources::default(),

@@ -329,10 +329,10 @@ impl App {
                 epoch.manifest.epoch == layer.epoch && epoch.manifest.covers(now)
             };
             if !stored.iter().any(goes_on) {
-                self.store.delete_stack(layer.publication).await?;
+                self.store.delete_stack(layer.publication, now).await?;
             } else if of_epoch && !active.contains(&layer.publication.as_bytes()[..]) {
                 tracing::warn!(%policy, version = layer.version, "a filter has ended at the broker");
-                self.store.delete_stack(layer.publication).await?;
+                self.store.delete_stack(layer.publication, now).await?;
             }
         }
         let mut versions = answer.last_versions.iter();
@@ -365,7 +365,7 @@ impl App {
             Ok(_) | Err((ErrorCode::PublicationState | ErrorCode::PublicationUnknown, _)) => {}
             Err((_, error)) => return Err(error),
         }
-        self.store.delete_stack(publication).await
+        self.store.delete_stack(publication, self.clock.now()).await
     }
 
     /// Ends an upload that nobody goes on with: the broker bounds how many may be open.

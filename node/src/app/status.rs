@@ -133,6 +133,7 @@ impl App {
                 ));
             }
         }
+        actions.extend(self.follow_up_actions().await?);
         actions.extend(self.source_problems());
         if status.new_hits > 0 {
             actions.push(format!(

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use sotto_common::ids::{Role, SpiffeId};
 use toml::Spanned;
 
+use super::persons::identities;
 use super::{LOCAL_ROLES, local_role};
 
 /// How the id of somebody with an access token begins; issuer, `#` and subject follow.
@@ -16,7 +17,13 @@ const MAX_ID: usize = 1024;
 
 /// The people of a role file. Nobody else has a role.
 #[derive(Debug)]
-pub(crate) struct People(BTreeMap<String, BTreeSet<Role>>);
+pub(crate) struct People(BTreeMap<String, Listed>);
+
+#[derive(Debug)]
+struct Listed {
+    roles: BTreeSet<Role>,
+    name: Option<String>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,9 +36,9 @@ struct RoleFile {
 struct Person {
     id: Spanned<String>,
     roles: Spanned<Vec<Spanned<String>>>,
-    /// For the readers of the file.
-    #[serde(default, rename = "name")]
-    _name: Option<String>,
+    /// For the readers of the file; two ids with one name are one person.
+    #[serde(default)]
+    name: Option<String>,
 }
 
 impl People {
@@ -72,7 +79,8 @@ impl People {
             if roles.is_empty() {
                 return Err(at(listed, "names no role: remove the person instead"));
             }
-            if people.insert(id, roles).is_some() {
+            let name = person.name;
+            if people.insert(id, Listed { roles, name }).is_some() {
                 return Err(at(start, "this person is listed above already"));
             }
         }
@@ -81,7 +89,17 @@ impl People {
 
     /// What a person may act as; empty for somebody who is not listed.
     pub(crate) fn roles(&self, person: &str) -> BTreeSet<Role> {
-        self.0.get(person).cloned().unwrap_or_default()
+        let listed = self.0.get(person);
+        listed
+            .map(|listed| listed.roles.clone())
+            .unwrap_or_default()
+    }
+
+    /// Everything that a person goes by ([`identities`]).
+    pub(crate) fn identities(&self, person: &str) -> BTreeSet<String> {
+        let listed = self.0.iter();
+        let listed = listed.map(|(id, listed)| (id.as_str(), listed.name.as_deref()));
+        identities(listed, person)
     }
 }
 

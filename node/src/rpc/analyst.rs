@@ -1,5 +1,6 @@
 //! `AnalystService`.
 
+mod follow_ups;
 mod hits;
 
 use std::sync::Arc;
@@ -209,100 +210,150 @@ impl AnalystService for Analysts {
 
     async fn draft_follow_up(
         &self,
-        _request: Request<v1::DraftFollowUpRequest>,
+        request: Request<v1::DraftFollowUpRequest>,
     ) -> Result<Response<v1::DraftFollowUpResponse>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::draft(&self.app, &caller, request.into_inner()).await
+        })
+        .await
     }
 
     async fn propose_follow_up_step(
         &self,
-        _request: Request<v1::ProposeFollowUpStepRequest>,
+        request: Request<v1::ProposeFollowUpStepRequest>,
     ) -> Result<Response<v1::ProposeFollowUpStepResponse>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::propose(&self.app, &caller, request.into_inner()).await
+        })
+        .await
     }
 
     async fn approve_follow_up_step(
         &self,
-        _request: Request<v1::ApproveFollowUpStepRequest>,
+        request: Request<v1::ApproveFollowUpStepRequest>,
     ) -> Result<Response<v1::ApproveFollowUpStepResponse>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::approve(&self.app, &caller, request.into_inner()).await
+        })
+        .await
     }
 
     async fn discard_follow_up_step(
         &self,
-        _request: Request<v1::DiscardFollowUpStepRequest>,
+        request: Request<v1::DiscardFollowUpStepRequest>,
     ) -> Result<Response<v1::DiscardFollowUpStepResponse>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::discard(&self.app, &caller, request.into_inner()).await
+        })
+        .await
     }
 
     async fn end_follow_up(
         &self,
-        _request: Request<v1::EndFollowUpRequest>,
+        request: Request<v1::EndFollowUpRequest>,
     ) -> Result<Response<v1::EndFollowUpResponse>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::end(&self.app, &caller, request.into_inner()).await
+        })
+        .await
     }
 
     async fn list_node_follow_ups(
         &self,
-        _request: Request<v1::ListNodeFollowUpsRequest>,
+        request: Request<v1::ListNodeFollowUpsRequest>,
     ) -> Result<Response<v1::ListNodeFollowUpsResponse>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::list(&self.app, &caller, request.into_inner()).await
+        })
+        .await
     }
 
     async fn get_node_follow_up(
         &self,
-        _request: Request<v1::GetNodeFollowUpRequest>,
+        request: Request<v1::GetNodeFollowUpRequest>,
     ) -> Result<Response<v1::GetNodeFollowUpResponse>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::get(&self.app, &caller, request.into_inner()).await
+        })
+        .await
     }
 
     async fn get_follow_up_figures(
         &self,
-        _request: Request<v1::GetFollowUpFiguresRequest>,
+        request: Request<v1::GetFollowUpFiguresRequest>,
     ) -> Result<Response<v1::GetFollowUpFiguresResponse>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::figures(&self.app, &caller, request.into_inner()).await
+        })
+        .await
     }
 
     type WatchNodeFollowUpsStream = Answers<v1::WatchNodeFollowUpsResponse>;
 
     async fn watch_node_follow_ups(
         &self,
-        _request: Request<v1::WatchNodeFollowUpsRequest>,
+        request: Request<v1::WatchNodeFollowUpsRequest>,
     ) -> Result<Response<Self::WatchNodeFollowUpsStream>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            let told = follow_ups::watch(&self.app, caller, request.get_ref())?;
+            let told: Self::WatchNodeFollowUpsStream =
+                told.map(|item| item.map_err(to_status)).boxed();
+            Ok(told)
+        })
+        .await
     }
 
     type ReadFollowUpAttachmentStream = Answers<v1::ReadFollowUpAttachmentResponse>;
 
     async fn read_follow_up_attachment(
         &self,
-        _request: Request<v1::ReadFollowUpAttachmentRequest>,
+        request: Request<v1::ReadFollowUpAttachmentRequest>,
     ) -> Result<Response<Self::ReadFollowUpAttachmentStream>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            let told =
+                follow_ups::read_attachment(&self.app, &caller, request.into_inner()).await?;
+            let told: Self::ReadFollowUpAttachmentStream =
+                told.map(|item| item.map_err(to_status)).boxed();
+            Ok(told)
+        })
+        .await
     }
 
     type ExportFollowUpStream = Answers<v1::ExportFollowUpResponse>;
 
     async fn export_follow_up(
         &self,
-        _request: Request<v1::ExportFollowUpRequest>,
+        request: Request<v1::ExportFollowUpRequest>,
     ) -> Result<Response<Self::ExportFollowUpStream>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            let told = follow_ups::export(&self.app, &caller, request.into_inner()).await?;
+            let told: Self::ExportFollowUpStream = told.map(|item| item.map_err(to_status)).boxed();
+            Ok(told)
+        })
+        .await
     }
 
     async fn add_follow_up_attachment(
         &self,
-        _request: Request<tonic::Streaming<v1::AddFollowUpAttachmentRequest>>,
+        request: Request<tonic::Streaming<v1::AddFollowUpAttachmentRequest>>,
     ) -> Result<Response<v1::AddFollowUpAttachmentResponse>, Status> {
-        Err(not_built())
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::add_attachment(&self.app, &caller, request.into_inner()).await
+        })
+        .await
     }
-}
-
-fn not_built() -> Status {
-    to_status(Error::new(
-        ErrorCode::Unavailable,
-        "not built on this branch",
-    ))
 }
 
 fn grounds(wire: Option<v1::ProbeGrounds>) -> Result<Grounds> {

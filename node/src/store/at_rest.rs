@@ -3,6 +3,7 @@
 //! | value | table, row, column |
 //! |---|---|
 //! | canonical value and record id | `selectors`, `LP(dataset) ‖ canonical index`, `record` |
+//! | texts of follow-ups | `follow_ups` and its kin (`store/follow_ups/seals.rs`) |
 //! | nonce of a probe session | `probe_sessions`, session id, `nonce` |
 //! | key of the hashes | `store_keys`, its name, `sealed` |
 //!

@@ -285,7 +285,7 @@ impl Store {
         self.counter(LOCAL_CURSOR).await
     }
 
-    async fn counter(&self, name: &'static str) -> Result<u64> {
+    pub(super) async fn counter(&self, name: &'static str) -> Result<u64> {
         let value: Option<i64> = sqlx::query_scalar("SELECT value FROM counters WHERE name = $1")
             .bind(name)
             .fetch_optional(self.db.read())
@@ -443,7 +443,7 @@ pub(super) async fn put_found(
     Ok(local)
 }
 
-async fn set_counter(tx: &mut SqliteConnection, name: &str, value: u64) -> Result<()> {
+pub(super) async fn set_counter(tx: &mut SqliteConnection, name: &str, value: u64) -> Result<()> {
     sqlx::query(
         "INSERT INTO counters (name, value) VALUES ($1, $2)
          ON CONFLICT (name) DO UPDATE SET value = excluded.value",

@@ -274,10 +274,22 @@ impl Store {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_stack(&self, publication: PublicationId) -> Result<()> {
+    pub async fn delete_stack(&self, publication: PublicationId, now: Timestamp) -> Result<()> {
         self.db
             .run_tx("delete_stack", |tx| {
                 async move {
+                    sqlx::query(
+                        "UPDATE layer_history SET ended_at = $2
+                         WHERE ended_at IS NULL AND publication_id IN
+                             (SELECT o.publication_id FROM layers o JOIN layers l
+                                  ON o.policy = l.policy AND o.epoch = l.epoch
+                              WHERE l.publication_id = $1)",
+                    )
+                    .bind(&publication.as_bytes()[..])
+                    .bind(now.micros())
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(db_error)?;
                     sqlx::query(
                         "DELETE FROM layers WHERE (policy, epoch) IN
                              (SELECT policy, epoch FROM layers WHERE publication_id = $1)",

@@ -1,0 +1,207 @@
+//! Files that go with an answer.
+
+use futures::{StreamExt as _, stream};
+use prost::bytes::Bytes;
+use sotto_common::error::{ErrorCode, Result};
+use sotto_common::ids::AttachmentId;
+
+use super::*;
+
+const LONG: usize = 200_000;
+
+fn content(size: usize) -> Vec<u8> {
+    (0..size)
+        .map(|at| u8::try_from(at % 251).unwrap())
+        .collect()
+}
+
+fn answer_with_files() -> v1::FollowUpDraft {
+    let mut draft = answer();
+    let outcome = &mut draft.outcomes[1];
+    (outcome.state, outcome.ground) = (v1::ItemState::Provided.into(), 0);
+    let items = &mut draft.answer.as_mut().unwrap().items;
+    let mut item = items[0].clone();
+    item.item = v1::FollowUpItem::Attachments.into();
+    items.push(item);
+    draft
+}
+
+impl Lab {
+    async fn accepted(&self) -> FollowUpId {
+        let id = self.received().await;
+        self.step(&self.holds, id, FollowUpStep::Accept, empty())
+            .await;
+        id
+    }
+
+    async fn add(&self, by: &str, id: FollowUpId, bytes: &[u8], size: u64) -> Result<AttachmentId> {
+        let chunks = bytes.chunks(50_000).map(|c| Ok(Bytes::copy_from_slice(c)));
+        let chunks = stream::iter(chunks.collect::<Vec<_>>());
+        self.holds
+            .add_file(&person(by), id, ("report.pdf", size), chunks)
+            .await
+    }
+
+    async fn read(&self, id: FollowUpId, file: AttachmentId) -> Result<Vec<u8>> {
+        let opened = self.asks.open_file(id, file).await?;
+        let mut segments = opened.segments().boxed();
+        let mut read = Vec::new();
+        while let Some(segment) = segments.next().await {
+            read.extend_from_slice(&segment?);
+        }
+        Ok(read)
+    }
+
+    /// Names of files below the folders of sealed files.
+    fn spooled(&self) -> usize {
+        let count = |dir: &TempDir| {
+            std::fs::read_dir(dir.path().join("attachments"))
+                .unwrap()
+                .count()
+        };
+        self.dirs.iter().map(count).sum()
+    }
+}
+
+#[tokio::test]
+async fn files_come_whole_and_nothing_of_them_stays_on_either_disk() {
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    lab.broker.kept.lock().unwrap().break_after = Some(100_000);
+    let mut files = Vec::new();
+    for size in [0, 1, 65_536, LONG] {
+        let added = lab.add(ALICE, id, &content(size), size as u64).await;
+        files.push((added.expect("added"), size));
+    }
+    lab.step(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
+        .await;
+    assert_eq!(lab.states(id).await, [FollowUpState::Answered; 2]);
+    for (file, size) in files {
+        assert_eq!(lab.read(id, file).await.expect("read"), content(size));
+    }
+    assert_eq!(lab.spooled(), 0);
+}
+
+#[tokio::test]
+async fn a_file_that_was_swapped_or_cut_is_refused_before_its_first_byte() {
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    let file = lab
+        .add(ALICE, id, &content(LONG), LONG as u64)
+        .await
+        .unwrap();
+    let other = lab
+        .add(ALICE, id, &content(LONG), LONG as u64)
+        .await
+        .unwrap();
+    lab.step(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
+        .await;
+    let key = file.as_bytes().to_vec();
+    let whole = lab.broker.kept.lock().unwrap().files[&key].clone();
+    let swapped = lab.broker.kept.lock().unwrap().files[&other.as_bytes().to_vec()].clone();
+    let mut altered = whole.clone();
+    altered.1[150_000] ^= 1;
+    for twisted in [altered, swapped] {
+        lab.broker
+            .kept
+            .lock()
+            .unwrap()
+            .files
+            .insert(key.clone(), twisted);
+        let error = lab.asks.open_file(id, file).await.err().expect("refused");
+        assert_eq!(error.code, ErrorCode::SealInvalid);
+    }
+    lab.broker.kept.lock().unwrap().files.insert(key, whole);
+    assert_eq!(lab.read(id, file).await.expect("read"), content(LONG));
+    let unknown = AttachmentId::generate(lab.asks.clock.now(), &mut os_rng());
+    let error = lab
+        .asks
+        .open_file(id, unknown)
+        .await
+        .err()
+        .expect("refused");
+    assert_eq!(error.code, ErrorCode::AttachmentUnknown);
+}
+
+#[tokio::test]
+async fn a_file_of_another_size_than_was_said_leaves_nothing() {
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    for said in [9, 11] {
+        let error = lab
+            .add(ALICE, id, &content(10), said)
+            .await
+            .expect_err("refused");
+        assert_eq!(error.code, ErrorCode::InvalidField);
+    }
+    assert_eq!(lab.spooled(), 0);
+    assert!(lab.holds.store.attachments(id).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_added_to_a_proposal_makes_another_one_of_both_its_authors() {
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    lab.propose(&lab.holds, id, FollowUpStep::Answer, answer())
+        .await;
+    let read = proposal(&lab.at(&lab.holds, id).await);
+    lab.add(BOB, id, &content(10), 10).await.expect("added");
+    let approved = lab.holds.approve_step(&person(BOB), id, read).await;
+    assert_eq!(
+        approved.err().expect("refused").code,
+        ErrorCode::FollowUpMismatch
+    );
+    let waits = lab.at(&lab.holds, id).await;
+    let names = waits
+        .proposal
+        .clone()
+        .unwrap()
+        .draft
+        .answer
+        .unwrap()
+        .file_names;
+    assert_eq!(names[0].name, "report.pdf");
+    let approved = lab
+        .holds
+        .approve_step(&person(BOB), id, proposal(&waits))
+        .await;
+    assert_eq!(approved.err().expect("refused").code, ErrorCode::SamePerson);
+}
+
+#[tokio::test]
+async fn a_bundle_has_every_file_in_its_signed_list() {
+    use sha2::{Digest as _, Sha256};
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    lab.add(ALICE, id, &content(10), 10).await.expect("added");
+    lab.step(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
+        .await;
+    let parts = lab.asks.export_follow_up(id, true).await.unwrap();
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    for part in parts.collect::<Vec<_>>().await {
+        let part = part.expect("whole");
+        if !part.path.is_empty() {
+            files.push((part.path, Vec::new()));
+        }
+        files.last_mut().unwrap().1.extend_from_slice(&part.chunk);
+    }
+    let (last, signed) = files.pop().unwrap();
+    assert_eq!(last, "SHA256SUMS.dsse");
+    let (_, sums) = files.pop().unwrap();
+    let envelope: v1::DsseEnvelope = prost::Message::decode(&signed[..]).unwrap();
+    let key = lab.asks.keystore.signing().verifying_key();
+    let kind = sotto_common::dsse::StatementKind::FollowUpBundle;
+    let envelope = envelope.into();
+    assert_eq!(
+        sotto_common::dsse::verify(kind, &envelope, &key).unwrap(),
+        sums
+    );
+    let listed: String = files
+        .iter()
+        .map(|(path, bytes)| format!("{}  {path}\n", hex::encode(Sha256::digest(bytes))))
+        .collect();
+    assert_eq!(String::from_utf8(sums).unwrap(), listed);
+    let paths: Vec<_> = files.iter().map(|(path, _)| path.as_str()).collect();
+    assert!(paths.contains(&"attachments/report.pdf") && paths.contains(&"dossier.html"));
+    assert!(paths.contains(&"statements/000-SUBMIT.pb"));
+}
