@@ -1,6 +1,7 @@
 //! The command line: `serve`, the laboratory's certificates, keys for the ledger, and what operators
 //! ask the broker.
 
+mod follow_ups;
 mod lab_pki;
 mod ledger;
 mod operator;
@@ -28,6 +29,7 @@ use crate::serve::BoundBroker;
   sotto-broker --client operator.toml community create euro-cyber --custodian nl-fiu --type all
   sotto-broker --client operator.toml node enrol euro-cyber nl-fiu de-bka fr-pj
   sotto-broker --client operator.toml limits set euro-cyber nl-fiu --type phone --daily-refs 50000
+  sotto-broker --client operator.toml --output csv followups stats euro-cyber --year 2026
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the broker cannot be reached."
 )]
@@ -48,6 +50,8 @@ enum Output {
     Table,
     /// For programs: one JSON array.
     Json,
+    /// For spreadsheets: a line of names, then one for each row.
+    Csv,
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,6 +90,9 @@ enum Command {
     /// How hits fared.
     #[command(subcommand)]
     Hits(operator::HitsCommand),
+    /// How follow-ups fared, and what holders did not hold.
+    #[command(subcommand, name = "followups")]
+    FollowUps(follow_ups::FollowUpsCommand),
 }
 
 /// Why a command ends without its result.
@@ -144,6 +151,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
                 Command::Epoch(command) => client.epoch(command).await,
                 Command::Quarantine(command) => client.quarantine(command).await,
                 Command::Hits(command) => client.hits(command).await,
+                Command::FollowUps(command) => client.follow_ups(command).await,
                 Command::Serve { .. } | Command::LabPki(_) | Command::Ledger(_) => Ok(()),
             }
         }

@@ -433,7 +433,7 @@ impl Datastore {
         }
     }
 
-    async fn open_file(path: &Path, cipher: ColumnCipher) -> Result<Self> {
+    pub(crate) async fn open_file(path: &Path, cipher: ColumnCipher) -> Result<Self> {
         let sqlite = Sqlite::open(path, &sqlite::MIGRATIONS).await?;
         Ok(Self {
             engine: Engine::Sqlite(sqlite),

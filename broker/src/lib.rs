@@ -2,8 +2,9 @@
 //! read, and reports only hits.
 //!
 //! `rpc` authenticates, converts and calls `app`; `app` holds the use cases and calls `datastore`
-//! (the ledger), `objects` and `cache` (the stored filters) and `matcher` (the active ones). SQL
-//! stands in `datastore` only, tonic in `rpc` and `serve` only.
+//! (the ledger), `objects` (stored filters, and the sealed files of follow-ups), `cache` (copies of
+//! the filters) and `matcher` (the active ones). SQL stands in `datastore` only, tonic in `rpc` and
+//! `serve` only.
 
 #![expect(
     clippy::duplicate_mod,

@@ -7,6 +7,8 @@
 mod attachments;
 mod figures;
 mod reading;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use prost::Message as _;
@@ -77,8 +79,6 @@ struct Outcome {
     hit_moved: bool,
     /// What nothing needs any more.
     objects: Vec<ObjectKey>,
-    /// The rate of NOT_HELD that this step has raised.
-    raised: Option<PresenceRate>,
 }
 
 impl Broker {
@@ -124,11 +124,8 @@ impl Broker {
         if outcome.hit_moved {
             self.announce_hits();
         }
-        if let Some(rate) = &outcome.raised {
-            tracing::warn!(holder = %rate.count.holder, policy = %rate.count.policy,
-                checked = rate.count.checked, not_held = rate.count.not_held,
-                expected = rate.count.expected,
-                "a holder does not hold what its filters match more often than chance explains");
+        if outcome.is_new && statement.clear.step() == FollowUpStep::NotHeld {
+            self.watch_presence(&outcome.record).await;
         }
         self.delete_unneeded(outcome.objects).await;
         Ok(StepTaken {
@@ -232,7 +229,6 @@ async fn go_on(
     match &clear.detail {
         StepDetail::NotHeld => {
             outcome.hit_moved = end_hit(tx, &outcome.record, HitEvent::NotHeld, now).await?;
-            outcome.raised = figures::newly_raised(tx, &outcome.record).await?;
         }
         StepDetail::Close => {
             outcome.hit_moved = end_hit(tx, &outcome.record, HitEvent::CloseFollowUp, now).await?;
@@ -251,7 +247,6 @@ impl Outcome {
             is_new: true,
             hit_moved: false,
             objects: Vec::new(),
-            raised: None,
         }
     }
 }

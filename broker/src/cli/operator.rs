@@ -75,6 +75,9 @@ pub(super) struct ProfileArgs {
     /// Days after which a hit that nobody has touched expires.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
     untouched_days: u32,
+    /// Days after its closing for which what was sealed in a follow-up is kept at the broker.
+    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    follow_up_days: u32,
 }
 
 #[derive(Debug, Subcommand)]
@@ -171,6 +174,10 @@ impl Client {
         Ok(Self { channel, output })
     }
 
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     fn membership(&self) -> MembershipServiceClient<Channel> {
         MembershipServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
@@ -217,11 +224,14 @@ impl Client {
                 let shown = answer(service.get_community(unary(request)).await)?;
                 let profile = shown.proposed_profile.unwrap_or_default();
                 let (custodians, cap) = (shown.custodians.join(" "), profile.hit_cap);
-                let kept = profile.retention.and_then(|kept| kept.untouched_hits);
-                let untouched = kept.map_or(0, |kept| kept.seconds / 86_400);
+                let kept = profile.retention.unwrap_or_default();
+                let days =
+                    |kept: Option<prost_types::Duration>| kept.map_or(0, |k| k.seconds / 86_400);
+                let (untouched, follow_up) = (days(kept.untouched_hits), days(kept.follow_ups));
                 let rows = profile.policies.iter().map(|row| {
                     json!({"policy": row.policy, "k": row.k, "prior": row.prior,
                            "hit_cap": cap, "untouched_days": untouched,
+                           "follow_up_days": follow_up,
                            "custodians": custodians})
                 });
                 let columns = [
@@ -230,6 +240,7 @@ impl Client {
                     "prior",
                     "hit_cap",
                     "untouched_days",
+                    "follow_up_days",
                     "custodians",
                 ];
                 self.print(&columns, rows.collect())?;
@@ -424,14 +435,16 @@ impl Client {
 
     fn done(&self, text: &str) -> Result<()> {
         match self.output {
-            Output::Table => say(&printable(text)),
+            Output::Table | Output::Csv => say(&printable(text)),
             Output::Json => say(&json!({ "done": text })),
         }
     }
 
-    fn print(&self, columns: &[&str], rows: Vec<Value>) -> Result<()> {
-        if self.output == Output::Json {
-            return say(&Value::Array(rows));
+    pub(super) fn print(&self, columns: &[&str], rows: Vec<Value>) -> Result<()> {
+        match self.output {
+            Output::Json => return say(&Value::Array(rows)),
+            Output::Csv => return say(&csv(columns, &rows)),
+            Output::Table => {}
         }
         let mut table = Table::new();
         table.load_style(UTF8_FULL_CONDENSED).set_header(columns);
@@ -441,13 +454,37 @@ impl Client {
             table.force_no_tty();
         }
         for row in rows {
-            table.add_row(columns.iter().map(|column| match &row[column] {
-                Value::String(text) => printable(text),
-                other => other.to_string(),
-            }));
+            table.add_row(columns.iter().map(|column| cell(&row[column])));
         }
         say(&table)
     }
+}
+
+/// A value for people and tables; one that is not there is empty.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::String(text) => printable(text),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// A line of names and one for each row (RFC 4180), without the last line's end.
+fn csv(columns: &[&str], rows: &[Value]) -> String {
+    let mut text = columns.join(",");
+    for row in rows {
+        let cells = columns.iter().map(|column| {
+            let cell = cell(&row[column]);
+            if cell.contains([',', '"']) {
+                format!("\"{}\"", cell.replace('"', "\"\""))
+            } else {
+                cell
+            }
+        });
+        text.push('\n');
+        text.push_str(&cells.collect::<Vec<_>>().join(","));
+    }
+    text
 }
 
 /// Prints a line; a reader that has had enough of it is no failure.
@@ -476,6 +513,7 @@ impl ProfileArgs {
         let mut profile = Profile::new(policies.into_iter().map(row).collect())?;
         profile.hit_cap = self.hit_cap;
         profile.retention.untouched_hits = DAY * self.untouched_days;
+        profile.retention.follow_ups = DAY * self.follow_up_days;
         Ok(profile)
     }
 }
@@ -496,14 +534,14 @@ fn policy(name: &str) -> Result<Policy> {
 }
 
 /// The first instant of a UTC day.
-fn date(option: &str, day: &str) -> Result<Timestamp> {
+pub(super) fn date(option: &str, day: &str) -> Result<Timestamp> {
     Timestamp::parse_rfc3339(&format!("{day}T00:00:00Z")).ok_or_else(|| Fault {
         text: format!("{option} is a date such as 2026-01-31"),
         code: 2,
     })
 }
 
-fn answer<T>(result: std::result::Result<Response<T>, Status>) -> Result<T> {
+pub(super) fn answer<T>(result: std::result::Result<Response<T>, Status>) -> Result<T> {
     result.map(Response::into_inner).map_err(|status| {
         let error: Error = from_status(&status);
         let code = if error.code == ErrorCode::Unavailable {

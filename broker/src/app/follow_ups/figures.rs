@@ -9,7 +9,7 @@ use sotto_common::ids::CommunityId;
 use sotto_common::time::Timestamp;
 
 use crate::app::{Broker, enrolled};
-use crate::datastore::{FollowUpRange, FollowUpRecord, PresenceCount, Tx};
+use crate::datastore::{FollowUpRange, FollowUpRecord, PresenceCount};
 
 /// Most follow-ups that one answer counts.
 const MAX_CASES: u32 = 50_000;
@@ -90,29 +90,42 @@ impl Broker {
             .await?;
         Ok(counts.into_iter().map(PresenceRate::of).collect())
     }
-}
 
-/// The rate that a NOT_HELD has raised, which is counted already; `None` if it was raised before, or
-/// is not.
-pub(super) async fn newly_raised(
-    tx: &mut (dyn Tx + '_),
-    record: &FollowUpRecord,
-) -> Result<Option<PresenceRate>> {
-    let counts = tx.get_presence_counts(&record.key.community, None).await?;
-    let count = counts
-        .into_iter()
-        .find(|count| count.holder == record.follow_up.holder && count.policy == record.key.policy);
-    let Some(count) = count else {
-        return Ok(None);
-    };
-    let before = PresenceCount {
-        checked: count.checked.saturating_sub(1),
-        not_held: count.not_held.saturating_sub(1),
-        expected: count.expected - (1.0 - record.posterior),
-        ..count.clone()
-    };
-    let now = PresenceRate::of(count);
-    Ok((now.raised && !PresenceRate::of(before).raised).then_some(now))
+    /// Says once, when a NOT_HELD that is committed has raised its holder's rate.
+    pub(super) async fn watch_presence(&self, record: &FollowUpRecord) {
+        match self.newly_raised(record).await {
+            Ok(Some(PresenceRate { count, .. })) => {
+                tracing::warn!(holder = %count.holder, policy = %count.policy,
+                    checked = count.checked, not_held = count.not_held, expected = count.expected,
+                    "a holder does not hold what its filters match, more often than chance explains");
+            }
+            Ok(None) => {}
+            // The rates stand in the ledger: whoever asks sees them.
+            Err(error) => tracing::warn!(%error, "the rates of NOT_HELD could not be read"),
+        }
+    }
+
+    /// The rate that a NOT_HELD has raised, which is counted already; `None` if it was raised
+    /// before, or is not.
+    pub(super) async fn newly_raised(
+        &self,
+        record: &FollowUpRecord,
+    ) -> Result<Option<PresenceRate>> {
+        let rates = self.presence_rates(&record.key.community, None).await?;
+        let now = rates.into_iter().find(|rate| {
+            rate.count.holder == record.follow_up.holder && rate.count.policy == record.key.policy
+        });
+        let Some(now) = now.filter(|rate| rate.raised) else {
+            return Ok(None);
+        };
+        let before = PresenceRate::of(PresenceCount {
+            checked: now.count.checked.saturating_sub(1),
+            not_held: now.count.not_held.saturating_sub(1),
+            expected: now.count.expected - (1.0 - record.posterior),
+            ..now.count.clone()
+        });
+        Ok((!before.raised).then_some(now))
+    }
 }
 
 /// The probability that a Poisson variable of this mean is `n` or more.
@@ -167,7 +180,7 @@ mod tests {
             (3, 1.0, 0.080_301_397),
             (5, 2.5, 0.108_821_981),
             (10, 10.0, 0.542_070_286),
-            (120, 100.0, 0.028_227_421),
+            (120, 100.0, 0.028_230_394),
             (3, 0.0, 0.0),
             (1, 1e-9, 1e-9),
         ] {
