@@ -433,7 +433,7 @@ TOML
         --dns localhost --ip 127.0.0.1 --out "$home/node.pem"
     pki create --dir "$home/people" --trust-domain "$TRUST_DOMAIN"
     cat "$work/pki/ca.pem" "$home/people/ca.pem" >"$home/ca.pem"
-    for role in data-manager analyst; do
+    for role in data-manager analyst approver; do
         pki issue --dir "$home/people" --role "$role" --name "$node-$role" --out "$home/$role"
     done
 }
@@ -445,7 +445,7 @@ for party in "${PARTIES[@]}"; do
     node=${NODE[$party]}
     prepare_node "$party"
     start "$node" "$NODE_PROGRAM"
-    for role in data-manager analyst; do
+    for role in data-manager analyst approver; do
         cat >"$work/$node/$role.toml" <<TOML
 endpoint = "https://127.0.0.1:$(port_of "$node")"
 
@@ -607,6 +607,56 @@ awk -F '\t' '{ printf "%-15s %-7s %-7s %8d %9d %7d %7d\n", $1 "/1", $2, $3, $4, 
     <(sort "$work/results")
 printf '\n'
 
+# --- from a hit to an answer -----------------------------------------------------------------
+# Two people at each side draft and approve; the request names the selector by its tag alone until
+# the holder's node has proved that it has it.
+
+# In the list: follow-up, side, other node, state, and more; the hit is the ninth.
+follow_up_is() {
+    ask "$1" analyst followup ls |
+        awk -F '\t' -v id="$2" -v state="$3" '$1 == id && $4 == state { n++ } END { exit !n }'
+}
+
+# approve NODE ID: the approver's turn, on the proposal that was shown.
+approve() {
+    local proposal
+    proposal=$(SOTTO_NODE_CLIENT=$work/$1/approver.toml "$NODE_PROGRAM" followup show "$2" \
+        --output json 2>>"$work/$1/commands.log" | tr -d ' \n' |
+        sed -n 's/.*"proposal":"\([0-9a-f-]*\)".*/\1/p')
+    at "$1" approver followup approve "$2" --proposal "$proposal" --yes
+}
+
+follow_up() {
+    local asks=${NODE[a]} holds=${NODE[b]} hit id forms=$ROOT/deploy/config/follow-ups file=$ROOT/README.md
+    hit=$(ask "$asks" analyst hits ls --all |
+        awk -F '\t' -v holder="$holds" '$3 == holder && $4 == "NEW" && !n++ { print $1 }')
+    if [[ -z $hit ]]; then
+        say "$asks has no hit on $holds to follow up"
+        return
+    fi
+    at "$asks" analyst hits review "$hit" --begin
+    at "$asks" analyst hits review "$hit" --confirm --reason 'stands in the case file'
+    at "$asks" analyst followup new "$hit" --form "$forms/request.toml"
+    id=$(ask "$asks" analyst followup ls | awk -F '\t' -v hit="$hit" '$9 == hit { print $1 }')
+    approve "$asks" "$id"
+    until_so 'the request does not reach its holder' follow_up_is "$holds" "$id" RECEIVED
+    say "$holds has proved that it holds the selector, and has the particulars"
+    at "$holds" analyst followup accept "$id"
+    approve "$holds" "$id"
+    until_so 'the request is not accepted' follow_up_is "$holds" "$id" ACCEPTED
+    at "$holds" analyst followup answer "$id" --form "$forms/answer.toml" --attach "$file"
+    approve "$holds" "$id"
+    until_so 'the answer does not arrive' follow_up_is "$asks" "$id" ANSWERED
+    at "$asks" analyst followup read "$id" --save "$work/$asks/answer"
+    cmp -s "$file" "$work/$asks/answer/${file##*/}" || fail 'the file is not the one that was sent' "$asks"
+    at "$asks" approver followup close "$id"
+    at "$asks" analyst followup export "$id" "$work/$asks/bundle" --why 'case file' --with-attachments
+    at "$asks" analyst followup verify "$work/$asks/bundle"
+    say "one hit followed up: answer and file with $asks, bundle and dossier in ${asks}/bundle"
+}
+
+if [[ $missed -eq 0 ]]; then follow_up; fi
+
 here=$(printf '%q' "$work")
 
 how_to_stop() {
@@ -629,6 +679,7 @@ The processes stay up. Next, for example:
   export SOTTO_NODE_CLIENT=$here/${NODE[a]}/analyst.toml
   sotto-node hits ls
   sotto-node hits watch
+  sotto-node followup ls
   sotto-node check --type phone '+44 20 7946 0123' --purpose INVESTIGATION --legal-basis EU_2023_977 --case demo-2
   SOTTO_NODE_CLIENT=$here/${NODE[b]}/data-manager.toml sotto-node dataset ls
   SOTTO_BROKER_CLIENT=$here/operator.toml sotto-broker epoch ls $COMMUNITY

@@ -148,7 +148,7 @@ async fn from_a_hit_to_an_answer_with_a_file_by_four_people() {
         .await
         .expect("proposed");
     de.approve(&proposed).await.expect("approved");
-    at(nl, &id, S::Answered).await;
+    at(&nl, &id, S::Answered).await;
     let shown = nl.case(&id).await.expect("answered").expect("here");
     let Some(v1::node_follow_up_step::Content::Answer(given)) =
         shown.steps.last().and_then(|step| step.content.clone())
@@ -161,8 +161,8 @@ async fn from_a_hit_to_an_answer_with_a_file_by_four_people() {
     assert!(bytes == file, "the file comes as it was");
 
     nl.end(&id, T::Close).await.expect("closed");
-    at(de, &id, S::Closed).await;
-    at(nl, &id, S::Closed).await;
+    at(&de, &id, S::Closed).await;
+    at(&nl, &id, S::Closed).await;
     until(async || {
         let threads = nl.threads().await.expect("listed");
         threads[0].state() == v1::HitState::Closed

@@ -96,7 +96,13 @@ impl World {
         done.await.expect("imported");
         self.de.publish().await.expect("published");
         self.nl.find(Phone, &values).await;
-        for hit in self.nl.hits().await.expect("listed") {
+        let refs = self.nl.pairs(Phone, &values);
+        let mut hits = self.nl.hits().await.expect("listed");
+        hits.sort_by_key(|hit| {
+            refs.iter()
+                .position(|(_, own)| own.as_bytes()[..] == hit.record_ref)
+        });
+        for hit in hits {
             for decision in [HitDecision::BeginReview, HitDecision::Confirm] {
                 self.nl.decide(&hit, decision).await.expect("taken");
             }
@@ -118,7 +124,7 @@ async fn keys_of(by: &TestNode, name: &str) -> MemberKeys {
         let nodes = listed.into_inner().nodes.into_iter();
         let statement = nodes
             .filter(|node| node.node_id == name)
-            .find_map(|node| node.statement);
+            .find_map(|node| node.key_statement);
         found = statement.map(|signed| {
             let read: KeyStatement = convert::read_unverified(&signed).expect("a statement");
             read.keys
@@ -218,10 +224,8 @@ impl Attacker<'_> {
         let value = &phones(0..3)[which.unwrap_or(0)];
         Some(match clear.step() {
             T::Submit => {
-                // The hits come in the order of their refs, not of the values: any of them.
-                let tags = phones(0..3);
-                let tag = |value| self.world.nl.tag(1, Phone, value).expose().to_vec().into();
-                let tags = tags.iter().map(tag).collect();
+                let tag = self.world.nl.tag(1, Phone, value);
+                let tags = vec![tag.expose().to_vec().into()];
                 v1::FollowUpRequest { tags }.encode_to_vec()
             }
             T::Particulars => v1::FollowUpParticulars {
