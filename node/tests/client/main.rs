@@ -1,5 +1,6 @@
 //! The real binary against a service that answers from memory, over mTLS.
 
+mod follow_ups;
 mod service;
 
 use std::process::{Command, Output};

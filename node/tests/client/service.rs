@@ -24,6 +24,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
+use super::follow_ups;
+
 const DOMAIN: &str = "sotto.test";
 
 /// Hits that the fake has.
@@ -41,7 +43,7 @@ pub(crate) const CUT_OFF: &str = "cut-off";
 /// A record id that would clear the terminal.
 pub(crate) const HOSTILE: &str = "case\t7\u{1b}[2J\n";
 
-type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What the fake remembers.
 #[derive(Default, Clone)]
@@ -104,7 +106,7 @@ impl FakeNode {
         self.changes.lock().expect("lock").clone()
     }
 
-    fn note(&self, change: String) {
+    pub(crate) fn note(&self, change: String) {
         self.changes.lock().expect("lock").push(change);
     }
 
@@ -251,23 +253,23 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 
     async fn draft_follow_up(
         &self,
-        _: Request<v1::DraftFollowUpRequest>,
+        request: Request<v1::DraftFollowUpRequest>,
     ) -> Result<Response<v1::DraftFollowUpResponse>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::draft_follow_up(self, request.into_inner())
     }
 
     async fn propose_follow_up_step(
         &self,
-        _: Request<v1::ProposeFollowUpStepRequest>,
+        request: Request<v1::ProposeFollowUpStepRequest>,
     ) -> Result<Response<v1::ProposeFollowUpStepResponse>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::propose_follow_up_step(self, request.into_inner())
     }
 
     async fn approve_follow_up_step(
         &self,
-        _: Request<v1::ApproveFollowUpStepRequest>,
+        request: Request<v1::ApproveFollowUpStepRequest>,
     ) -> Result<Response<v1::ApproveFollowUpStepResponse>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::approve_follow_up_step(self, request.into_inner())
     }
 
     async fn discard_follow_up_step(
@@ -286,16 +288,16 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 
     async fn list_node_follow_ups(
         &self,
-        _: Request<v1::ListNodeFollowUpsRequest>,
+        request: Request<v1::ListNodeFollowUpsRequest>,
     ) -> Result<Response<v1::ListNodeFollowUpsResponse>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::list_node_follow_ups(self, request.into_inner())
     }
 
     async fn get_node_follow_up(
         &self,
-        _: Request<v1::GetNodeFollowUpRequest>,
+        request: Request<v1::GetNodeFollowUpRequest>,
     ) -> Result<Response<v1::GetNodeFollowUpResponse>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::get_node_follow_up(self, request.into_inner())
     }
 
     async fn get_follow_up_figures(
@@ -314,23 +316,23 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 
     async fn read_follow_up_attachment(
         &self,
-        _: Request<v1::ReadFollowUpAttachmentRequest>,
+        request: Request<v1::ReadFollowUpAttachmentRequest>,
     ) -> Result<Response<Self::ReadFollowUpAttachmentStream>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::read_follow_up_attachment(self, request.into_inner())
     }
 
     async fn export_follow_up(
         &self,
-        _: Request<v1::ExportFollowUpRequest>,
+        request: Request<v1::ExportFollowUpRequest>,
     ) -> Result<Response<Self::ExportFollowUpStream>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::export_follow_up(self, request.into_inner())
     }
 
     async fn add_follow_up_attachment(
         &self,
-        _: Request<tonic::Streaming<v1::AddFollowUpAttachmentRequest>>,
+        request: Request<tonic::Streaming<v1::AddFollowUpAttachmentRequest>>,
     ) -> Result<Response<v1::AddFollowUpAttachmentResponse>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::add_follow_up_attachment(self, request.into_inner()).await
     }
 
     async fn review_hit(

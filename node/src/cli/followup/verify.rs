@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use sotto_common::dsse::{Fingerprint, VerifyingKey, pae};
+use sotto_common::dsse::{self, Envelope, Fingerprint, StatementKind, VerifyingKey};
 use sotto_common::followup::record::{FollowUp, MAX_DELAY};
 use sotto_common::followup::step::{StepDetail, StepStatement};
 use sotto_common::ids::NodeId;
@@ -19,9 +19,6 @@ use crate::cli::fault::{Fault, Result};
 use crate::cli::render::Cell;
 
 use bundle::{Bundle, MANIFEST, SUMS, SUMS_SIGNED};
-
-/// The payload type of a bundle's list of digests.
-const BUNDLE_TYPE: &str = "application/vnd.sotto.follow-up-bundle.v1+text";
 
 /// Which bundle.
 #[derive(Args, Debug)]
@@ -173,17 +170,14 @@ fn chain(bundle: &Bundle, manifest: &Manifest) -> Result<FollowUp> {
 /// The party whose node has signed the list of digests.
 fn exporter(bundle: &Bundle, keys: &BTreeMap<NodeId, VerifyingKey>) -> Result<NodeId> {
     let envelope = bundle.envelope(SUMS_SIGNED)?;
-    if envelope.payload_type != BUNDLE_TYPE {
-        return Err(Fault::new(format!(
-            "{SUMS_SIGNED}: it is no signature of a bundle"
-        )));
-    }
     if envelope.payload[..] != bundle.sums()[..] {
         return Err(Fault::new(format!(
             "{SUMS}: it is not the list that was signed in {SUMS_SIGNED}"
         )));
     }
-    let signer = keys.iter().find(|(_, key)| is_signed(&envelope, key));
+    let signed = Envelope::from(envelope.clone());
+    let is_by = |key| dsse::verify(StatementKind::FollowUpBundle, &signed, key).is_ok();
+    let signer = keys.iter().find(|(_, key)| is_by(key));
     let (node, key) = signer.ok_or_else(|| {
         Fault::new(format!(
             "{SUMS_SIGNED}: not signed by either node of the follow-up"
@@ -191,18 +185,6 @@ fn exporter(bundle: &Bundle, keys: &BTreeMap<NodeId, VerifyingKey>) -> Result<No
     })?;
     check_keyid(SUMS_SIGNED, &envelope, key)?;
     Ok(node.clone())
-}
-
-/// Whether the envelope has exactly one signature, and by this key (protocol §9).
-fn is_signed(envelope: &v1::DsseEnvelope, key: &VerifyingKey) -> bool {
-    let [signature] = envelope.signatures.as_slice() else {
-        return false;
-    };
-    let signed = pae(&envelope.payload_type, &envelope.payload);
-    ed25519_dalek::VerifyingKey::from_bytes(key.as_bytes())
-        .ok()
-        .zip(ed25519_dalek::Signature::from_slice(&signature.sig).ok())
-        .is_some_and(|(key, signature)| key.verify_strict(&signed, &signature).is_ok())
 }
 
 /// The key's id is not signed, and would be the one place of a bundle where a change does not show.
