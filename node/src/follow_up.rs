@@ -380,12 +380,17 @@ impl LocalFollowUp {
         let first = self.steps.iter().position(|step| step.taken_at.is_none());
         let Some(first) = first else { return };
         let dropped: Vec<_> = self.steps.drain(first..).collect();
-        let named: Vec<_> = dropped.iter().map(|s| s.clear.step().as_str()).collect();
-        self.raise(format!(
-            "{} was approved here and not taken: {reason}; look at where the follow-up stands, and \
-             propose it again if it is still wanted",
-            named.join(", ")
-        ));
+        let by_people = dropped.iter().map(|step| step.clear.step());
+        let by_people = by_people.filter(|step| !step.is_by_node());
+        let named: Vec<_> = by_people.map(FollowUpStep::as_str).collect();
+        // What the node does by itself it does again, if it is still due.
+        if !named.is_empty() {
+            self.raise(format!(
+                "{} was approved here and not taken: {reason}; look at where the follow-up stands, \
+                 and propose it again if it is still wanted",
+                named.join(", ")
+            ));
+        }
         for step in dropped {
             let refused = (step.clear.step(), step.digest, reason.to_owned());
             self.refused.push(refused);

@@ -46,8 +46,9 @@ struct Lab {
     dirs: [TempDir; 2],
 }
 
-fn person(id: &str) -> Caller {
-    Caller::of_test(id)
+/// A caller for the rest of the test.
+fn person(id: &str) -> &'static Caller {
+    Box::leak(Box::new(Caller::of_test(id)))
 }
 
 /// A request with everything that it needs.
@@ -197,7 +198,7 @@ impl Lab {
     async fn draft(&self) -> LocalFollowUp {
         let drafted = self
             .asks
-            .draft_follow_up(&person(ALICE), self.hit.id, request(), "case-1");
+            .draft_follow_up(person(ALICE), self.hit.id, request(), "case-1");
         drafted.await.expect("drafted").0
     }
 
@@ -208,13 +209,13 @@ impl Lab {
         step: FollowUpStep,
         draft: v1::FollowUpDraft,
     ) {
-        let proposed = app.propose_step(&person(ALICE), id, step, draft).await;
+        let proposed = app.propose_step(person(ALICE), id, step, draft).await;
         proposed.expect("proposed");
     }
 
     async fn approve(&self, app: &App, id: FollowUpId) {
         let proposal = proposal(&self.at(app, id).await);
-        let approved = app.approve_step(&person(BOB), id, proposal).await;
+        let approved = app.approve_step(person(BOB), id, proposal).await;
         approved.expect("approved");
     }
 

@@ -38,7 +38,7 @@ impl Lab {
         let chunks = bytes.chunks(50_000).map(|c| Ok(Bytes::copy_from_slice(c)));
         let chunks = stream::iter(chunks.collect::<Vec<_>>());
         self.holds
-            .add_file(&person(by), id, ("report.pdf", size), chunks)
+            .add_file(person(by), id, ("report.pdf", size), chunks)
             .await
     }
 
@@ -146,7 +146,7 @@ async fn a_file_added_to_a_proposal_makes_another_one_of_both_its_authors() {
         .await;
     let read = proposal(&lab.at(&lab.holds, id).await);
     lab.add(BOB, id, &content(10), 10).await.expect("added");
-    let approved = lab.holds.approve_step(&person(BOB), id, read).await;
+    let approved = lab.holds.approve_step(person(BOB), id, read).await;
     assert_eq!(
         approved.err().expect("refused").code,
         ErrorCode::FollowUpMismatch
@@ -163,7 +163,7 @@ async fn a_file_added_to_a_proposal_makes_another_one_of_both_its_authors() {
     assert_eq!(names[0].name, "report.pdf");
     let approved = lab
         .holds
-        .approve_step(&person(BOB), id, proposal(&waits))
+        .approve_step(person(BOB), id, proposal(&waits))
         .await;
     assert_eq!(approved.err().expect("refused").code, ErrorCode::SamePerson);
 }

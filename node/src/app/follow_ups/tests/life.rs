@@ -67,7 +67,7 @@ async fn a_request_becomes_an_answer_and_both_nodes_agree_at_every_step() {
     assert_eq!(last.drafted_by, "", "who drafted it is the other side's");
 
     lab.asks
-        .end_follow_up(&person(BOB), id, FollowUpStep::Close)
+        .end_follow_up(person(BOB), id, FollowUpStep::Close)
         .await
         .unwrap();
     lab.settle().await;
@@ -86,7 +86,7 @@ async fn a_request_that_misses_something_never_leaves_and_names_all_of_it() {
     terms.items.clear();
     let refused = lab
         .asks
-        .draft_follow_up(&person(ALICE), lab.hit.id, draft, "case-1");
+        .draft_follow_up(person(ALICE), lab.hit.id, draft, "case-1");
     let error = refused.await.err().expect("refused");
     assert_eq!(error.code, ErrorCode::FormIncomplete);
     for field in ["items", "facts", "link"] {
@@ -116,7 +116,7 @@ async fn an_answer_without_its_codes_or_for_another_item_is_refused_before_anybo
         twist(&mut draft);
         let proposed = lab
             .holds
-            .propose_step(&person(ALICE), id, FollowUpStep::Answer, draft);
+            .propose_step(person(ALICE), id, FollowUpStep::Answer, draft);
         let error = proposed.await.err().expect("refused");
         assert_eq!(
             error.code,
@@ -128,7 +128,7 @@ async fn an_answer_without_its_codes_or_for_another_item_is_refused_before_anybo
     draft.message = "beside it".into();
     let proposed = lab
         .holds
-        .propose_step(&person(ALICE), id, FollowUpStep::Answer, draft);
+        .propose_step(person(ALICE), id, FollowUpStep::Answer, draft);
     assert_eq!(
         proposed.await.err().expect("refused").code,
         ErrorCode::InvalidField
@@ -144,7 +144,7 @@ async fn a_step_that_the_other_side_has_overtaken_is_kept_as_refused_and_people_
     lab.approve(&lab.holds, id).await;
     // Before the holder's accept is at the broker, the requester withdraws.
     lab.asks
-        .end_follow_up(&person(BOB), id, FollowUpStep::Withdraw)
+        .end_follow_up(person(BOB), id, FollowUpStep::Withdraw)
         .await
         .unwrap();
     lab.asks.work_on(id).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_proposal_that_is_overtaken_goes_and_its_author_is_told() {
     lab.propose(&lab.holds, id, FollowUpStep::Accept, empty())
         .await;
     lab.asks
-        .end_follow_up(&person(BOB), id, FollowUpStep::Withdraw)
+        .end_follow_up(person(BOB), id, FollowUpStep::Withdraw)
         .await
         .unwrap();
     lab.settle().await;
@@ -180,14 +180,14 @@ async fn a_draft_that_is_withdrawn_stays_local() {
     let id = lab.draft().await.id;
     let closed = lab
         .asks
-        .end_follow_up(&person(BOB), id, FollowUpStep::Close)
+        .end_follow_up(person(BOB), id, FollowUpStep::Close)
         .await;
     assert_eq!(
         closed.err().expect("refused").code,
         ErrorCode::IllegalTransition
     );
     lab.asks
-        .end_follow_up(&person(BOB), id, FollowUpStep::Withdraw)
+        .end_follow_up(person(BOB), id, FollowUpStep::Withdraw)
         .await
         .unwrap();
     lab.settle().await;
@@ -196,7 +196,7 @@ async fn a_draft_that_is_withdrawn_stays_local() {
     assert_eq!(draft.state().unwrap(), FollowUpState::Withdrawn);
     let again = lab
         .asks
-        .propose_step(&person(ALICE), id, FollowUpStep::Submit, request());
+        .propose_step(person(ALICE), id, FollowUpStep::Submit, request());
     assert_eq!(
         again.await.err().expect("refused").code,
         ErrorCode::IllegalTransition
@@ -216,7 +216,7 @@ async fn a_hit_that_is_not_confirmed_is_not_followed_up() {
         .unwrap();
     let drafted = lab
         .asks
-        .draft_follow_up(&person(ALICE), lab.hit.id, request(), "case-1");
+        .draft_follow_up(person(ALICE), lab.hit.id, request(), "case-1");
     assert_eq!(
         drafted.await.err().expect("refused").code,
         ErrorCode::IllegalTransition
@@ -229,7 +229,7 @@ async fn reminders_and_closing_by_time_are_told_and_closing_early_is_an_alarm() 
     let id = lab.received().await;
     lab.broker.tell(id, Event::ReminderPercent(50));
     lab.asks
-        .end_follow_up(&person(BOB), id, FollowUpStep::Withdraw)
+        .end_follow_up(person(BOB), id, FollowUpStep::Withdraw)
         .await
         .unwrap();
     lab.settle().await;
@@ -252,11 +252,11 @@ async fn what_was_sealed_is_erased_in_time_at_both_nodes_and_the_clear_parts_sta
     let lab = Lab::start(&[EMAIL]).await;
     let id = lab.received().await;
     lab.asks
-        .end_follow_up(&person(BOB), id, FollowUpStep::Withdraw)
+        .end_follow_up(person(BOB), id, FollowUpStep::Withdraw)
         .await
         .unwrap();
     lab.asks
-        .end_follow_up(&person(BOB), id, FollowUpStep::Close)
+        .end_follow_up(person(BOB), id, FollowUpStep::Close)
         .await
         .unwrap();
     lab.settle().await;
@@ -288,12 +288,12 @@ async fn the_approver_is_shown_other_open_requests_on_the_same_selector() {
     let first = lab.draft().await;
     let drafted = lab
         .asks
-        .draft_follow_up(&person(ALICE), lab.hit.id, request(), "case-2");
+        .draft_follow_up(person(ALICE), lab.hit.id, request(), "case-2");
     let (second, related) = drafted.await.unwrap();
     assert_eq!(related.len(), 1);
     assert_eq!(related[0].follow_up_id, first.id.as_bytes()[..]);
     lab.asks
-        .end_follow_up(&person(BOB), first.id, FollowUpStep::Withdraw)
+        .end_follow_up(person(BOB), first.id, FollowUpStep::Withdraw)
         .await
         .unwrap();
     let related = lab.asks.related(&second).await.unwrap();
