@@ -9,19 +9,34 @@ use sotto_proto::v1::node_admin_service_client::NodeAdminServiceClient;
 use super::*;
 use crate::access::{Access, Chain};
 
-/// Methods that tell hits or the log itself, and note it.
+/// Methods that tell hits, follow-ups or the log itself, and note it.
 const READING: &[&str] = &[
     LIST,
     "/sotto.v1.AnalystService/GetRecordHit",
     "/sotto.v1.AnalystService/WatchRecordHits",
     "/sotto.v1.AnalystService/CheckSelector",
     "/sotto.v1.AnalystService/ReviewHit",
+    "/sotto.v1.AnalystService/DraftFollowUp",
+    "/sotto.v1.AnalystService/ProposeFollowUpStep",
+    "/sotto.v1.AnalystService/ApproveFollowUpStep",
+    "/sotto.v1.AnalystService/DiscardFollowUpStep",
+    "/sotto.v1.AnalystService/EndFollowUp",
+    "/sotto.v1.AnalystService/ListNodeFollowUps",
+    "/sotto.v1.AnalystService/GetNodeFollowUp",
+    "/sotto.v1.AnalystService/WatchNodeFollowUps",
+    "/sotto.v1.AnalystService/ReadFollowUpAttachment",
+    "/sotto.v1.AnalystService/ExportFollowUp",
+    "/sotto.v1.AnalystService/GetFollowUpFigures",
     "/sotto.v1.NodeAdminService/ExportAccessLog",
 ];
 
 /// Methods that note nothing, and why.
 const NOT_READING: &[(&str, &str)] = &[
     ("/sotto.v1.AnalystService/ProbeDataset", "tells numbers"),
+    (
+        "/sotto.v1.AnalystService/AddFollowUpAttachment",
+        "takes a file",
+    ),
     (
         "/sotto.v1.DatasetService/ImportDataset",
         "tells numbers of lines",
