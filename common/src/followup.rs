@@ -190,7 +190,6 @@ pub fn transition(from: FollowUpState, step: FollowUpStep) -> Result<FollowUpSta
     let to = match (from, step) {
         (S::Draft, T::Submit) => S::Submitted,
         (S::Submitted, T::Held) => S::Held,
-        (S::Submitted, T::NotHeld) => S::Closed,
         (S::Held, T::Particulars) | (S::ClarificationRequested, T::Reply) => S::Received,
         (S::Received | S::AwaitingJudicialAuthorisation, T::Accept) => S::Accepted,
         (S::Received | S::AwaitingJudicialAuthorisation, T::Refuse) => S::Refused,
@@ -208,7 +207,9 @@ pub fn transition(from: FollowUpState, step: FollowUpStep) -> Result<FollowUpSta
             | S::AwaitingJudicialAuthorisation,
             T::Withdraw,
         ) => S::Withdrawn,
-        (S::Answered | S::Refused | S::Withdrawn, T::Close) => S::Closed,
+        (S::Submitted, T::NotHeld) | (S::Answered | S::Refused | S::Withdrawn, T::Close) => {
+            S::Closed
+        }
         _ => {
             let to = target(step);
             let text = format!("a follow-up does not go from {from} to {to} by {step}");

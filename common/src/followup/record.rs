@@ -148,28 +148,27 @@ impl FollowUp {
 
     fn check_detail(&self, detail: &StepDetail, now: Timestamp) -> Result<()> {
         match detail {
-            StepDetail::Refuse(outcomes) => {
-                if !outcomes.cover(&self.terms) || !outcomes.refuse_everything() {
-                    let text = "a refusal names a ground for every item that was asked for";
-                    return Err(Error::field("outcomes", text));
-                }
+            StepDetail::Refuse(outcomes)
+                if !outcomes.cover(&self.terms) || !outcomes.refuse_everything() =>
+            {
+                let text = "a refusal names a ground for every item that was asked for";
+                Err(Error::field("outcomes", text))
             }
-            StepDetail::Answer(answer) => {
-                if !answer.outcomes.cover(&self.terms) || answer.outcomes.refuse_everything() {
-                    let text = "an answer says of every item that was asked for what becomes of \
-                                it, and does not refuse all of them";
-                    return Err(Error::field("outcomes", text));
-                }
+            StepDetail::Answer(answer)
+                if !answer.outcomes.cover(&self.terms) || answer.outcomes.refuse_everything() =>
+            {
+                let text = "an answer says of every item that was asked for what becomes of it, \
+                            and does not refuse all of them";
+                Err(Error::field("outcomes", text))
             }
-            StepDetail::AwaitJudicialAuthorisation { new_date } => {
-                if *new_date <= now || *new_date > now.plus(MAX_DELAY) {
-                    let text = "a date after now, and within a year";
-                    return Err(Error::field("new_date", text));
-                }
+            StepDetail::AwaitJudicialAuthorisation { new_date }
+                if *new_date <= now || *new_date > now.plus(MAX_DELAY) =>
+            {
+                let text = "a date after now, and within a year";
+                Err(Error::field("new_date", text))
             }
-            _ => {}
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Limits are computed once, from RECEIVED, and stopped in clarification (workflow.md).
@@ -180,7 +179,6 @@ impl FollowUp {
         }
         match detail.step() {
             FollowUpStep::Submit => times.submitted = Some(now),
-            FollowUpStep::NotHeld => times.closed = Some(now),
             FollowUpStep::Particulars => {
                 times.received = Some(now);
                 self.clock = Some(LimitClock::start(self.terms.limit().duration(), now));
@@ -192,7 +190,7 @@ impl FollowUp {
                 times.ended = Some(now);
                 self.clock = self.clock.map(|clock| clock.stop(now));
             }
-            FollowUpStep::Close => times.closed = Some(now),
+            FollowUpStep::NotHeld | FollowUpStep::Close => times.closed = Some(now),
             FollowUpStep::Held | FollowUpStep::Accept => {}
         }
         if let StepDetail::AwaitJudicialAuthorisation { new_date } = detail {

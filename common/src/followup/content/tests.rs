@@ -37,7 +37,7 @@ type Field = (&'static str, fn(&mut Particulars));
 const FIELDS: &[Field] = &[
     ("selector", |p| p.selector = Selector::new("")),
     ("requesting_unit", |p| {
-        p.requesting_unit = Confidential::new(" ")
+        p.requesting_unit = Confidential::new(" ");
     }),
     ("officer", |p| p.officer = Confidential::default()),
     ("facts", |p| p.facts = Confidential::new("\n")),
