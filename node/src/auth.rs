@@ -85,7 +85,7 @@ impl Caller {
         Self {
             person: person.into(),
             roles: BTreeSet::from([Role::Analyst, Role::Approver]),
-            identities: persons::identities(std::iter::empty(), person),
+            identities: persons::identities(&std::iter::empty(), person),
             certificate: None,
             until: None,
         }
@@ -195,7 +195,7 @@ impl Gate {
     fn identities(&self, person: &str) -> BTreeSet<String> {
         match &self.people {
             Some(people) => people.current().identities(person),
-            None => persons::identities(std::iter::empty(), person),
+            None => persons::identities(&std::iter::empty(), person),
         }
     }
 

@@ -208,6 +208,18 @@ fn misfit(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorCode::FollowUpMismatch, text)
 }
 
+/// What steps make, one after another; `None` without any.
+fn replay<'a>(steps: impl Iterator<Item = (&'a Step, Timestamp)>) -> Result<Option<FollowUp>> {
+    let mut follow_up: Option<FollowUp> = None;
+    for (step, at) in steps {
+        follow_up = Some(match follow_up {
+            None => FollowUp::begin(&step.clear, step.digest, at)?,
+            Some(before) => before.apply(&step.clear, step.digest, at)?,
+        });
+    }
+    Ok(follow_up)
+}
+
 impl LocalFollowUp {
     /// The node of a side.
     pub(crate) fn party(&self, party: Party) -> &NodeId {
@@ -218,20 +230,6 @@ impl LocalFollowUp {
         }
     }
 
-    fn replay<'a>(
-        &'a self,
-        steps: impl Iterator<Item = (&'a Step, Timestamp)>,
-    ) -> Result<Option<FollowUp>> {
-        let mut follow_up: Option<FollowUp> = None;
-        for (step, at) in steps {
-            follow_up = Some(match follow_up {
-                None => FollowUp::begin(&step.clear, step.digest, at)?,
-                Some(before) => before.apply(&step.clear, step.digest, at)?,
-            });
-        }
-        Ok(follow_up)
-    }
-
     /// The follow-up as broker and nodes agree on it; `None` for a draft.
     ///
     /// # Errors
@@ -239,7 +237,7 @@ impl LocalFollowUp {
     pub(crate) fn agreed(&self) -> Result<Option<FollowUp>> {
         let taken = self.steps.iter();
         let taken = taken.filter_map(|step| step.taken_at.map(|at| (step, at)));
-        let Some(follow_up) = self.replay(taken)? else {
+        let Some(follow_up) = replay(taken)? else {
             return Ok(None);
         };
         let closed = self
@@ -257,7 +255,7 @@ impl LocalFollowUp {
             return self.agreed();
         }
         let steps = self.steps.iter();
-        self.replay(steps.map(|step| (step, step.taken_at.unwrap_or(step.clear.made_at))))
+        replay(steps.map(|step| (step, step.taken_at.unwrap_or(step.clear.made_at))))
     }
 
     /// Where it stands, as broker and nodes agree; a draft that was taken back is WITHDRAWN.

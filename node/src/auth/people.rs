@@ -99,7 +99,7 @@ impl People {
     pub(crate) fn identities(&self, person: &str) -> BTreeSet<String> {
         let listed = self.0.iter();
         let listed = listed.map(|(id, listed)| (id.as_str(), listed.name.as_deref()));
-        identities(listed, person)
+        identities(&listed, person)
     }
 }
 

@@ -11,7 +11,7 @@ use sotto_common::ids::SpiffeId;
 /// `listed` are the ids of the role file with their names. A SPIFFE ID stands for the same person
 /// in every role; another id for itself.
 pub(crate) fn identities<'a>(
-    listed: impl Iterator<Item = (&'a str, Option<&'a str>)> + Clone,
+    listed: &(impl Iterator<Item = (&'a str, Option<&'a str>)> + Clone),
     id: &str,
 ) -> BTreeSet<String> {
     let mut known = BTreeSet::from([of_id(id)]);
@@ -78,8 +78,8 @@ mod tests {
             (&[][..], ALICE_APPROVES, ALICE, true),
             (&[][..], "spiffe://other.test/analyst/alice", ALICE, false),
         ] {
-            let one_is = identities(listed.iter().copied(), one);
-            let other_is = identities(listed.iter().copied(), other);
+            let one_is = identities(&listed.iter().copied(), one);
+            let other_is = identities(&listed.iter().copied(), other);
             assert_eq!(!one_is.is_disjoint(&other_is), same, "{one} {other}");
         }
     }

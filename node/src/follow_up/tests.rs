@@ -142,7 +142,7 @@ fn a_step_of_the_wrong_party_place_or_chain_is_not_applied() {
                 .unwrap(),
                 handling: sotto_common::followup::codes::HandlingCode::H0,
                 attachments: Vec::new(),
-            })
+            });
         },
     ];
     for (index, twist) in twists.into_iter().enumerate() {

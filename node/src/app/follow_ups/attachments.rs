@@ -99,7 +99,7 @@ impl App {
         let (_, clear_digest) = write_attachment(clear);
         let parties = (&follow_up.own, &follow_up.counterpart);
         let begun = SegmentSealer::begin(&peer.hpke, clear, clear_digest, parties, &mut os_rng());
-        let (enc, mut sealer) = begun.map_err(seal_error)?;
+        let (enc, mut segments) = begun.map_err(seal_error)?;
         let mut hasher = AttachmentHasher::new(&clear_digest, SUITE, &enc);
         let mut out = spooled.writer().await?;
         let mut buffer = Zeroizing::new(Vec::with_capacity(2 * SEGMENT));
@@ -116,7 +116,7 @@ impl App {
                 buffer.extend_from_slice(now);
                 chunk = later;
                 if buffer.len() == SEGMENT {
-                    let sealed = sealer.seal(&buffer).map_err(seal_error)?;
+                    let sealed = segments.seal(&buffer).map_err(seal_error)?;
                     hasher.update(&sealed);
                     out.write_all(&sealed).await.map_err(disk)?;
                     buffer.clear();
@@ -126,8 +126,8 @@ impl App {
         if left != 0 {
             return Err(other_size());
         }
-        if !sealer.is_complete() {
-            let sealed = sealer.seal(&buffer).map_err(seal_error)?;
+        if !segments.is_complete() {
+            let sealed = segments.seal(&buffer).map_err(seal_error)?;
             hasher.update(&sealed);
             out.write_all(&sealed).await.map_err(disk)?;
         }

@@ -63,6 +63,16 @@ struct About {
     matched_at: Timestamp,
 }
 
+/// A step that has come, with what is known of it before the store is asked.
+struct Incoming<'a> {
+    about: &'a About,
+    envelope: v1::DsseEnvelope,
+    verified: Result<StepStatement>,
+    /// The follow-up that it begins, if it is the first.
+    begun: Option<LocalFollowUp>,
+    taken_at: Timestamp,
+}
+
 impl TryFrom<&v1::FollowUp> for About {
     type Error = Error;
 
@@ -192,48 +202,14 @@ impl App {
                 None
             }
         };
-        let work = |known: Option<LocalFollowUp>| {
-            let statement = match &verified {
-                Ok(statement) => statement,
-                Err(error) => return Ok(known.map(|f| alarmed(f, error))),
-            };
-            let opened = match &statement.clear.sender {
-                sender if *sender == self.node => Ok(None),
-                _ => open_step(statement, self.keystore.hpke()),
-            };
-            let is_new = known.is_none();
-            let Some(mut follow_up) = known.or_else(|| begun.clone()) else {
-                return Ok(None);
-            };
-            let content = opened.as_ref().ok().and_then(Option::as_ref);
-            let step = Step {
-                clear_bytes: statement.clear_bytes.clone(),
-                clear: statement.clear.clone(),
-                digest: body_digest(&envelope),
-                envelope: Some(envelope.clone()),
-                content: content.cloned(),
-                taken_at: Some(taken_at),
-                drafted_by: String::new(),
-                approved_by: String::new(),
-            };
-            if let Err(error) = check_parties(&follow_up, about) {
-                return Ok(Some(alarmed(follow_up, &error)));
-            }
-            let took = follow_up.take(step);
-            match took {
-                Ok(Took::New) => {
-                    follow_through(&mut follow_up, statement, content.map(|c| &c[..]));
-                    if let Err(error) = &opened {
-                        follow_up = alarmed(follow_up, error);
-                    }
-                }
-                Ok(Took::Known) => {}
-                // Without its first step there is nothing to keep it by.
-                Err(_) if is_new => return Ok(None),
-                Err(error) => follow_up = alarmed(follow_up, &error),
-            }
-            Ok(Some(follow_up))
+        let incoming = Incoming {
+            about,
+            envelope,
+            verified,
+            begun,
+            taken_at,
         };
+        let work = |known| Ok(self.applied(&incoming, known));
         let (keeper, now) = (self.keeper(), self.clock.now());
         let changed = self
             .store
@@ -241,6 +217,52 @@ impl App {
             .await?;
         self.follow_ups_changed(changed);
         Ok(())
+    }
+
+    /// The follow-up once a step has come, if there is anything to keep of it.
+    fn applied(
+        &self,
+        incoming: &Incoming<'_>,
+        known: Option<LocalFollowUp>,
+    ) -> Option<LocalFollowUp> {
+        let statement = match &incoming.verified {
+            Ok(statement) => statement,
+            Err(error) => return known.map(|follow_up| alarmed(follow_up, error)),
+        };
+        let opened = if statement.clear.sender == self.node {
+            Ok(None)
+        } else {
+            open_step(statement, self.keystore.hpke())
+        };
+        let is_new = known.is_none();
+        let mut follow_up = known.or_else(|| incoming.begun.clone())?;
+        if let Err(error) = check_parties(&follow_up, incoming.about) {
+            return Some(alarmed(follow_up, &error));
+        }
+        let content = opened.as_ref().ok().and_then(Option::as_ref);
+        let took = follow_up.take(Step {
+            clear_bytes: statement.clear_bytes.clone(),
+            clear: statement.clear.clone(),
+            digest: body_digest(&incoming.envelope),
+            envelope: Some(incoming.envelope.clone()),
+            content: content.cloned(),
+            taken_at: Some(incoming.taken_at),
+            drafted_by: String::new(),
+            approved_by: String::new(),
+        });
+        match took {
+            Ok(Took::New) => {
+                follow_through(&mut follow_up, statement, content.map(|c| &c[..]));
+                if let Err(error) = &opened {
+                    follow_up = alarmed(follow_up, error);
+                }
+            }
+            Ok(Took::Known) => {}
+            // Without its first step there is nothing to keep it by.
+            Err(_) if is_new => return None,
+            Err(error) => follow_up = alarmed(follow_up, &error),
+        }
+        Some(follow_up)
     }
 
     /// Verifies a step by the key of the manifest of the hit's epoch (protocol §9, §10).

@@ -293,7 +293,7 @@ pub(super) async fn read_attachment(
             name: opened.name.clone(),
             size: opened.size,
         }),
-        chunk: Default::default(),
+        chunk: prost::bytes::Bytes::new(),
     };
     let segments = opened.segments().map(|segment| {
         segment.map(|bytes| v1::ReadFollowUpAttachmentResponse {

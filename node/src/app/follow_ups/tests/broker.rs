@@ -134,29 +134,28 @@ impl FakeBroker {
             .iter()
             .find(|step| step.body_digest == digest[..])
             .cloned();
-        let record = match same {
-            Some(record) => record,
-            None => {
-                let next = match kept.follow_ups.get(&clear.follow_up) {
-                    None => FollowUp::begin(&clear, digest, now)?,
-                    Some(before) => before.apply(&clear, digest, now)?,
-                };
-                let record = v1::FollowUpStepRecord {
-                    seq: clear.seq,
-                    statement: Some(envelope.clone()),
-                    taken_at: Some(to_timestamp(now)),
-                    body_digest: digest.to_vec().into(),
-                };
-                let cursor = kept.events.len() as u64 + 1;
-                kept.events.push(v1::WatchFollowUpsResponse {
-                    cursor,
-                    follow_up: Some(self.wire(&next)),
-                    event: Some(Event::Step(record.clone())),
-                });
-                kept.steps.push(record.clone());
-                kept.follow_ups.insert(clear.follow_up, next);
-                record
-            }
+        let record = if let Some(record) = same {
+            record
+        } else {
+            let next = match kept.follow_ups.get(&clear.follow_up) {
+                None => FollowUp::begin(&clear, digest, now)?,
+                Some(before) => before.apply(&clear, digest, now)?,
+            };
+            let record = v1::FollowUpStepRecord {
+                seq: clear.seq,
+                statement: Some(envelope.clone()),
+                taken_at: Some(to_timestamp(now)),
+                body_digest: digest.to_vec().into(),
+            };
+            let cursor = kept.events.len() as u64 + 1;
+            kept.events.push(v1::WatchFollowUpsResponse {
+                cursor,
+                follow_up: Some(self.wire(&next)),
+                event: Some(Event::Step(record.clone())),
+            });
+            kept.steps.push(record.clone());
+            kept.follow_ups.insert(clear.follow_up, next);
+            record
         };
         if kept.lose > 0 {
             kept.lose -= 1;
@@ -266,7 +265,7 @@ impl FollowUpService for FakeBroker {
         let offset = usize::try_from(place.offset).expect("small");
         let mut parts = vec![Ok(v1::DownloadAttachmentResponse {
             announced: Some(announced.clone()),
-            chunk: Default::default(),
+            chunk: prost::bytes::Bytes::new(),
         })];
         for chunk in bytes[offset..].chunks(100_000) {
             parts.push(Ok(v1::DownloadAttachmentResponse {

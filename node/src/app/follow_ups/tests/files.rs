@@ -196,11 +196,13 @@ async fn a_bundle_has_every_file_in_its_signed_list() {
         sotto_common::dsse::verify(kind, &envelope, &key).unwrap(),
         sums
     );
-    let listed: String = files
-        .iter()
-        .map(|(path, bytes)| format!("{}  {path}\n", hex::encode(Sha256::digest(bytes))))
-        .collect();
-    assert_eq!(String::from_utf8(sums).unwrap(), listed);
+    let line = |(path, bytes): &(String, Vec<u8>)| {
+        let digest = hex::encode(Sha256::digest(bytes));
+        format!("{digest}  {path}")
+    };
+    let listed: Vec<_> = files.iter().map(line).collect();
+    let sums = String::from_utf8(sums).unwrap();
+    assert_eq!(sums.lines().collect::<Vec<_>>(), listed);
     let paths: Vec<_> = files.iter().map(|(path, _)| path.as_str()).collect();
     assert!(paths.contains(&"attachments/report.pdf") && paths.contains(&"dossier.html"));
     assert!(paths.contains(&"statements/000-SUBMIT.pb"));
