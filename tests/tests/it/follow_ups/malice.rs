@@ -71,8 +71,8 @@ impl World {
         de.admin().pin_member(pinned).await.expect("pinned");
         let rows = [nl.member_keys(), de_keys.clone()];
         let (gms, manifest) = nl.plan_epoch(1, &profile(), &rows);
-        let opened = nl.membership().open_epoch(nl.seal_epoch(&gms, &manifest));
-        opened.await.expect("opened");
+        let sealed = nl.seal_epoch(&gms, &manifest);
+        nl.membership().open_epoch(sealed).await.expect("opened");
         nl.join_epoch(1).await.expect("confirmed");
         // The unit takes the epoch by itself, or by this.
         let request = v1::FetchEpochRequest { epoch: 1 };
@@ -272,12 +272,8 @@ impl Attacker<'_> {
             offset: 0,
         };
         let request = v1::DownloadAttachmentRequest { place: Some(place) };
-        let got = self
-            .world
-            .nl
-            .follow_up_service()
-            .download_attachment(request);
-        if let Ok(stream) = got.await {
+        let mut service = self.world.nl.follow_up_service();
+        if let Ok(stream) = service.download_attachment(request).await {
             let mut stream = stream.into_inner();
             while let Ok(Some(part)) = stream.message().await {
                 assert!(part.chunk.is_empty(), "a file without an answer");
