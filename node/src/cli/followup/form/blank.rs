@@ -270,7 +270,13 @@ fn entry(text: &mut String, field: &Field) {
         let _ = writeln!(text, "# {line}");
     }
     // JSON's strings and lists of strings are TOML's.
-    let value = field.value.to_string().replace("\",\"", "\", \"");
+    let value = match &field.value {
+        Value::Array(items) => {
+            let items: String = items.iter().map(|item| format!("\n    {item},")).collect();
+            format!("[{items}\n]")
+        }
+        other => other.to_string(),
+    };
     let _ = writeln!(text, "{} = {value}", field.name);
 }
 

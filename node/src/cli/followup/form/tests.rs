@@ -98,7 +98,7 @@ fn a_key_that_no_form_has_is_refused_by_name_and_line() {
     let text = format!("{REQUEST}\nofficr = \"x\"\n");
     let problem = parse::<RequestForm>(&text, Syntax::Toml).expect_err("unknown");
     assert!(
-        problem.starts_with("line 23: ") && problem.contains("officr"),
+        problem.starts_with("line 22: ") && problem.contains("officr"),
         "{problem}"
     );
     let problem = parse::<RequestForm>("{\n \"facts\": \"\",\n \"fact\": 1\n}", Syntax::Json)
