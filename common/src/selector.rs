@@ -215,7 +215,7 @@ pub fn canonical(policy: Policy, input: &str, region: Option<&str>) -> Result<Se
     if text.len() > MAX_INPUT_LEN {
         return Err(Rejection::TooLong);
     }
-    if text.contains(char::is_control) {
+    if has_control(text) {
         return Err(Rejection::Malformed);
     }
     let value = if form.refang {
@@ -224,6 +224,15 @@ pub fn canonical(policy: Policy, input: &str, region: Option<&str>) -> Result<Se
         (form.canonical)(text, region)
     };
     value.map(Selector::new)
+}
+
+/// Whether there is a control character in the text; those beyond ASCII are looked for only where
+/// there is anything beyond ASCII.
+fn has_control(text: &str) -> bool {
+    let (control, other) = text.bytes().fold((false, false), |(control, other), b| {
+        (control | b.is_ascii_control(), other | !b.is_ascii())
+    });
+    control || (other && text.contains(char::is_control))
 }
 
 /// The text without its blanks (White_Space) and without the characters of `dropped`.

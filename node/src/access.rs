@@ -65,7 +65,7 @@ impl Access {
 }
 
 /// Why something is read, as far as the caller says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Why(Option<String>);
 
 impl Why {

@@ -35,8 +35,8 @@ pub use datasets::{Dataset, SelectorId, SelectorRow};
 pub use epochs::StoredEpoch;
 pub(crate) use follow_ups::{FollowUpFilter, Keeper, Owned, Refusal, StoredAttachment};
 pub use hits::{
-    Decided, Feedback, HistoryEvent, HitFilter, Outcome, PendingFeedback, RecordHit, SignFeedback,
-    Story, ThreadCounts,
+    Decided, Feedback, HistoryEvent, HitFilter, NoteReview, Outcome, PendingFeedback, RecordHit,
+    SignFeedback, Story, ThreadCounts,
 };
 pub(crate) use imports::other_policy;
 pub use imports::{Committed, ImportId, StagedRow};

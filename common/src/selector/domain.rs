@@ -30,10 +30,10 @@ const MAX_LABEL_LEN: usize = 63;
 /// The domain as A-labels; `email/1` shares it.
 pub(super) fn canonical(input: &str) -> Result<String, Rejection> {
     let name = input.strip_suffix(DOTS).unwrap_or(input);
-    let name = match plain(name) {
-        Some(name) => name,
-        None => by_uts_46(name)?,
-    };
+    if let Some(name) = plain(name) {
+        return Ok(name);
+    }
+    let name = by_uts_46(name)?;
     let last = name.rsplit_once('.').map(|(_, last)| last);
     let is_name = name.len() <= MAX_LEN
         && name.split('.').all(is_label)
@@ -45,13 +45,29 @@ pub(super) fn canonical(input: &str) -> Result<String, Rejection> {
     }
 }
 
-/// What UTS 46 makes of a name of ASCII letters, digits, `-`, `_` and dots, as most are: the same in
-/// lower case. `None` for any other, and where two hyphens may be those of an A-label.
+/// What UTS 46 makes of a good name of ASCII letters, digits, `-`, `_` and dots, as most are: the same
+/// in lower case. `None` for any other, which may be good or not, and where two hyphens may be those
+/// of an A-label. Lists have millions of them: the name is gone through once.
 fn plain(name: &str) -> Option<String> {
-    let bytes = name.as_bytes();
-    let is_plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    (bytes.iter().all(is_plain) && !bytes.windows(2).any(|two| two == b"--"))
-        .then(|| name.to_ascii_lowercase())
+    if name.len() > MAX_LEN {
+        return None;
+    }
+    // Where the label begins, and the character before.
+    let (mut label, mut before) = (0, b'.');
+    for (at, &b) in name.as_bytes().iter().enumerate() {
+        match b {
+            b'.' if before != b'.' && at - label <= MAX_LABEL_LEN => label = at + 1,
+            b'-' if before != b'-' => {}
+            b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {}
+            _ => return None,
+        }
+        before = b;
+    }
+    if label == 0 || before == b'.' || name.len() - label > MAX_LABEL_LEN {
+        return None;
+    }
+    let name = name.to_ascii_lowercase();
+    (!is_number(&name[label..])).then_some(name)
 }
 
 /// ToASCII of UTS 46 for any name. Lengths are not checked: idna would let the root's dot pass.

@@ -20,7 +20,8 @@ pub(super) fn refang(text: &str) -> Cow<'_, str> {
         Some(rest) => Cow::Owned(format!("http{rest}")),
         None => Cow::Borrowed(text),
     };
-    if text.contains(['[', '(', '{']) {
+    // By bytes: most texts of a list have none of them.
+    if text.bytes().any(|b| matches!(b, b'[' | b'(' | b'{')) {
         for (from, to) in REPLACEMENTS {
             text = Cow::Owned(replace_any_case(&text, from, to));
         }
@@ -28,19 +29,23 @@ pub(super) fn refang(text: &str) -> Cow<'_, str> {
     text
 }
 
-/// Replaces every occurrence of the ASCII text `from`, in any ASCII case, from left to right.
+/// Replaces every occurrence of the ASCII text `from`, which begins with a bracket, in any ASCII case,
+/// from left to right.
 fn replace_any_case(text: &str, from: &str, to: &str) -> String {
+    let bracket = &from[..1];
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(next) = rest.chars().next() {
-        if let Some(after) = strip_prefix_any_case(rest, from) {
+    while let Some(at) = rest.find(bracket) {
+        out.push_str(&rest[..at]);
+        if let Some(after) = strip_prefix_any_case(&rest[at..], from) {
             out.push_str(to);
             rest = after;
         } else {
-            out.push(next);
-            rest = &rest[next.len_utf8()..];
+            out.push_str(bracket);
+            rest = &rest[at + 1..];
         }
     }
+    out.push_str(rest);
     out
 }
 

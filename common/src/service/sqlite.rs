@@ -6,6 +6,8 @@
 //! waits for no writer.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use scoped_futures::ScopedBoxFuture;
@@ -32,6 +34,8 @@ const READERS: u32 = 4;
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// How many transactions are under way, or wait for their turn, that may take minutes.
+    long: Arc<AtomicUsize>,
 }
 
 impl Sqlite {
@@ -40,6 +44,10 @@ impl Sqlite {
     /// # Errors
     /// If the file cannot be opened, or is of a newer version than this program's.
     pub async fn open(path: &Path, migrations: &Migrator) -> Result<Self> {
+        Self::open_with(path, migrations, ACQUIRE_TIMEOUT).await
+    }
+
+    async fn open_with(path: &Path, migrations: &Migrator, patience: Duration) -> Result<Self> {
         create_private(path).map_err(Error::internal)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -57,8 +65,8 @@ impl Sqlite {
             SqlitePoolOptions::new()
                 .max_connections(max)
                 .min_connections(1)
-                .acquire_slow_threshold(ACQUIRE_TIMEOUT)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .acquire_slow_threshold(patience)
+                .acquire_timeout(patience)
         };
         let writer = pool(1)
             .connect_with(options.clone())
@@ -69,7 +77,11 @@ impl Sqlite {
             .connect_with(options.read_only(true))
             .await
             .map_err(db_error)?;
-        Ok(Self { writer, readers })
+        Ok(Self {
+            writer,
+            readers,
+            long: Arc::default(),
+        })
     }
 
     /// Runs `work` in one write transaction: all of it or nothing. It may run more than once.
@@ -87,7 +99,7 @@ impl Sqlite {
         let metered = Transaction::begin(name, Engine::Sqlite);
         let mut attempt = 1;
         loop {
-            match transact(&self.writer, "BEGIN IMMEDIATE", &work).await {
+            match transact(&self.writer, &self.long, "BEGIN IMMEDIATE", &work).await {
                 Err(error) if attempt < ATTEMPTS && is_busy(&error) => {
                     tracing::debug!(tx = name, attempt, "busy, again");
                     metered.retry();
@@ -104,6 +116,22 @@ impl Sqlite {
         }
     }
 
+    /// As [`Self::run_tx`], for work that may take minutes: the others wait until it is done, for as
+    /// long as that takes, and are not told to try later.
+    ///
+    /// # Errors
+    /// As [`Self::run_tx`].
+    pub async fn run_long_tx<'env, T, F>(&self, name: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'env,
+        F: for<'t> Fn(&'t mut SqliteConnection) -> ScopedBoxFuture<'env, 't, Result<T>>
+            + Send
+            + Sync,
+    {
+        let _long = Long::begin(&self.long);
+        self.run_tx(name, work).await
+    }
+
     /// Runs `work` on one consistent state of the database, beside the writer. It cannot write.
     ///
     /// # Errors
@@ -116,7 +144,7 @@ impl Sqlite {
             + Sync,
     {
         let metered = Transaction::begin(name, Engine::Sqlite);
-        let outcome = transact(&self.readers, "BEGIN", &work).await;
+        let outcome = transact(&self.readers, &self.long, "BEGIN", &work).await;
         if let Err(error) = &outcome {
             tracing::debug!(tx = name, code = %error.code, "reading refused");
         }
@@ -153,17 +181,44 @@ impl Sqlite {
     }
 }
 
+/// Counts one that is long until it is dropped.
+struct Long<'a>(&'a AtomicUsize);
+
+impl<'a> Long<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Long<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// One transaction on one connection of a pool.
 ///
 /// Where the disk fails or is full, SQLite ends the transaction by itself and sqlx does not notice:
 /// the connection would refuse every transaction after it, for as long as the program runs. One
 /// whose transaction did not begin or end as it should is therefore closed; the pool opens another.
-async fn transact<'env, T, F>(pool: &SqlitePool, begin: &'static str, work: &F) -> Result<T>
+async fn transact<'env, T, F>(
+    pool: &SqlitePool,
+    long: &AtomicUsize,
+    begin: &'static str,
+    work: &F,
+) -> Result<T>
 where
     T: Send + 'env,
     F: for<'t> Fn(&'t mut SqliteConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
 {
-    let mut connection = pool.acquire().await.map_err(db_error)?;
+    let mut connection = loop {
+        match pool.acquire().await {
+            // Its turn comes when the long work is done.
+            Err(sqlx::Error::PoolTimedOut) if long.load(Ordering::SeqCst) > 0 => {}
+            acquired => break acquired.map_err(db_error)?,
+        }
+    };
     let (outcome, orderly) = match connection.begin_with(begin).await {
         Err(error) => (Err(db_error(error)), false),
         Ok(mut tx) => match work(&mut tx).await {
@@ -219,6 +274,7 @@ fn primary_code(error: &sqlx::Error) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use scoped_futures::ScopedFutureExt as _;
+    use tokio::sync::Notify;
 
     use super::*;
     use crate::error::ErrorCode;
@@ -261,6 +317,49 @@ mod tests {
             .await
             .expect("count");
         assert_eq!(count, 0);
+    }
+
+    /// A transaction that lasts until it is told to end.
+    async fn hold(db: Sqlite, begun: Arc<Notify>, end: Arc<Notify>, is_long: bool) -> Result<()> {
+        let (begun, end) = (&begun, &end);
+        if is_long {
+            db.run_long_tx("held", |_| wait(begun, end).scope_boxed())
+                .await
+        } else {
+            db.run_tx("held", |_| wait(begun, end).scope_boxed()).await
+        }
+    }
+
+    async fn wait(begun: &Notify, end: &Notify) -> Result<()> {
+        begun.notify_one();
+        end.notified().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn writers_wait_for_long_work_and_are_told_to_try_later_behind_other_work() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let patience = Duration::from_millis(50);
+        let path = dir.path().join("t.db");
+        let db = Sqlite::open_with(&path, &Migrator::DEFAULT, patience).await;
+        let db = db.expect("open");
+        let (begun, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        for is_long in [false, true] {
+            let held = tokio::spawn(hold(db.clone(), begun.clone(), end.clone(), is_long));
+            begun.notified().await;
+            let other = db.run_tx("other", |_| async { Ok(()) }.scope_boxed());
+            let mut other = std::pin::pin!(other);
+            let outcome = tokio::time::timeout(patience * 6, &mut other).await;
+            assert_eq!(outcome.is_err(), is_long);
+            end.notify_one();
+            match outcome {
+                Ok(told) => {
+                    assert_eq!(told.expect_err("busy").code, ErrorCode::Unavailable);
+                }
+                Err(_) => other.await.expect("its turn"),
+            }
+            held.await.expect("ended").expect("committed");
+        }
     }
 
     #[tokio::test]

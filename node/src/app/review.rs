@@ -15,6 +15,7 @@ use sotto_proto::v1;
 use tracing::{info, warn};
 
 use super::{App, is_of_the_caller};
+use crate::access::{Access, Why};
 use crate::broker::{Backoff, CALL_TIMEOUT, call_once, is_passing};
 use crate::hit::Hit;
 use crate::store::{Decided, Outcome, PendingFeedback, RecordHit};
@@ -23,12 +24,14 @@ use crate::store::{Decided, Outcome, PendingFeedback, RecordHit};
 const MAX_REASON: usize = 1000;
 /// Most characters in what a second factor says.
 const MAX_SECOND_FACTOR: usize = 256;
+/// What a decision is called in the access log: the call that it came by.
+const REVIEW: &str = "AnalystService/ReviewHit";
 /// Decisions that are read from the store at a time.
 const PAGE: u32 = 256;
 
 impl App {
     /// Records what a person decides about a hit, for the latest hit of its thread; gives that
-    /// one. Durable when this returns; the signed feedback goes to the broker by itself.
+    /// one. Durable when this returns, and noted in the access log, both or neither; the signed feedback goes to the broker by itself.
     ///
     /// # Errors
     /// `HIT_UNKNOWN`; `ILLEGAL_TRANSITION` if the hit does not take the decision; `INVALID_FIELD`
@@ -74,7 +77,15 @@ impl App {
             // The key of the node is that of every manifest that lists it (protocol §9).
             sign(feedback, self.keystore.signing()).encode_to_vec()
         };
-        let (latest, cursor) = self.store.review_hit(hit, &decided, &sign).await?;
+        let why = self.why_reviewed(hit).await?;
+        let note = |latest: HitId| Access {
+            at: decided.at,
+            person: person.to_owned(),
+            action: REVIEW.to_owned(),
+            objects: vec![latest.to_string()],
+            why: why.clone(),
+        };
+        let (latest, cursor) = self.store.review_hit(hit, &decided, &sign, &note).await?;
         self.hits_changed(cursor);
         self.decided.notify_one();
         self.store.record_hit(latest).await?.ok_or_else(|| {
@@ -83,6 +94,13 @@ impl App {
                 "the hit was erased while it was decided about",
             )
         })
+    }
+
+    /// What the access log says of a decision, which is answered with the hit: its cases.
+    async fn why_reviewed(&self, hit: HitId) -> Result<String> {
+        let known = self.store.record_hit(hit).await?;
+        let cases = known.iter().flat_map(|hit| &hit.case_refs);
+        Ok(Why::default().or_cases(cases.map(String::as_str)))
     }
 
     /// Hands in every decision that the broker has not answered, those on one hit in their order.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::Role;
@@ -56,6 +56,11 @@ pub struct OidcConfig {
     /// `/realm_access/roles`.
     #[serde(default)]
     pub roles_claim: Option<String>,
+    /// For providers whose access tokens are of `typ` JWT, as ID tokens are: the claim that only their
+    /// access tokens have, a name such as `scp`, or name and value such as `typ=Bearer`. Without it
+    /// only tokens of `typ` at+jwt are taken (RFC 9068 §4).
+    #[serde(default)]
+    pub access_token_claim: Option<AccessTokenClaim>,
     /// How much clocks may differ, a minute at most; default 30 seconds.
     #[serde(default = "OidcConfig::default_leeway")]
     pub leeway: HumanDuration,
@@ -140,6 +145,75 @@ impl FromStr for TokenAlgorithm {
     }
 }
 
+/// A claim that tells access tokens from ID tokens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccessTokenClaim {
+    name: String,
+    value: Option<String>,
+}
+
+impl AccessTokenClaim {
+    /// Claims that ID tokens have too, or may have (RFC 7519 §4.1, OpenID Connect Core §2): they tell
+    /// nothing apart by being there.
+    const OF_BOTH: [&str; 16] = [
+        "iss",
+        "sub",
+        "aud",
+        "exp",
+        "nbf",
+        "iat",
+        "jti",
+        "auth_time",
+        "nonce",
+        "acr",
+        "amr",
+        "azp",
+        "at_hash",
+        "c_hash",
+        "sid",
+        "typ",
+    ];
+
+    fn is_in(&self, claims: &Map<String, Value>) -> bool {
+        match (claims.get(&self.name), &self.value) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(claim), Some(value)) => claim.as_str() == Some(value),
+        }
+    }
+}
+
+impl FromStr for AccessTokenClaim {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text, None),
+        };
+        if name.is_empty() || value.as_ref().is_some_and(String::is_empty) {
+            return Err("expected the name of a claim, or name=value".into());
+        }
+        if value.is_none() && Self::OF_BOTH.contains(&name) {
+            return Err(format!(
+                "ID tokens may have `{name}` too: name a claim that only access tokens have, or \
+                 give the value that it has in them"
+            ));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            value,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for AccessTokenClaim {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// What a valid token says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Holder {
@@ -221,7 +295,28 @@ impl Tokens {
         let claims: Claims = decode(token, &key.key, &self.validation(header.alg))
             .map_err(|error| refused(reason(&error)))?
             .claims;
+        self.check_kind(&header, &claims)?;
         self.holder(&claims)
+    }
+
+    /// "The resource server MUST verify that the `typ` header value is "at+jwt"" (RFC 9068 §4): else
+    /// an ID token for the same audience would open this node. Providers that know no such type must
+    /// have a claim that tells the two apart.
+    fn check_kind(&self, header: &Header, claims: &Claims) -> Result<()> {
+        if is_access_token(header) {
+            return Ok(());
+        }
+        match &self.config.access_token_claim {
+            Some(claim) if claim.is_in(&claims.others) => Ok(()),
+            Some(_) => Err(refused(
+                "is of `typ` JWT and lacks the claim that access tokens have here: is it an ID \
+                 token?",
+            )),
+            None => Err(refused(
+                "is of `typ` JWT, as ID tokens are, and not at+jwt: have the provider set it, or \
+                 `oidc.access_token_claim` here",
+            )),
+        }
     }
 
     /// Tells the id of the key.
@@ -231,11 +326,7 @@ impl Tokens {
                 "is signed with an algorithm that is not taken here",
             ));
         }
-        let typ = header.typ.as_deref().unwrap_or_default();
-        if !["at+jwt", "application/at+jwt", "JWT"]
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(typ))
-        {
+        if !is_access_token(header) && !is_of_type(header, "JWT") {
             return Err(refused("is of another `typ` than at+jwt and JWT"));
         }
         // RFC 7515 §4.1.11: what is not understood is not passed over.
@@ -320,6 +411,16 @@ impl Tokens {
             _ => BTreeSet::new(),
         }
     }
+}
+
+fn is_of_type(header: &Header, known: &str) -> bool {
+    let typ = header.typ.as_deref().unwrap_or_default();
+    typ.eq_ignore_ascii_case(known)
+}
+
+/// Whether the header says that this is an access token (RFC 9068 §2.1).
+fn is_access_token(header: &Header) -> bool {
+    is_of_type(header, "at+jwt") || is_of_type(header, "application/at+jwt")
 }
 
 /// What is wrong, in words; never the library's, which may quote.

@@ -173,9 +173,6 @@ impl AnalystService for Analysts {
                 .review(&caller.person, hit, decision, &request.reason, factor)
                 .await?;
             let hit = record_hit(hit, &self.app.community);
-            let read = std::slice::from_ref(&hit);
-            let action = "AnalystService/ReviewHit";
-            note_hits(&self.app, &caller, action, read, &Why::parse("")?).await?;
             Ok(v1::ReviewHitResponse { hit: Some(hit) })
         })
         .await

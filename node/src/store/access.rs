@@ -6,8 +6,8 @@ use sotto_common::random::os_rng;
 use sotto_common::service::at_rest::{Cell, ColumnCipher};
 use sotto_common::service::sqlite::db_error;
 use sotto_common::time::Timestamp;
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
 use super::{Store, damaged, signed, time, unsigned};
 use crate::access::{Access, AccessEntry, FIRST};
@@ -33,49 +33,9 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn put_access(&self, entries: &[Access]) -> Result<u64> {
+        let cipher = self.at_rest.cipher();
         self.db
-            .run_tx("put_access", |tx| {
-                async move {
-                    let last: Option<(i64, Vec<u8>)> = sqlx::query_as(
-                        "SELECT number, digest FROM access_log ORDER BY number DESC LIMIT 1",
-                    )
-                    .fetch_optional(&mut *tx)
-                    .await
-                    .map_err(db_error)?;
-                    let (mut number, mut previous) = match last {
-                        None => (0, FIRST),
-                        Some((number, digest)) => {
-                            let digest = digest.try_into().map_err(|_| damaged("digest"))?;
-                            (unsigned(number), digest)
-                        }
-                    };
-                    for entry in entries {
-                        number += 1;
-                        previous = entry
-                            .digest(&previous, number)
-                            .ok_or_else(|| Error::internal("an access with a field too long"))?;
-                        let objects =
-                            serde_json::to_string(&entry.objects).map_err(Error::internal)?;
-                        sqlx::query(
-                            "INSERT INTO access_log
-                                 (number, at, person, action, objects, why, digest)
-                             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                        )
-                        .bind(signed(number))
-                        .bind(entry.at.micros())
-                        .bind(&entry.person)
-                        .bind(&entry.action)
-                        .bind(objects)
-                        .bind(seal_why(self.at_rest.cipher(), number, &entry.why))
-                        .bind(&previous[..])
-                        .execute(&mut *tx)
-                        .await
-                        .map_err(db_error)?;
-                    }
-                    Ok(number)
-                }
-                .scope_boxed()
-            })
+            .run_tx("put_access", |tx| add(tx, cipher, entries).scope_boxed())
             .await
     }
 
@@ -103,6 +63,48 @@ impl Store {
         .map(|row| entry(self.at_rest.cipher(), row))
         .collect()
     }
+}
+
+/// Adds entries behind those that are there; tells the number of the last.
+pub(super) async fn add(
+    tx: &mut SqliteConnection,
+    cipher: &ColumnCipher,
+    entries: &[Access],
+) -> Result<u64> {
+    let last: Option<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT number, digest FROM access_log ORDER BY number DESC LIMIT 1")
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(db_error)?;
+    let (mut number, mut previous) = match last {
+        None => (0, FIRST),
+        Some((number, digest)) => {
+            let digest = digest.try_into().map_err(|_| damaged("digest"))?;
+            (unsigned(number), digest)
+        }
+    };
+    for entry in entries {
+        number += 1;
+        previous = entry
+            .digest(&previous, number)
+            .ok_or_else(|| Error::internal("an access with a field too long"))?;
+        let objects = serde_json::to_string(&entry.objects).map_err(Error::internal)?;
+        sqlx::query(
+            "INSERT INTO access_log (number, at, person, action, objects, why, digest)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(signed(number))
+        .bind(entry.at.micros())
+        .bind(&entry.person)
+        .bind(&entry.action)
+        .bind(objects)
+        .bind(seal_why(cipher, number, &entry.why))
+        .bind(&previous[..])
+        .execute(&mut *tx)
+        .await
+        .map_err(db_error)?;
+    }
+    Ok(number)
 }
 
 fn entry(cipher: &ColumnCipher, row: &SqliteRow) -> Result<AccessEntry> {

@@ -20,7 +20,9 @@ use super::at_rest::{AtRest, Record as OwnRecord};
 use super::{Store, damaged, signed, time, typed, unsigned};
 use crate::hit::Hit;
 pub(super) use history::renew_texts;
-pub use history::{Decided, Feedback, HistoryEvent, Outcome, PendingFeedback, SignFeedback};
+pub use history::{
+    Decided, Feedback, HistoryEvent, NoteReview, Outcome, PendingFeedback, SignFeedback,
+};
 
 /// A hit with the node's own record behind it, and the thread that it is of.
 #[derive(Clone, PartialEq, Debug)]

@@ -13,6 +13,9 @@ use super::datasets::recount;
 use super::removals::{EXPIRED, REPLACED, remove};
 use super::{Store, advance};
 
+/// Rows of an import that are forgotten in one transaction.
+const UNSTAGED_AT_ONCE: u32 = 20_000;
+
 /// An import, or a removal, under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ImportId(pub(super) i64);
@@ -107,7 +110,8 @@ impl Store {
     }
 
     /// Makes the rows of an import selectors of a dataset, which is made if it is not there; with
-    /// `replace` they take the place of everything in it.
+    /// `replace` they take the place of everything in it. Rows in millions take minutes, in which
+    /// other writers wait; the rows that were set aside go with [`Self::drop_imports`].
     ///
     /// # Errors
     /// `INVALID_FIELD` if the dataset is of another policy.
@@ -119,15 +123,20 @@ impl Store {
         replace: bool,
         now: Timestamp,
     ) -> Result<Committed> {
+        // By itself: others take a turn between the two.
         self.db
-            .run_tx("commit_import", |tx| {
+            .run_long_tx("prepare_import", |tx| {
+                drop_repeated(tx, import).scope_boxed()
+            })
+            .await?;
+        self.db
+            .run_long_tx("commit_import", |tx| {
                 async move {
                     let (dataset, is, before) = put_dataset(tx, name, policy, now).await?;
                     if is != policy.name() {
                         return Err(other_policy(&is));
                     }
                     roomy(tx, true).await?;
-                    drop_repeated(tx, import).await?;
                     let mut removed = 0;
                     if before > 0 {
                         if replace {
@@ -139,7 +148,6 @@ impl Store {
                     let accepted = revive(tx, import, dataset, now).await?
                         + merge(tx, import, dataset, policy, now).await?;
                     recount(tx, dataset, accepted, removed).await?;
-                    unstage(tx, Some(import)).await?;
                     roomy(tx, false).await?;
                     Ok(Committed { accepted, removed })
                 }
@@ -149,14 +157,19 @@ impl Store {
     }
 
     /// Forgets the rows of one import or removal, or of all: those of a program that ended
-    /// meanwhile.
+    /// meanwhile. Some at a time: what is deleted is overwritten, which takes its time.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn drop_imports(&self, import: Option<ImportId>) -> Result<()> {
-        self.db
-            .run_tx("drop_imports", |tx| unstage(tx, import).scope_boxed())
-            .await
+        loop {
+            let left = self.db.run_tx("drop_imports", |tx| {
+                unstage(tx, import, UNSTAGED_AT_ONCE).scope_boxed()
+            });
+            if left.await? {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -320,16 +333,23 @@ async fn merge(
     Ok(done.rows_affected())
 }
 
-pub(super) async fn unstage(tx: &mut SqliteConnection, import: Option<ImportId>) -> Result<()> {
+/// Forgets some rows that were set aside; tells whether none is left.
+async fn unstage(tx: &mut SqliteConnection, import: Option<ImportId>, most: u32) -> Result<bool> {
+    let mut deleted = 0;
     for statement in [
-        "DELETE FROM staged_rows WHERE $1 IS NULL OR import_id = $1",
-        "DELETE FROM staged_removals WHERE $1 IS NULL OR import_id = $1",
+        "DELETE FROM staged_rows WHERE row_id IN
+             (SELECT row_id FROM staged_rows WHERE $1 IS NULL OR import_id = $1 LIMIT $2)",
+        "DELETE FROM staged_removals WHERE (import_id, wanted) IN
+             (SELECT import_id, wanted FROM staged_removals
+              WHERE $1 IS NULL OR import_id = $1 LIMIT $2)",
     ] {
-        sqlx::query(statement)
+        let done = sqlx::query(statement)
             .bind(import.map(|import| import.0))
+            .bind(most)
             .execute(&mut *tx)
             .await
             .map_err(db_error)?;
+        deleted += done.rows_affected();
     }
-    Ok(())
+    Ok(deleted == 0)
 }

@@ -15,7 +15,6 @@ use sqlx::SqliteConnection;
 
 use super::at_rest::for_each;
 use super::datasets::recount;
-use super::imports::unstage;
 use super::{Dataset, ImportId, Store, time, typed, unsigned};
 
 /// What is to go from a dataset.
@@ -135,7 +134,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<Removed>> {
         self.db
-            .run_tx("commit_removal", |tx| {
+            .run_long_tx("commit_removal", |tx| {
                 async move {
                     let Some((dataset, _, _)) = live_dataset(tx, name).await? else {
                         return Ok(None);
@@ -144,7 +143,6 @@ impl Store {
                     let which = if by_record { BY_RECORD } else { BY_VALUE };
                     let removed = remove(tx, which, dataset, Some(removal), now).await?;
                     recount(tx, dataset, 0, removed).await?;
-                    unstage(tx, Some(removal)).await?;
                     Ok(Some(Removed { removed, absent }))
                 }
                 .scope_boxed()
@@ -163,7 +161,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<(Policy, u64)>> {
         self.db
-            .run_tx("delete_dataset", |tx| {
+            .run_long_tx("delete_dataset", |tx| {
                 async move {
                     let Some((dataset, policy, _)) = live_dataset(tx, name).await? else {
                         return Ok(None);
@@ -255,7 +253,7 @@ impl Store {
         for (dataset,) in datasets {
             let (policy, published): (String, bool) = self
                 .db
-                .run_tx("remove_expired", |tx| {
+                .run_long_tx("remove_expired", |tx| {
                     async move {
                         let removed = remove(tx, EXPIRED, dataset, None, now).await?;
                         recount(tx, dataset, 0, removed).await?;

@@ -22,6 +22,7 @@ fn config(dir: &TempDir, keys: &str) -> OidcConfig {
         jwks_ca: None,
         algorithms: OidcConfig::default_algorithms(),
         roles_claim: Some("roles".into()),
+        access_token_claim: None,
         leeway: OidcConfig::default_leeway(),
     }
 }
@@ -75,7 +76,7 @@ async fn tokens_signed_by_a_key_of_the_issuer_name_their_holder() {
             until: now().plus(Duration::from_secs(330)),
         };
         assert_eq!(holder.expect("taken"), expected, "{algorithm:?}");
-        for typ in ["JWT", "AT+JWT", "application/at+jwt"] {
+        for typ in ["AT+JWT", "application/at+jwt"] {
             let mut header = key.header();
             header.typ = Some(typ.into());
             assert!(
@@ -83,6 +84,41 @@ async fn tokens_signed_by_a_key_of_the_issuer_name_their_holder() {
                 "{typ}"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn an_id_token_for_the_same_audience_opens_nothing() {
+    let key = IssuerKey::new("k1", Algorithm::ES256);
+    let lab = Lab::new(&[&key]).await;
+    let mut header = key.header();
+    header.typ = Some("JWT".into());
+    let mut id_token = claims("jane", now());
+    id_token["nonce"] = json!("n-0S6");
+    id_token["typ"] = json!("ID");
+    let id_token = key.sign(&header, &id_token);
+    assert!(lab.refusal(&id_token).await.contains("not at+jwt"));
+    // Nor where the provider's access tokens are of the same type, and told apart by a claim.
+    for (setting, claim, value) in [
+        ("typ=Bearer", "typ", json!("Bearer")),
+        ("scp", "scp", json!("sotto.read")),
+        ("scp", "scp", json!(["sotto.read"])),
+    ] {
+        let mut config = config(&lab.dir, &key_set(&[&key]));
+        config.access_token_claim = Some(setting.parse().expect("a claim"));
+        let tokens = Tokens::load(&config, false, Arc::new(lab.clock.clone()));
+        let tokens = tokens.await.expect("loaded");
+        let mut access = claims("jane", now());
+        access[claim] = value;
+        let access = key.sign(&header, &access);
+        assert!(tokens.check(&access).await.is_ok(), "{setting}");
+        let error = tokens.check(&id_token).await.expect_err("refused");
+        assert!(error.to_string().contains("ID token"), "{error}");
+        // What says that it is an access token needs no claim.
+        assert!(tokens.check(&key.token("jane", now())).await.is_ok());
+    }
+    for bad in ["", "=Bearer", "typ=", "typ", "sub", "nonce"] {
+        assert!(bad.parse::<AccessTokenClaim>().is_err(), "{bad}");
     }
 }
 

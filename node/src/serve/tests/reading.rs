@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt as _;
+use sotto_common::hit::HitState;
 use sotto_proto::v1::analyst_service_client::AnalystServiceClient;
 use sotto_proto::v1::node_admin_service_client::NodeAdminServiceClient;
 
@@ -226,5 +227,15 @@ async fn every_reading_is_noted_before_it_is_answered() {
         .list_record_hits(unary(v1::ListRecordHitsRequest::default()))
         .await
         .expect_err("refused");
+    // And what cannot be noted is not decided either.
+    let review = v1::ReviewHitRequest {
+        hit_id: node.hits[1].as_bytes().to_vec().into(),
+        decision: v1::HitDecision::BeginReview.into(),
+        ..Default::default()
+    };
+    let refused = analyst.review_hit(unary(review)).await;
+    refused.expect_err("refused");
+    let story = node.store.hit_story(node.hits[1]).await.expect("read");
+    assert_eq!(story.expect("there").hit.state, HitState::New);
     node.end().await;
 }

@@ -11,9 +11,10 @@ use sotto_common::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::super::{Store, advance, damaged, signed, time};
+use super::super::{Store, access, advance, damaged, signed, time};
 use super::write::{Changes, Kept, kept};
 use super::{LOCAL_CURSOR, hit_id, state};
+use crate::access::Access;
 use crate::hit::Hit;
 use crate::hit::standing::Told;
 use crate::hit::thread;
@@ -66,6 +67,9 @@ pub struct Decided<'a> {
 
 /// Signs the feedback of a decision about a hit, as the bytes to send.
 pub type SignFeedback<'a> = &'a (dyn Fn(HitId, HitDecision) -> Vec<u8> + Send + Sync);
+
+/// What the access log says of a decision about a hit, which is told with it.
+pub type NoteReview<'a> = &'a (dyn Fn(HitId) -> Access + Send + Sync);
 
 /// Something that happened to a hit.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -219,7 +223,8 @@ impl Store {
     }
 
     /// Records what a person decides about the latest hit of the thread that a hit is of; tells
-    /// that hit and the local cursor. Its signed feedback waits for the broker.
+    /// that hit and the local cursor. Its signed feedback waits for the broker. The decision and its
+    /// note in the access log are both stored, or neither is.
     ///
     /// # Errors
     /// `HIT_UNKNOWN`, `ILLEGAL_TRANSITION`, or `INVALID_FIELD` without the second factor that is
@@ -229,11 +234,17 @@ impl Store {
         hit: HitId,
         decided: &Decided<'_>,
         sign: SignFeedback<'_>,
+        note: NoteReview<'_>,
     ) -> Result<(HitId, u64)> {
         let cipher = &self.text_cipher();
         self.db
             .run_tx("review_hit", |tx| {
-                review(tx, hit, decided, sign, cipher).scope_boxed()
+                async move {
+                    let (latest, cursor) = review(tx, hit, decided, sign, cipher).await?;
+                    access::add(tx, cipher, &[note(latest)]).await?;
+                    Ok((latest, cursor))
+                }
+                .scope_boxed()
             })
             .await
     }

@@ -10,6 +10,7 @@ use sotto_common::random::os_rng;
 
 use super::super::testing::{cipher, store};
 use super::*;
+use crate::access::Access;
 use crate::testing::{grounds, hit, import_emails};
 
 const NOW: Timestamp = Timestamp::from_seconds(1_000);
@@ -150,7 +151,17 @@ async fn decide(store: &Store, hit: HitId, decision: HitDecision) -> Result<(Hit
         at: NOW,
     };
     let sign = |hit: HitId, decision| format!("{hit} {decision}").into_bytes();
-    store.review_hit(hit, &decided, &sign).await
+    store.review_hit(hit, &decided, &sign, &noted).await
+}
+
+fn noted(hit: HitId) -> Access {
+    Access {
+        at: NOW,
+        person: "spiffe://sotto.test/analyst/anna".into(),
+        action: "AnalystService/ReviewHit".into(),
+        objects: vec![hit.to_string()],
+        why: "case 1".into(),
+    }
 }
 
 async fn listed(store: &Store, filter: &HitFilter) -> Vec<RecordHit> {

@@ -113,7 +113,7 @@ async fn a_decision_that_the_hit_does_not_take_leaves_nothing() {
         at: NOW,
     };
     let done = store
-        .review_hit(weak.id, &decided, &|_, _| Vec::new())
+        .review_hit(weak.id, &decided, &|_, _| Vec::new(), &noted)
         .await;
     done.expect("confirmed");
     let whole = whole_story(&store, weak.id).await;
