@@ -163,6 +163,7 @@ pub(crate) async fn app() -> (App, TempDir) {
         epoch_problem: StdMutex::default(),
         setbacks: StdMutex::default(),
         probing: StdMutex::default(),
+        quotas: StdMutex::default(),
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),
         probes: Jobs::new(tasks, stop),
