@@ -22,6 +22,7 @@ pub(crate) mod session;
 pub(crate) mod sources;
 pub(crate) mod status;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex};
 
@@ -91,6 +92,8 @@ pub(crate) struct App {
     pub(crate) epoch_problem: StdMutex<Option<String>>,
     pub(crate) setbacks: StdMutex<Setbacks>,
     pub(crate) probing: StdMutex<Waiting>,
+    /// Record refs of a day, as the broker told it last.
+    pub(crate) quotas: StdMutex<BTreeMap<Policy, u64>>,
     pub(crate) publications: Jobs<PublicationKey, PublishProgress>,
     /// Filters are built and uploaded one at a time: each is held in memory once.
     pub(crate) publishing: Semaphore,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use sotto_common::ids::{CommunityId, NodeId};
+use sotto_common::probe::MAX_BATCH;
 use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::config::{self, ConfigError, HumanDuration, SecretFile, TlsConfig};
 use sotto_common::service::metrics::MetricsConfig;
@@ -23,6 +24,9 @@ pub use sources::{Columns, SourceConfig, SourceDatabase, Sources};
 
 /// Variables of the environment that go over the file begin with this and two underscores.
 pub const ENVIRONMENT_PREFIX: &str = "SOTTO_NODE";
+
+/// Everything cannot be asked again more often than this: each time costs its share of the quota.
+const SHORTEST_REFRESH: Duration = Duration::from_hours(1);
 
 /// The configuration of a node.
 #[derive(Clone, Debug, Deserialize)]
@@ -105,6 +109,24 @@ pub struct Settings {
     pub epochs: EpochsConfig,
 }
 
+impl Settings {
+    /// Refuses what does not do, naming the setting.
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.prober.pad_batches_to as usize > MAX_BATCH {
+            return Err(ConfigError::Setting(format!(
+                "service.prober.pad_batches_to: at most {MAX_BATCH}, the pairs of a batch"
+            )));
+        }
+        if self.prober.refresh_every.0 < SHORTEST_REFRESH {
+            return Err(ConfigError::Setting(
+                "service.prober.refresh_every: at least 1h; what changes is asked at once anyway"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// When filters are published by themselves (protocol §5.4).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -115,6 +137,9 @@ pub struct PublisherConfig {
     pub debounce: HumanDuration,
     /// But at the latest after this time.
     pub patience: HumanDuration,
+    /// When the time of a row is over, rows whose time is over within this time go with it: there is
+    /// at most one base for them in so long, and none of them matches too long.
+    pub gather_expiries: HumanDuration,
 }
 
 impl Default for PublisherConfig {
@@ -123,6 +148,7 @@ impl Default for PublisherConfig {
             base_every: HumanDuration(Duration::from_hours(24)),
             debounce: HumanDuration(Duration::from_secs(2)),
             patience: HumanDuration(Duration::from_secs(10)),
+            gather_expiries: HumanDuration(Duration::from_hours(1)),
         }
     }
 }
@@ -133,8 +159,8 @@ impl Default for PublisherConfig {
 pub struct ProberConfig {
     /// Everything is asked of every holder again within this time, though nothing has changed.
     pub refresh_every: HumanDuration,
-    /// Batches are filled up with random pairs to this size, 0 to 4096; 0 = not at all. What is
-    /// filled up counts against the quota.
+    /// Batches are filled up with decoys to this size, 0 to 4096; 0 = not at all. What is filled up
+    /// counts against the quota; where less of it is left, batches are of what is left.
     pub pad_batches_to: u32,
 }
 
@@ -171,9 +197,12 @@ impl NodeConfig {
     /// Reads the configuration from a file and the environment.
     ///
     /// # Errors
-    /// [`ConfigError`] if the file cannot be read, or a setting is missing, unknown or malformed.
+    /// [`ConfigError`] if the file cannot be read, or a setting is missing, unknown, malformed or
+    /// out of its bounds.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        config::load(ENVIRONMENT_PREFIX, file)
+        let config: Self = config::load(ENVIRONMENT_PREFIX, file)?;
+        config.service.check()?;
+        Ok(config)
     }
 
     /// Whether people must show a certificate: unless there are access tokens.
@@ -265,7 +294,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("node.toml");
         std::fs::write(&path, text).expect("written");
-        config::load_from(ENVIRONMENT_PREFIX, Some(&path), [])
+        let config: NodeConfig = config::load_from(ENVIRONMENT_PREFIX, Some(&path), [])?;
+        config.service.check()?;
+        Ok(config)
     }
 
     #[test]
@@ -275,6 +306,19 @@ mod tests {
         assert_eq!(config.keys_dir(), Path::new("/var/lib/sotto/keys"));
         let list = config.store_keys_file().0;
         assert_eq!(list, Path::new("/var/lib/sotto/keys/store.keys"));
+    }
+
+    #[test]
+    fn settings_out_of_their_bounds_are_refused_and_named() {
+        let with = |line: &str| load(&format!("{FILE}[service.prober]\n{line}\n"));
+        assert!(with("pad_batches_to = 4096").is_ok());
+        for (line, name) in [
+            ("pad_batches_to = 4097", "service.prober.pad_batches_to"),
+            ("refresh_every = '10m'", "service.prober.refresh_every"),
+        ] {
+            let error = with(line).expect_err("refused");
+            assert!(matches!(&error, ConfigError::Setting(text) if text.contains(name)));
+        }
     }
 
     #[test]

@@ -192,6 +192,7 @@ async fn build(
         epoch_problem: StdMutex::default(),
         setbacks: StdMutex::default(),
         probing: StdMutex::default(),
+        quotas: StdMutex::default(),
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),
         probes: Jobs::new(tasks.clone(), stop.clone()),

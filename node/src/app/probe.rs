@@ -22,6 +22,8 @@ use flight::{Flown, Pilot, is_lost, opening};
 
 /// The quota is asked about again after this time at the latest: the operator may have raised it.
 pub(super) const LONGEST_QUOTA_WAIT: Duration = Duration::from_mins(5);
+/// The epochs are looked at again after this time at the latest.
+const LONGEST_EPOCH_WAIT: Duration = Duration::from_mins(5);
 /// How often a session is begun anew before its caller is told that it does not work.
 const BEGUN_ANEW: u32 = 5;
 
@@ -104,6 +106,7 @@ impl App {
                     reporter.update(|p| "the quota of the day".clone_into(&mut p.waiting_for));
                     self.wait_for_quota(&error).await;
                 }
+                ErrorCode::EpochNotActive => self.follow_epoch(key, error, reporter).await?,
                 // The session may still go on when the fault is mended.
                 code if is_of_the_caller(code) => return Err(error),
                 code => {
@@ -117,6 +120,36 @@ impl App {
                 }
             }
         }
+    }
+
+    /// The epoch of a probe is over, perhaps while it waited for its quota: it goes on from where it
+    /// was in the one that is active, or waits for one.
+    ///
+    /// # Errors
+    /// The refusal, if there is no session that could go on; those of the store.
+    async fn follow_epoch(
+        &self,
+        key: &ProbeKey,
+        refusal: Error,
+        reporter: &Reporter<ProbeProgress>,
+    ) -> Result<()> {
+        let Some(session) = self.session_of(key).await? else {
+            return Err(refusal);
+        };
+        let mut epoch = self.epoch.subscribe();
+        if let Ok(active) = self.active_epoch().await
+            && active.manifest.epoch != session.epoch
+        {
+            return self.begin_in(&session, &active).await.map(drop);
+        }
+        tracing::info!("probe waits for an active epoch");
+        reporter.update(|p| "an active epoch".clone_into(&mut p.waiting_for));
+        let look_again = self.clock.now().plus(LONGEST_EPOCH_WAIT);
+        tokio::select! {
+            () = self.clock.wait_until(look_again) => {}
+            _ = epoch.changed() => {}
+        }
+        Ok(())
     }
 
     /// Waits until the quota may be there again.
@@ -161,11 +194,11 @@ impl App {
         let active = self.active_epoch().await?;
         let (mut session, epoch) = match self.session_of(key).await? {
             Some(session) if session.epoch == active.manifest.epoch => (session, active),
-            Some(session) => {
+            Some(session) => match self.stored_keys(session.epoch).await {
                 // The epoch before, which is accepted beside the new one for a while.
-                let epoch = self.stored_keys(session.epoch).await?;
-                (session, epoch)
-            }
+                Ok(epoch) if epoch.manifest.covers(self.clock.now()) => (session, epoch),
+                _ => (self.begin_in(&session, &active).await?, active),
+            },
             None => (self.new_session(key, &active).await?, active),
         };
         show(reporter, &session);
@@ -204,6 +237,7 @@ impl App {
             started_at: now,
             next_batch: 0,
             position: 0,
+            decoys: 0,
             probed: 0,
             matches: 0,
         };

@@ -16,16 +16,16 @@ use sotto_common::probe::SessionNonce;
 use sotto_common::random::os_rng;
 use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
+use sotto_proto::v1;
 use tokio::sync::watch;
 
 use super::App;
 use super::catalogue::Holders;
 use super::epochs::EpochKeys;
 use super::probe::flight::{Flown, Pilot, is_lost, opening};
-use super::publisher::earlier;
 use crate::broker::{Backoff, is_passing};
 use crate::store::{ProbeKey, ProbeKind, ProbeSession, ProbedDataset};
-use plan::{Question, allowance, next_refresh, questions};
+use plan::{Next, Pace, Question, Scene, Subject, UnderWay};
 
 /// A refusal that does not pass by itself is tried again after this time.
 const RETRY: Duration = Duration::from_mins(5);
@@ -126,23 +126,14 @@ impl App {
                 return Ok(None);
             };
             let (next, wake) = self.next_session(policy, &epoch, &holders).await?;
-            let Some(mut session) = next else {
+            let Some((mut session, allowed)) = next else {
                 return Ok(wake);
             };
             let mut service = Service {
                 data: data.clone(),
                 yields: session.kind != ProbeKind::New,
-                allowed: u64::MAX,
+                allowed,
             };
-            if session.kind == ProbeKind::Refresh {
-                let (total, begun) = (session.total, session.started_at);
-                let (allowed, more_at) = allowance(total, begun, self.clock.now(), self.spread());
-                if session.probed >= allowed {
-                    // What comes before it was asked already. The time of the refresh itself is past.
-                    return Ok(Some(more_at));
-                }
-                service.allowed = allowed;
-            }
             let flown = self.fly(&mut session, &epoch, &mut service, backoff).await;
             match flown {
                 Ok(Flown::ToTheEnd) => self.store.finish_session(&session).await?,
@@ -161,14 +152,25 @@ impl App {
         }
     }
 
-    /// A refresh is spread over this part of its time.
-    fn spread(&self) -> Duration {
-        self.settings.prober.refresh_every.0 / 5
+    /// When the datasets of a policy are asked again, by the broker's quota as it was last told.
+    fn pace(&self, policy: Policy, datasets: &[ProbedDataset]) -> Pace {
+        let of_policy = datasets.iter().filter(|d| d.policy == policy);
+        let refs = of_policy.map(|dataset| dataset.selectors).sum();
+        let quota = self.quotas().get(&policy).copied();
+        Pace::new(self.settings.prober.refresh_every.0, refs, quota)
     }
 
-    /// When a refresh begins: early enough to end in time, with some time to spare.
-    fn refresh_after(&self) -> Duration {
-        self.settings.prober.refresh_every.0 * 3 / 4
+    fn quotas(&self) -> std::sync::MutexGuard<'_, BTreeMap<Policy, u64>> {
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the broker what may be asked in a day; what it told before stands if it does not answer.
+    async fn look_at_quotas(&self) {
+        let Ok(limits) = self.limits().await else {
+            return;
+        };
+        let row = |limits: v1::PolicyLimits| Some((limits.policy.parse().ok()?, limits.daily_refs));
+        *self.quotas() = limits.into_iter().filter_map(row).collect();
     }
 
     /// The epoch that is asked under, and who has what active of a policy; none while either is not
@@ -191,24 +193,20 @@ impl App {
         Ok(Some((keys, holders)))
     }
 
-    /// The session to fly next: one that is under way, or a new one; and when there may be another.
+    /// The session to fly next, one that is under way or a new one, and until how many of its
+    /// selectors were asked; and when there may be another.
     async fn next_session(
         &self,
         policy: Policy,
         epoch: &EpochKeys,
         holders: &Holders,
-    ) -> Result<(Option<ProbeSession>, Option<Timestamp>)> {
-        let datasets = self.store.probed_datasets().await?;
-        let datasets: Vec<_> = datasets
-            .into_iter()
-            .filter(|d| d.policy == policy)
-            .collect();
-        let open = self.open_sessions(policy, epoch, &datasets).await?;
-        let refresh_after = self.refresh_after();
-        let (mut first, mut wake): (Option<(&ProbedDataset, Question)>, _) = (None, None);
+    ) -> Result<(Option<(ProbeSession, u64)>, Option<Timestamp>)> {
+        let mut datasets = self.store.probed_datasets().await?;
+        datasets.retain(|dataset| dataset.policy == policy);
+        let mut subjects = Vec::new();
         for dataset in &datasets {
-            let covers = self.store.covers(dataset.id).await?;
-            let gone = covers.iter().map(|cover| &cover.holder);
+            let subject = self.subject(dataset).await?;
+            let gone = subject.covers.iter().map(|cover| &cover.holder);
             let gone: Vec<_> = gone
                 .filter(|h| !holders.contains_key(*h))
                 .cloned()
@@ -217,46 +215,61 @@ impl App {
                 // When they are back they are asked for everything.
                 self.store.delete_covers(dataset.id, &gone).await?;
             }
-            let number = epoch.manifest.epoch;
-            wake = earlier(wake, next_refresh(&covers, holders, number, refresh_after));
-            let (last, now) = (dataset.last_selector, self.clock.now());
-            for question in questions(last, &covers, holders, number, now, refresh_after) {
-                if first
-                    .as_ref()
-                    .is_none_or(|(_, best)| question.kind < best.kind)
-                {
-                    first = Some((dataset, question));
-                }
-            }
+            subjects.push(subject);
         }
-        // Of the same urgency, what is under way goes on before another is begun.
-        let under_way = open.into_iter().min_by_key(|session| session.kind);
-        match (under_way, first) {
-            (Some(session), Some((_, question))) if question.kind >= session.kind => {
-                Ok((Some(session), wake))
-            }
-            (session, None) => Ok((session, wake)),
-            (_, Some((dataset, question))) => {
-                let session = self.begin(dataset, epoch, question).await?;
-                Ok((Some(session), wake))
-            }
+        let mut open = self
+            .open_sessions(epoch, policy, &datasets, &subjects)
+            .await?;
+        if !datasets.is_empty() {
+            self.look_at_quotas().await;
         }
+        let under_way: Vec<_> = open.iter().map(UnderWay::of).collect();
+        let scene = Scene {
+            subjects: &subjects,
+            under_way: &under_way,
+            holders,
+            epoch: epoch.manifest.epoch,
+            pace: self.pace(policy, &datasets),
+            now: self.clock.now(),
+        };
+        let (next, wake) = plan::next(&scene);
+        let next = match next {
+            None => None,
+            Some(Next::GoOn(which, allowed)) => Some((open.swap_remove(which), allowed)),
+            Some(Next::Begin(which, question, allowed)) => {
+                let session = self.begin(&datasets[which], epoch, question).await?;
+                Some((session, allowed))
+            }
+        };
+        Ok((next, wake))
+    }
+
+    async fn subject(&self, dataset: &ProbedDataset) -> Result<Subject> {
+        Ok(Subject {
+            dataset: dataset.id,
+            selectors: dataset.selectors,
+            last_selector: dataset.last_selector,
+            covers: self.store.covers(dataset.id).await?,
+        })
     }
 
     /// The service's own sessions of a policy that still make sense; the others are given up.
     async fn open_sessions(
         &self,
-        policy: Policy,
         epoch: &EpochKeys,
+        policy: Policy,
         datasets: &[ProbedDataset],
+        subjects: &[Subject],
     ) -> Result<Vec<ProbeSession>> {
         let mut open = Vec::new();
         for session in self.store.sessions().await? {
             if session.policy != policy || session.kind == ProbeKind::Asked {
                 continue;
             }
-            let still_asked = datasets.iter().any(|dataset| {
-                dataset.id == session.dataset && dataset.grounds == session.key.grounds
+            let still_asked = datasets.iter().zip(subjects).any(|(dataset, subject)| {
+                dataset.id == session.dataset
+                    && dataset.grounds == session.key.grounds
+                    && !UnderWay::of(&session).is_overtaken(&subject.covers)
             });
             if still_asked && session.epoch == epoch.manifest.epoch {
                 open.push(session);
@@ -299,6 +312,7 @@ impl App {
             started_at: now,
             next_batch: 0,
             position: after,
+            decoys: 0,
             probed: 0,
             matches: 0,
         };
@@ -314,8 +328,9 @@ impl App {
         let open = self.store.sessions().await?;
         let waiting = self.probing().clone();
         let mut backlog = Vec::new();
-        for dataset in self.store.probed_datasets().await? {
-            let covers = self.store.covers(dataset.id).await?;
+        let datasets = self.store.probed_datasets().await?;
+        for dataset in datasets.clone() {
+            let subject = self.subject(&dataset).await?;
             let mut row = Backlog {
                 waiting_for: waiting.get(&dataset.policy).cloned().unwrap_or_default(),
                 dataset,
@@ -326,10 +341,15 @@ impl App {
             };
             let dataset = &row.dataset;
             if let Some((epoch, holders)) = self.asked_now(dataset.policy).await? {
-                let (number, now) = (epoch.manifest.epoch, self.clock.now());
-                let refresh = self.refresh_after();
-                let last = dataset.last_selector;
-                for question in questions(last, &covers, &holders, number, now, refresh) {
+                let scene = Scene {
+                    subjects: &[],
+                    under_way: &[],
+                    holders: &holders,
+                    epoch: epoch.manifest.epoch,
+                    pace: self.pace(dataset.policy, &datasets),
+                    now: self.clock.now(),
+                };
+                for question in scene.questions(&subject) {
                     let of = |session: &&ProbeSession| {
                         session.dataset == dataset.id && session.kind == question.kind
                     };
@@ -337,6 +357,7 @@ impl App {
                         session.total.saturating_sub(session.probed)
                     } else {
                         let after = question.after;
+                        let last = dataset.last_selector;
                         self.store.count_selectors(dataset.id, after, last).await?
                     };
                     if question.kind == ProbeKind::Refresh {
@@ -348,6 +369,7 @@ impl App {
                         row.holders = question.targets;
                     }
                 }
+                let covers = &subject.covers;
                 let complete = covers.len() == holders.len() && row.holders.is_empty();
                 row.complete_at = covers
                     .iter()

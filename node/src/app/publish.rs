@@ -4,6 +4,7 @@
 //! [built](build) and [uploaded](upload). The [publisher](super::publisher) says when.
 
 mod build;
+mod compare;
 pub(crate) mod plan;
 mod upload;
 

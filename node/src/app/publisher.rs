@@ -45,13 +45,25 @@ pub(crate) fn keep_publishing(app: Arc<App>) -> BoxFuture<'static, ()> {
     async move {
         let (mut data, mut online) = (app.data.subscribe(), app.online.subscribe());
         let mut epoch = app.epoch.subscribe();
+        // The connection to the broker at which its list was last compared with what is known here.
+        let mut compared = None;
         loop {
             // Seen before the store is read: a change meanwhile wakes this at once.
             data.mark_unchanged();
             online.mark_unchanged();
             epoch.mark_unchanged();
-            let wake = match app.publish_what_is_due().await {
-                Ok(wake) => wake,
+            let connection = Some((*online.borrow(), *epoch.borrow()));
+            let outcome = async {
+                if compared != connection {
+                    app.replace_what_is_not_known().await?;
+                }
+                app.publish_what_is_due().await
+            };
+            let wake = match outcome.await {
+                Ok(wake) => {
+                    compared = connection;
+                    wake
+                }
                 Err(error) => {
                     // Without a broker or an epoch: both are told below.
                     tracing::debug!(%error, "not publishing at the moment");
@@ -116,15 +128,15 @@ impl App {
         }
     }
 
-    /// Removes the rows whose time is over; tells when the next one's is.
+    /// Removes the rows whose time is over; tells when the next one's is. Those whose time is over
+    /// soon go with them: each removal is a base, and none may come late.
     async fn remove_what_is_over(&self) -> Result<Option<Timestamp>> {
-        if !self
-            .store
-            .remove_expired(self.clock.now())
-            .await?
-            .is_empty()
-        {
-            self.data_changed();
+        let now = self.clock.now();
+        if self.store.next_expiry().await?.is_some_and(|at| at <= now) {
+            let until = now.plus(self.settings.publisher.gather_expiries.0);
+            if !self.store.remove_expired(until).await?.is_empty() {
+                self.data_changed();
+            }
         }
         self.store.next_expiry().await
     }

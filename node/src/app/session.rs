@@ -4,10 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use prost::Message as _;
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
-use sha2::{Digest as _, Sha256};
 use sotto_common::epoch::KeySchedule;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::layers::posterior;
@@ -16,7 +13,6 @@ use sotto_common::hit::HitState;
 use sotto_common::ids::{HitId, NodeId, RecordRef, SessionId};
 use sotto_common::membership::Manifest;
 use sotto_common::probe::SessionNonce;
-use sotto_common::random;
 use sotto_common::secret::Tag;
 use sotto_common::selector::Policy;
 use sotto_common::tag::RecordRefKey;
@@ -33,7 +29,7 @@ use super::App;
 use super::epochs::EpochKeys;
 use crate::broker::refusal;
 use crate::hit::Hit;
-use crate::store::{ProbeSession, SelectorId, SelectorRow};
+use crate::store::{SelectorId, SelectorRow};
 
 /// Batches that are sent before the first of them is answered.
 pub(crate) const AHEAD: usize = 4;
@@ -61,6 +57,8 @@ pub(crate) struct Pairs {
     sent: Vec<(Tag, RecordRef)>,
     /// The refs of selectors, and those selectors.
     pub(crate) refs: Vec<(RecordRef, SelectorId)>,
+    /// The refs that stand for nothing.
+    pub(crate) decoys: Vec<RecordRef>,
     /// The selectors that the batch was made from, those on the stop-list included.
     pub(crate) rows: u64,
     /// The first and the last of them.
@@ -231,6 +229,7 @@ impl Pairs {
         Ok(Self {
             sent,
             refs,
+            decoys: Vec::new(),
             rows: count,
             span,
         })
@@ -241,24 +240,51 @@ impl Pairs {
         self.sent.len() as u64
     }
 
-    /// Filled up with random pairs to the size that the session has for its batches, so that their
-    /// number says less. The same batch of the same session is filled up alike: it may be sent
-    /// again.
-    pub(crate) fn padded(mut self, session: &ProbeSession, batch: u32, max_pairs: u64) -> Self {
-        let size = u64::from(session.padding).min(max_pairs);
-        let seed = Sha256::new()
-            .chain_update(b"sotto node padding")
-            .chain_update(session.nonce.secret().expose())
-            .chain_update(batch.to_be_bytes());
-        let mut rng = StdRng::from_seed(seed.finalize().into());
-        while self.len() < size {
-            let tag = Tag::new(random::bytes(&mut rng));
-            let record_ref = RecordRef::new(random::bytes(&mut rng));
+    /// Filled up to `size` pairs with the decoys from the one of this number on.
+    ///
+    /// # Errors
+    /// Those of [`Decoys`].
+    pub(crate) fn filled_up(mut self, decoys: &Decoys<'_>, first: u64, size: u32) -> Result<Self> {
+        for number in (first..).take((u64::from(size).saturating_sub(self.len())) as usize) {
+            let (tag, record_ref) = decoys.pair(number)?;
             self.sent.push((tag, record_ref));
+            self.decoys.push(record_ref);
         }
         self.sent
             .sort_unstable_by_key(|(_, record_ref)| *record_ref.as_bytes());
-        self
+        Ok(self)
+    }
+}
+
+/// What batches of a dataset are filled up with: pairs that look like those of records, and are
+/// the same in every session of an epoch, as those are. The first decoys of a session are always the
+/// first ones, so that whoever compares two sessions sees most of them in both.
+pub(crate) struct Decoys<'a> {
+    /// The secret that refs of records are made with.
+    pub(crate) refs: &'a RecordRefKey,
+    /// The epoch.
+    pub(crate) manifest: &'a Manifest,
+    /// The dataset's policy.
+    pub(crate) policy: Policy,
+    /// The dataset's row.
+    pub(crate) dataset: i64,
+}
+
+impl Decoys<'_> {
+    /// The decoy of this number.
+    ///
+    /// # Errors
+    /// None that happen: the key of a decoy is short.
+    fn pair(&self, number: u64) -> Result<(Tag, RecordRef)> {
+        // No record has such a key: control characters are refused in record ids.
+        let of = |what: &str| {
+            let key = format!("\0decoy {what}/{}/{number}", self.dataset);
+            let (community, epoch) = (&self.manifest.community, self.manifest.epoch);
+            self.refs
+                .record_ref(community, epoch, self.policy, &key)
+                .map_err(Error::internal)
+        };
+        Ok((Tag::new(*of("tag")?.as_bytes()), of("ref")?))
     }
 }
 
@@ -376,6 +402,47 @@ mod tests {
         assert_eq!((one.len(), one.refs.len()), (2, 2));
         assert_eq!((one.rows, one.span), (3, Some((1, 3))));
         assert_ne!(one.refs[0].0, one.refs[1].0);
+    }
+
+    #[test]
+    fn decoys_come_again_in_every_session_as_refs_of_records_do() {
+        let (_, manifest) = manifest(1);
+        let refs = RecordRefKey::generate(&mut os_rng());
+        let of = |dataset, first, size| {
+            let decoys = Decoys {
+                refs: &refs,
+                manifest: &manifest,
+                policy: Policy::Email,
+                dataset,
+            };
+            Pairs::default()
+                .filled_up(&decoys, first, size)
+                .expect("filled up")
+        };
+        let set = |pairs: &Pairs| pairs.decoys.iter().copied().collect::<HashSet<_>>();
+        let (small, large) = (of(1, 0, 20), of(1, 0, 44));
+        assert_eq!((small.len(), set(&large).len()), (20, 44));
+        assert!(set(&small).is_subset(&set(&large)));
+        // Their tags too: a ref whose tag changes would be none of a record.
+        assert!(small.sent.iter().all(|pair| large.sent.contains(pair)));
+        // The next batch of the session has others, and so has another dataset.
+        assert!(set(&of(1, 44, 10)).is_disjoint(&set(&large)));
+        assert!(set(&of(2, 0, 44)).is_disjoint(&set(&large)));
+        // What is full already has none.
+        assert!(
+            large
+                .filled_up(
+                    &Decoys {
+                        refs: &refs,
+                        manifest: &manifest,
+                        policy: Policy::Email,
+                        dataset: 1
+                    },
+                    44,
+                    44,
+                )
+                .is_ok_and(|pairs| pairs.len() == 44)
+        );
     }
 
     fn holder(node: &str) -> v1::HolderMatch {

@@ -7,6 +7,7 @@ use sotto_common::ids::{Epoch, NodeId};
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::db_error;
 use sotto_common::time::Timestamp;
+use sqlx::SqliteConnection;
 
 use super::probes::delete_session;
 use super::{ProbeKind, ProbeSession, SelectorId, Store, damaged, time, typed, unsigned};
@@ -41,6 +42,17 @@ pub struct Cover {
     pub last_selector: SelectorId,
     /// When it was begun to ask it for everything.
     pub swept_at: Timestamp,
+}
+
+impl Cover {
+    /// What stands for the layers of a holder of which only new selectors were asked so far, since
+    /// the first sweep of it is under way. No set of layers has this name but by chance.
+    const BEGUN: [u8; 16] = [0; 16];
+
+    /// Whether the first sweep of this holder is under way.
+    pub(crate) fn is_begun_only(&self) -> bool {
+        self.layers == Self::BEGUN
+    }
 }
 
 type DatasetColumns = (
@@ -219,6 +231,29 @@ impl Store {
             })
             .await
     }
+}
+
+/// A sweep begins: what is imported from now on is new to its holders, also to those that were not
+/// asked for anything before. It is asked at once and not after the sweep, which may take days.
+pub(super) async fn begin_covers(tx: &mut SqliteConnection, session: &ProbeSession) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO coverage (dataset_id, holder, epoch, layers, last_selector, swept_at)
+         SELECT $1, value, $2, $3, $4, $5 FROM json_each($6) WHERE true
+         ON CONFLICT (dataset_id, holder) DO UPDATE SET epoch = excluded.epoch,
+             layers = excluded.layers, last_selector = excluded.last_selector,
+             swept_at = excluded.swept_at
+         WHERE coverage.epoch <> excluded.epoch",
+    )
+    .bind(session.dataset)
+    .bind(session.epoch.get())
+    .bind(&Cover::BEGUN[..])
+    .bind(session.last_selector)
+    .bind(session.started_at.micros())
+    .bind(names(&session.key.targets)?)
+    .execute(tx)
+    .await
+    .map_err(db_error)?;
+    Ok(())
 }
 
 fn names(nodes: &[NodeId]) -> Result<String> {

@@ -306,6 +306,30 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Forgets every layer of a policy in an epoch: others are active, and a new base is to take
+    /// their place.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn forget_layers(&self, policy: Policy, epoch: Epoch) -> Result<()> {
+        self.db
+            .run_tx("forget_layers", |tx| {
+                async move {
+                    sqlx::query("DELETE FROM layers WHERE policy = $1 AND epoch = $2")
+                        .bind(policy.name())
+                        .bind(epoch.get())
+                        .execute(tx)
+                        .await
+                        .map_err(db_error)?;
+                    Ok(())
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+}
+
 async fn set_next_base(tx: &mut SqliteConnection, policy: Policy, at: Timestamp) -> Result<()> {
     sqlx::query(
         "INSERT INTO publishing (policy, next_base) VALUES ($1, $2)

@@ -1,6 +1,6 @@
 //! Probe sessions that go on after a restart, and what their record refs stand for (protocol §7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, Result};
@@ -15,6 +15,7 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::at_rest::AtRest;
+use super::coverage::begin_covers;
 use super::{SelectorId, Store, damaged, hits, signed, time, typed, unsigned};
 use crate::hit::Hit;
 
@@ -99,6 +100,8 @@ pub struct ProbeSession {
     pub next_batch: u32,
     /// The last selector that is in a planned batch.
     pub position: SelectorId,
+    /// How many decoys of the dataset are in planned batches.
+    pub decoys: u64,
     /// Selectors answered.
     pub probed: u64,
     /// Matches found.
@@ -114,6 +117,10 @@ pub struct Batch {
     pub first: SelectorId,
     /// Its last selector.
     pub last: SelectorId,
+    /// Pairs in all, with decoys; 0 if it is not filled up.
+    pub pairs: u32,
+    /// The first decoy in it; the others follow.
+    pub decoy: u64,
 }
 
 impl ProbeSession {
@@ -157,6 +164,7 @@ impl ProbeSession {
             started_at: time(number("started_at")?),
             next_batch: u32_of("next_batch")?,
             position: number("position")?,
+            decoys: unsigned(number("decoys")?),
             probed: unsigned(number("probed")?),
             matches: unsigned(number("matches")?),
         })
@@ -173,7 +181,14 @@ impl Store {
         let nonce = &self.at_rest.seal_nonce(session.id, &session.nonce);
         self.db
             .run_tx("put_session", |tx| {
-                insert_session(tx, session, nonce).scope_boxed()
+                async move {
+                    insert_session(tx, session, nonce).await?;
+                    if session.kind == ProbeKind::Sweep {
+                        begin_covers(tx, session).await?;
+                    }
+                    Ok(())
+                }
+                .scope_boxed()
             })
             .await
     }
@@ -229,8 +244,9 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn batches(&self, session: SessionId) -> Result<Vec<Batch>> {
-        let rows: Vec<(u32, SelectorId, SelectorId)> = sqlx::query_as(
-            "SELECT number, first, last FROM probe_batches WHERE session_id = $1 ORDER BY number",
+        let rows: Vec<(u32, SelectorId, SelectorId, u32, i64)> = sqlx::query_as(
+            "SELECT number, first, last, pairs, decoy FROM probe_batches
+             WHERE session_id = $1 ORDER BY number",
         )
         .bind(&session.as_bytes()[..])
         .fetch_all(self.db.read())
@@ -238,15 +254,18 @@ impl Store {
         .map_err(db_error)?;
         Ok(rows
             .into_iter()
-            .map(|(number, first, last)| Batch {
+            .map(|(number, first, last, pairs, decoy)| Batch {
                 number,
                 first,
                 last,
+                pairs,
+                decoy: unsigned(decoy),
             })
             .collect())
     }
 
-    /// Stores what the refs of a batch stand for, and the batch itself, before it is sent.
+    /// Stores what the refs of a batch stand for, its decoys, which stand for nothing, and the batch
+    /// itself, before it is sent.
     ///
     /// # Errors
     /// Those of the store.
@@ -256,24 +275,29 @@ impl Store {
         epoch: Epoch,
         batch: Batch,
         refs: &[(RecordRef, SelectorId)],
+        decoys: &[RecordRef],
     ) -> Result<()> {
         let refs = &refs_json(refs)?;
         self.db
             .run_tx("plan_batch", |tx| {
                 async move {
                     insert_refs(tx, epoch, refs).await?;
+                    insert_decoys(tx, epoch, decoys).await?;
                     sqlx::query(
-                        "INSERT INTO probe_batches (session_id, number, first, last)
-                         VALUES ($1, $2, $3, $4)",
+                        "INSERT INTO probe_batches (session_id, number, first, last, pairs, decoy)
+                         VALUES ($1, $2, $3, $4, $5, $6)",
                     )
                     .bind(&session.as_bytes()[..])
                     .bind(batch.number)
                     .bind(batch.first)
                     .bind(batch.last)
+                    .bind(batch.pairs)
+                    .bind(signed(batch.decoy))
                     .execute(&mut *tx)
                     .await
                     .map_err(db_error)?;
-                    set_plan(tx, session, batch.number + 1, batch.last).await
+                    let used = batch.decoy + decoys.len() as u64;
+                    set_plan(tx, session, batch.number + 1, batch.last, used).await
                 }
                 .scope_boxed()
             })
@@ -294,7 +318,7 @@ impl Store {
                         .execute(&mut *tx)
                         .await
                         .map_err(db_error)?;
-                    set_plan(tx, session, from.number, from.first - 1).await
+                    set_plan(tx, session, from.number, from.first - 1, from.decoy).await
                 }
                 .scope_boxed()
             })
@@ -367,9 +391,9 @@ async fn insert_session(
     sqlx::query(
         "INSERT INTO probe_sessions (session_id, dataset_id, kind, epoch, nonce, purpose,
              legal_basis, reference, case_ref, targets, first, last_selector, total, layers,
-             padding, started_at, position, probed, matches)
+             padding, started_at, position, probed, matches, decoys)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-             $19)",
+             $19, $20)",
     )
     .bind(&session.id.as_bytes()[..])
     .bind(session.dataset)
@@ -390,6 +414,7 @@ async fn insert_session(
     .bind(session.position)
     .bind(signed(session.probed))
     .bind(signed(session.matches))
+    .bind(signed(session.decoys))
     .execute(tx)
     .await
     .map_err(db_error)?;
@@ -442,19 +467,66 @@ async fn insert_refs(tx: &mut SqliteConnection, epoch: Epoch, refs: &str) -> Res
     Ok(())
 }
 
+async fn insert_decoys(
+    tx: &mut SqliteConnection,
+    epoch: Epoch,
+    decoys: &[RecordRef],
+) -> Result<()> {
+    if decoys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT OR IGNORE INTO decoys (record_ref, epoch)
+         SELECT unhex(value), $1 FROM json_each($2)",
+    )
+    .bind(epoch.get())
+    .bind(decoys_json(decoys)?)
+    .execute(tx)
+    .await
+    .map_err(db_error)?;
+    Ok(())
+}
+
+fn decoys_json(refs: &[RecordRef]) -> Result<String> {
+    let refs: Vec<_> = refs.iter().map(RecordRef::to_string).collect();
+    serde_json::to_string(&refs).map_err(Error::internal)
+}
+
+/// Those of the refs that stand for nothing: batches were filled up with them.
+pub(super) async fn decoys_among(
+    tx: &mut SqliteConnection,
+    refs: &[RecordRef],
+) -> Result<HashSet<RecordRef>> {
+    let found: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT record_ref FROM decoys
+         WHERE record_ref IN (SELECT unhex(value) FROM json_each($1))",
+    )
+    .bind(decoys_json(refs)?)
+    .fetch_all(tx)
+    .await
+    .map_err(db_error)?;
+    let typed = |bytes: Vec<u8>| RecordRef::from_slice(&bytes).map_err(Error::internal);
+    found.into_iter().map(typed).collect()
+}
+
 async fn set_plan(
     tx: &mut SqliteConnection,
     session: SessionId,
     next_batch: u32,
     position: SelectorId,
+    decoys: u64,
 ) -> Result<()> {
-    sqlx::query("UPDATE probe_sessions SET next_batch = $2, position = $3 WHERE session_id = $1")
-        .bind(&session.as_bytes()[..])
-        .bind(next_batch)
-        .bind(position)
-        .execute(tx)
-        .await
-        .map_err(db_error)?;
+    sqlx::query(
+        "UPDATE probe_sessions SET next_batch = $2, position = $3, decoys = $4
+         WHERE session_id = $1",
+    )
+    .bind(&session.as_bytes()[..])
+    .bind(next_batch)
+    .bind(position)
+    .bind(signed(decoys))
+    .execute(tx)
+    .await
+    .map_err(db_error)?;
     Ok(())
 }
 
@@ -495,6 +567,7 @@ mod tests {
             started_at: Timestamp::from_seconds(1),
             next_batch: 0,
             position: 0,
+            decoys: 0,
             probed: 0,
             matches: 0,
         };
@@ -527,13 +600,16 @@ mod tests {
             number,
             first,
             last,
+            pairs: 4,
+            decoy: u64::from(number) * 2,
         };
+        let decoys = [8, 9].map(|n| RecordRef::new([n; 16]));
         let refs: Vec<_> = (1..=3)
             .map(|n| (RecordRef::new([n; 16]), i64::from(n)))
             .collect();
         for (batch, refs) in [(plan(0, 1, 2), &refs[..2]), (plan(1, 3, 3), &refs[2..])] {
             let planned = store
-                .plan_batch(session.id, session.epoch, batch, refs)
+                .plan_batch(session.id, session.epoch, batch, refs, &decoys)
                 .await;
             planned.expect("planned");
         }
@@ -558,12 +634,63 @@ mod tests {
             .expect("done");
         assert!(store.batches(session.id).await.expect("read").is_empty());
         let read = &store.sessions().await.expect("read")[0];
-        assert_eq!((read.next_batch, read.position), (1, 2));
+        assert_eq!((read.next_batch, read.position, read.decoys), (1, 2, 2));
         assert_eq!((read.probed, read.matches), (2, 1));
         // The same refs again, in another batch.
         let again = store
-            .plan_batch(session.id, session.epoch, plan(1, 3, 3), &refs[2..])
+            .plan_batch(
+                session.id,
+                session.epoch,
+                plan(1, 3, 3),
+                &refs[2..],
+                &decoys,
+            )
             .await;
         again.expect("planned");
+    }
+
+    #[tokio::test]
+    async fn a_hit_on_a_decoy_is_a_hit_of_nothing() {
+        let (store, _dir) = store().await;
+        let session = session(&store).await;
+        let (record, decoy) = (RecordRef::new([1; 16]), RecordRef::new([8; 16]));
+        let batch = Batch {
+            number: 0,
+            first: 1,
+            last: 1,
+            pairs: 2,
+            decoy: 0,
+        };
+        let planned = store
+            .plan_batch(session.id, session.epoch, batch, &[(record, 1)], &[decoy])
+            .await;
+        planned.expect("planned");
+        let hits = [hit(1, session.epoch, record), hit(2, session.epoch, decoy)];
+        let now = Timestamp::from_seconds(5);
+        let stored = store.put_streamed_hits(&hits, 9, now).await;
+        stored.expect("stored");
+        assert_eq!(store.inbox_cursor().await.expect("read"), 9);
+        assert!(store.record_hit(hits[0].id).await.expect("read").is_some());
+        assert!(store.record_hit(hits[1].id).await.expect("read").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_sweep_lets_new_selectors_go_to_holders_that_were_never_asked() {
+        let (store, _dir) = store().await;
+        let session = session(&store).await;
+        let covers = store.covers(session.dataset).await.expect("read");
+        assert!(covers[0].is_begun_only());
+        assert_eq!(covers[0].last_selector, session.last_selector);
+        store.finish_session(&session).await.expect("finished");
+        let covers = store.covers(session.dataset).await.expect("read");
+        assert_eq!(covers[0].layers, [7; 16]);
+        // The next sweep leaves what is known of the holder.
+        let again = ProbeSession {
+            id: SessionId::generate(Timestamp::from_seconds(2), &mut os_rng()),
+            ..session
+        };
+        store.put_session(&again).await.expect("stored");
+        let after = store.covers(again.dataset).await.expect("read");
+        assert_eq!(after, covers);
     }
 }

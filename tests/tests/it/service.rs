@@ -2,6 +2,10 @@
 //! §6, §7; workflow.md "Hit").
 
 mod flows;
+mod restored;
+mod scene;
+mod sharing;
 mod simulation;
 mod soak;
+mod sources;
 mod world;

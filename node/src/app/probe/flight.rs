@@ -10,8 +10,8 @@ use sotto_common::probe::{MAX_BATCH, SessionNonce};
 use sotto_common::random::os_rng;
 
 use crate::app::epochs::EpochKeys;
-use crate::app::session::{AHEAD, Opening, Pairs, ProbeStream, found};
-use crate::app::{App, off_the_runtime};
+use crate::app::session::{AHEAD, Decoys, Opening, Pairs, ProbeStream, found};
+use crate::app::{App, check_targets, off_the_runtime};
 use crate::broker::Backoff;
 use crate::store::{Batch, ProbeSession, SelectorRow};
 
@@ -139,20 +139,11 @@ impl App {
                     "the selectors of a batch that was sent were removed meanwhile",
                 ));
             }
-            let pairs = pairs.padded(session, batch.number, flight.max_pairs);
+            let pairs = self.filled_up(pairs, session, flight.epoch, batch)?;
             return Ok(Some((batch, pairs)));
         }
-        // With nothing left a whole batch is sent all the same: its refusal says when to come
-        // again.
-        let size = match flight.left_today {
-            0 => flight.max_pairs,
-            left => left.min(flight.max_pairs),
-        };
-        let size = match session.padding {
-            0 => size,
-            padding => size.min(padding.into()),
-        };
-        let size = u32::try_from(size.min(room)).unwrap_or(BATCH_ROWS);
+        let (size, pairs_in_all) = sizes(flight.left_today, flight.max_pairs, session.padding);
+        let size = size.min(u32::try_from(room).unwrap_or(BATCH_ROWS));
         let (first, last, pairs) = loop {
             let (after, end) = (session.position + 1, session.last_selector);
             let pairs = self.pairs(session, flight.epoch, after, end, size).await?;
@@ -170,13 +161,16 @@ impl App {
             number: session.next_batch,
             first,
             last,
+            pairs: pairs_in_all,
+            decoy: session.decoys,
         };
+        let pairs = self.filled_up(pairs, session, flight.epoch, batch)?;
         self.store
-            .plan_batch(session.id, session.epoch, batch, &pairs.refs)
+            .plan_batch(session.id, session.epoch, batch, &pairs.refs, &pairs.decoys)
             .await?;
         session.next_batch += 1;
         session.position = batch.last;
-        let pairs = pairs.padded(session, batch.number, flight.max_pairs);
+        session.decoys += pairs.decoys.len() as u64;
         flight.left_today = flight.left_today.saturating_sub(pairs.len());
         Ok(Some((batch, pairs)))
     }
@@ -202,6 +196,23 @@ impl App {
             Pairs::make(rows, policy, &schedule, &manifest, &refs, admits)
         })
         .await
+    }
+
+    /// The pairs of a batch with its decoys, if it has any: the same whenever it is sent.
+    fn filled_up(
+        &self,
+        pairs: Pairs,
+        session: &ProbeSession,
+        epoch: &EpochKeys,
+        batch: Batch,
+    ) -> Result<Pairs> {
+        let decoys = Decoys {
+            refs: self.keystore.record_ref(),
+            manifest: &epoch.manifest,
+            policy: session.policy,
+            dataset: session.dataset,
+        };
+        pairs.filled_up(&decoys, batch.decoy, batch.pairs)
     }
 
     /// Waits for the answer to a batch; its hits are durable when this returns.
@@ -246,21 +257,66 @@ impl App {
         session: &ProbeSession,
         epoch: &EpochKeys,
     ) -> Result<ProbeSession> {
-        let now = self.clock.now();
-        let open = self.store.batches(session.id).await?;
-        let position = open
-            .first()
-            .map_or(session.position, |batch| batch.first - 1);
-        let anew = ProbeSession {
-            id: SessionId::generate(now, &mut os_rng()),
-            nonce: SessionNonce::generate(&mut os_rng()),
-            next_batch: 0,
-            position,
-            ..session.clone()
-        };
+        let anew = self.anew(session).await?;
         self.store.replace_session(session.id, &anew).await?;
         self.abandon_session(epoch, &opening(session)).await;
         Ok(anew)
+    }
+
+    /// Goes on in another epoch, the session's own being over, from the first batch that is not
+    /// answered. What was answered stands: hits stay when their epoch ends.
+    ///
+    /// # Errors
+    /// `POLICY_UNKNOWN` or `AUDIENCE_UNKNOWN` if the other epoch lacks the policy or a target; those
+    /// of the store.
+    pub(crate) async fn begin_in(
+        &self,
+        session: &ProbeSession,
+        epoch: &EpochKeys,
+    ) -> Result<ProbeSession> {
+        epoch.manifest.policy(session.policy)?;
+        check_targets(&self.node, &epoch.manifest, &session.key.targets)?;
+        let anew = ProbeSession {
+            epoch: epoch.manifest.epoch,
+            decoys: 0,
+            ..self.anew(session).await?
+        };
+        self.store.replace_session(session.id, &anew).await?;
+        Ok(anew)
+    }
+
+    /// A session under a new id, from the first batch that is not answered.
+    async fn anew(&self, session: &ProbeSession) -> Result<ProbeSession> {
+        let open = self.store.batches(session.id).await?;
+        let now_at = (session.position, session.decoys);
+        let (position, decoys) = open
+            .first()
+            .map_or(now_at, |batch| (batch.first - 1, batch.decoy));
+        Ok(ProbeSession {
+            id: SessionId::generate(self.clock.now(), &mut os_rng()),
+            nonce: SessionNonce::generate(&mut os_rng()),
+            next_batch: 0,
+            position,
+            decoys,
+            ..session.clone()
+        })
+    }
+}
+
+/// How many rows a batch may have, and how many pairs in all, 0 if it is not filled up.
+///
+/// What is filled up counts against the quota: where less is left than the size of batches, they
+/// are of what is left, since a batch that is over it would be refused whole, day after day. With
+/// nothing left a whole batch is sent all the same: its refusal says when to come again.
+fn sizes(left_today: u64, max_pairs: u64, padding: u32) -> (u32, u32) {
+    let most = match left_today {
+        0 => max_pairs,
+        left => left.min(max_pairs),
+    };
+    let most = u32::try_from(most).unwrap_or(BATCH_ROWS).min(BATCH_ROWS);
+    match padding {
+        0 => (most, 0),
+        padding => (most.min(padding), most.min(padding)),
     }
 }
 
@@ -281,4 +337,24 @@ pub(crate) const fn is_lost(code: ErrorCode) -> bool {
         code,
         ErrorCode::BatchMismatch | ErrorCode::SessionMismatch | ErrorCode::SessionUnknown
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_of_their_size_unless_the_quota_of_a_day_is_smaller() {
+        for (left_today, max_pairs, padding, expected) in [
+            (10_000, 4096, 0, (4096, 0)),
+            (100, 4096, 0, (100, 0)),
+            (10_000, 4096, 64, (64, 64)),
+            (10_000, 32, 64, (32, 32)),
+            (25, 4096, 64, (25, 25)),
+            (0, 4096, 64, (64, 64)),
+            (0, 4096, 0, (4096, 0)),
+        ] {
+            assert_eq!(sizes(left_today, max_pairs, padding), expected);
+        }
+    }
 }

@@ -46,6 +46,7 @@ async fn session(store: &Store, dataset: &str) -> ProbeSession {
         started_at: Timestamp::from_seconds(1),
         next_batch: 0,
         position: 0,
+        decoys: 0,
         probed: 0,
         matches: 0,
     }
@@ -87,8 +88,12 @@ async fn nothing_that_is_secret_can_be_read_in_any_file() {
         number,
         first,
         last,
+        pairs: 0,
+        decoy: 0,
     };
-    let planned = store.plan_batch(session.id, epoch(), batch, &refs).await;
+    let planned = store
+        .plan_batch(session.id, epoch(), batch, &refs, &[])
+        .await;
     planned.expect("planned");
     let found = hit(1, epoch(), refs[0].0);
     let put = store.put_answered_hits(&[found], &grounds("case 1")).await;

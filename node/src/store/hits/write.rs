@@ -12,6 +12,7 @@ use sotto_common::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
+use super::super::probes::decoys_among;
 use super::super::{advance, damaged, signed, time, unsigned};
 use super::history::{self, Change};
 use super::{LOCAL_CURSOR, ids_json, state};
@@ -241,8 +242,11 @@ pub(super) async fn streamed(
     hits: &[Hit],
     now: Timestamp,
 ) -> Result<u64> {
+    let refs: Vec<_> = hits.iter().map(|hit| hit.record_ref).collect();
+    // What a batch was filled up with matches by chance: it is a hit of nothing.
+    let decoys = decoys_among(tx, &refs).await?;
     let mut changes = Changes::load(tx, hits.iter().map(|hit| hit.id)).await?;
-    for hit in hits {
+    for hit in hits.iter().filter(|hit| !decoys.contains(&hit.record_ref)) {
         changes.stream(hit, now);
     }
     changes.store(tx).await
