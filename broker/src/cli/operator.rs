@@ -33,6 +33,16 @@ const DAY: Duration = Duration::from_hours(24);
 /// Names the client configuration; with two underscores behind it, a setting of it.
 pub(super) const CLIENT_VARIABLE: &str = "SOTTO_BROKER_CLIENT";
 
+const PROFILE_COLUMNS: [&str; 7] = [
+    "policy",
+    "k",
+    "prior",
+    "hit_cap",
+    "untouched_days",
+    "follow_up_days",
+    "custodians",
+];
+
 #[derive(Debug, Subcommand)]
 pub(super) enum CommunityCommand {
     /// Create a community and propose its profile.
@@ -234,16 +244,7 @@ impl Client {
                            "follow_up_days": follow_up,
                            "custodians": custodians})
                 });
-                let columns = [
-                    "policy",
-                    "k",
-                    "prior",
-                    "hit_cap",
-                    "untouched_days",
-                    "follow_up_days",
-                    "custodians",
-                ];
-                self.print(&columns, rows.collect())?;
+                self.print(&PROFILE_COLUMNS, rows.collect())?;
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use sotto_common::error::Result;
+use sotto_common::followup::codes::UrgencyGround;
 use sotto_common::followup::{FollowUpState, Party};
 use sotto_common::ids::{CommunityId, Epoch, FollowUpId, NodeId};
 use sotto_common::time::Timestamp;
@@ -44,7 +45,7 @@ impl FollowUpTx for EngineTx<'_> {
         .bind(record.matched_at.micros())
         .bind(record.posterior)
         .bind(terms.limit().as_str())
-        .bind(terms.urgency().map(|ground| ground.as_str()))
+        .bind(terms.urgency().map(UrgencyGround::as_str))
         .bind(terms.offence_code())
         .bind(items_text(terms.items()))
         .bind(follow_up.milestones.submitted.map(Timestamp::micros))
