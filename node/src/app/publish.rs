@@ -348,7 +348,7 @@ impl App {
         let (policy, now) = (item.header.policy, self.clock.now());
         let due = self.store.publishing(policy).await?.next_base;
         let is_base = item.header.role == LayerRole::Base;
-        let next = (is_base && due.is_none_or(|at| at <= now)).then(|| self.draw_next_base());
+        let next = (is_base && due.is_none_or(|at| at <= now)).then(|| self.draw_next_base(due));
         self.store.put_layer(item, now, next).await?;
         self.remove_file(item.header.publication).await;
         Ok(())

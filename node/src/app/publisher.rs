@@ -173,7 +173,7 @@ impl App {
             // Drawn by a clock that was ahead, and set back since.
             let latest = now.plus(self.settings.publisher.base_every.0 * 2);
             if wanted.next_base.is_some_and(|at| at > latest) {
-                let anew = self.draw_next_base();
+                let anew = self.draw_next_base(None);
                 self.store.set_next_base(policy, anew).await?;
                 wake = earlier(wake, Some(now));
             }
@@ -216,10 +216,10 @@ impl App {
         self.setbacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws when the next base is due.
-    pub(super) fn draw_next_base(&self) -> Timestamp {
+    /// Draws when the next base is due after one that was due at `due`, or after one that comes now.
+    pub(super) fn draw_next_base(&self, due: Option<Timestamp>) -> Timestamp {
         let every = self.settings.publisher.base_every.0;
-        next_base(self.clock.now(), every, &mut os_rng())
+        next_base(due, self.clock.now(), every, &mut os_rng())
     }
 }
 
@@ -232,13 +232,24 @@ pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Time
 }
 
 /// An instant of the next period by chance; periods are counted from 1970, so that those of a day
-/// are UTC days.
-fn next_base(now: Timestamp, every: Duration, rng: &mut impl CryptoRng) -> Timestamp {
+/// are UTC days. The period is the one after that of the base which was due: one that was due in the
+/// last minutes of a day, and is active after midnight, leaves the new day its own. Of a period that
+/// has begun, an instant of what is left of it.
+fn next_base(
+    due: Option<Timestamp>,
+    now: Timestamp,
+    every: Duration,
+    rng: &mut impl CryptoRng,
+) -> Timestamp {
     let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
-    let next = (now.micros().div_euclid(every))
-        .saturating_add(1)
-        .saturating_mul(every);
-    Timestamp::from_micros(next.saturating_add(rng.random_range(0..every)))
+    let period = |at: Timestamp| at.micros().div_euclid(every);
+    let next = period(due.unwrap_or(now)).saturating_add(1);
+    // Of periods that went by meanwhile none is made up for.
+    let next = next.clamp(period(now), period(now).saturating_add(1));
+    let begin = next.saturating_mul(every);
+    let end = begin.saturating_add(every);
+    let from = begin.max(now.micros()).min(end - 1);
+    Timestamp::from_micros(rng.random_range(from..end))
 }
 
 #[cfg(test)]
@@ -250,7 +261,7 @@ mod tests {
         let now = Timestamp::from_seconds(10 * 86_400 + 50_000);
         let day = Duration::from_hours(24);
         let drawn: Vec<_> = (0..500)
-            .map(|_| next_base(now, day, &mut os_rng()))
+            .map(|_| next_base(None, now, day, &mut os_rng()))
             .collect();
         assert!(drawn.iter().all(|at| at.day() == 11));
         let hours: std::collections::BTreeSet<_> = drawn
@@ -259,6 +270,28 @@ mod tests {
             .collect();
         // Each is missed by chance with 6e-10.
         assert_eq!(hours.len(), 24);
+    }
+
+    #[test]
+    fn a_base_that_is_active_after_midnight_leaves_the_new_day_its_own() {
+        let at = |day: i64, second: i64| Timestamp::from_seconds(day * 86_400 + second);
+        let now = at(10, 50_000);
+        let day = Duration::from_hours(24);
+        for (due, expected) in [
+            (None, 11),
+            (Some(at(10, 40_000)), 11),
+            (Some(at(9, 86_399)), 10),
+            // After days without a broker one base is enough.
+            (Some(at(3, 0)), 10),
+            // By a clock that was ahead.
+            (Some(at(300, 0)), 11),
+        ] {
+            for _ in 0..200 {
+                let next = next_base(due, now, day, &mut os_rng());
+                assert_eq!(next.day(), expected, "{due:?}");
+                assert!(next >= now);
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -88,5 +88,8 @@ fn machines_read_all_of_it_as_one_object() {
     assert_eq!(read["proposal"]["draft"]["message"], "Which\nof the two?");
     assert_eq!(read["steps"][0]["content"]["facts"], "one\ntwo\u{9b}");
     assert_eq!(read["terms"]["items"][0], "IDENTITY");
-    assert_eq!(story_cells(&view(), Timestamp::from_seconds(0)).len(), STORY.len());
+    assert_eq!(
+        story_cells(&view(), Timestamp::from_seconds(0)).len(),
+        STORY.len()
+    );
 }

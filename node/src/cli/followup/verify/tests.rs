@@ -20,7 +20,8 @@ use super::*;
 
 /// What signs the list of digests.
 fn sign_list(key: &SigningKey, list: &[u8]) -> v1::DsseEnvelope {
-    key.sign(StatementKind::FollowUpBundle, list.to_vec()).into()
+    key.sign(StatementKind::FollowUpBundle, list.to_vec())
+        .into()
 }
 
 /// A bundle of a request that was submitted and taken back, and the key that exported it.
@@ -46,12 +47,22 @@ fn bundle() -> (TempDir, SigningKey) {
     };
     let terms = Terms::new(TimeLimit::Ordinary, None, "A", vec![Item::Identity]).expect("terms");
     let pair = HpkeKeyPair::generate(&mut os_rng());
-    let mut submit = step(0, NO_PREVIOUS, FollowUpState::Submitted, StepDetail::Submit(terms));
+    let mut submit = step(
+        0,
+        NO_PREVIOUS,
+        FollowUpState::Submitted,
+        StepDetail::Submit(terms),
+    );
     submit.follow_up = FollowUpId::generate(now, &mut os_rng());
     let (follow_up, hit) = (submit.follow_up, submit.hit);
     let made = make_step(submit, Some(b"tags"), pair.public(), &mut os_rng()).expect("made");
     let submit = convert::sign(made, &requester);
-    let mut withdraw = step(1, body_digest(&submit), FollowUpState::Withdrawn, StepDetail::Withdraw);
+    let mut withdraw = step(
+        1,
+        body_digest(&submit),
+        FollowUpState::Withdrawn,
+        StepDetail::Withdraw,
+    );
     (withdraw.follow_up, withdraw.hit) = (follow_up, hit);
     let made = make_step(withdraw, None, pair.public(), &mut os_rng()).expect("made");
     let withdraw = convert::sign(made, &requester);
@@ -65,7 +76,10 @@ fn bundle() -> (TempDir, SigningKey) {
         ("dossier.html", b"<html>".to_vec()),
         ("follow-up.json", b"{}".to_vec()),
         ("keys.json", keys.to_string().into_bytes()),
-        ("manifest.pb", convert::sign(manifest.clone(), &requester).encode_to_vec()),
+        (
+            "manifest.pb",
+            convert::sign(manifest.clone(), &requester).encode_to_vec(),
+        ),
         ("statements/000-SUBMIT.pb", submit.encode_to_vec()),
         ("statements/001-WITHDRAW.pb", withdraw.encode_to_vec()),
     ] {
