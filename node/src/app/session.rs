@@ -245,7 +245,8 @@ impl Pairs {
     /// # Errors
     /// Those of [`Decoys`].
     pub(crate) fn filled_up(mut self, decoys: &Decoys<'_>, first: u64, size: u32) -> Result<Self> {
-        for number in (first..).take((u64::from(size).saturating_sub(self.len())) as usize) {
+        let missing = u64::from(size).saturating_sub(self.len());
+        for number in first..first.saturating_add(missing) {
             let (tag, record_ref) = decoys.pair(number)?;
             self.sent.push((tag, record_ref));
             self.decoys.push(record_ref);

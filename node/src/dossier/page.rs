@@ -1,5 +1,7 @@
 //! A page of HTML, piece by piece: all text goes through [`escaped`].
 
+use std::fmt::Write as _;
+
 /// What the page looks like, on paper above all. Nothing is fetched.
 const STYLE: &str = "\
 @page { size: A4; margin: 18mm 16mm 20mm 18mm; }
@@ -94,23 +96,23 @@ impl Page {
             return;
         }
         let (name, value) = (escaped(name), escaped(value));
-        self.0
-            .push_str(&format!("<dt>{name}</dt><dd dir=\"auto\">{value}</dd>\n"));
+        let _ = writeln!(self.0, "<dt>{name}</dt><dd dir=\"auto\">{value}</dd>");
     }
 
     /// A name and a code, in words and as it is.
     pub(super) fn coded(&mut self, name: &str, code: &str) {
         let (name, words, code) = (escaped(name), escaped(&words(code)), escaped(code));
-        self.0.push_str(&format!(
-            "<dt>{name}</dt><dd>{words} <code>{code}</code></dd>\n"
-        ));
+        let _ = writeln!(
+            self.0,
+            "<dt>{name}</dt><dd>{words} <code>{code}</code></dd>"
+        );
     }
 
     /// Begins a table with these columns.
     pub(super) fn begin_table(&mut self, columns: &[&str]) {
         self.0.push_str("<table>\n<tr>");
         for column in columns {
-            self.0.push_str(&format!("<th>{}</th>", escaped(column)));
+            let _ = write!(self.0, "<th>{}</th>", escaped(column));
         }
         self.0.push_str("</tr>\n");
     }
@@ -120,7 +122,7 @@ impl Page {
         self.0.push_str("<tr>");
         for cell in cells {
             let cell = escaped(cell);
-            self.0.push_str(&format!("<td dir=\"auto\">{cell}</td>"));
+            let _ = write!(self.0, "<td dir=\"auto\">{cell}</td>");
         }
         self.0.push_str("</tr>\n");
     }
@@ -132,8 +134,7 @@ impl Page {
 
     fn element(&mut self, tag: &str, attributes: &str, text: &str) {
         let text = escaped(text);
-        self.0
-            .push_str(&format!("<{tag}{attributes}>{text}</{tag}>\n"));
+        let _ = writeln!(self.0, "<{tag}{attributes}>{text}</{tag}>");
     }
 }
 

@@ -48,7 +48,8 @@ pub(super) fn is_terminal() -> bool {
 
 /// Shows what waits, asks, and approves it.
 pub(super) async fn approve(context: &Context, client: &Client, args: &ApproveArgs) -> Result<()> {
-    if !is_terminal() && !(args.yes && args.proposal.is_some()) {
+    let needs_nobody = args.yes && args.proposal.is_some();
+    if !needs_nobody && !is_terminal() {
         return Err(Fault::Usage(
             "nobody can be asked here: read the proposal with `sotto-node followup show ID`, and \
              give --proposal ID and --yes"

@@ -90,11 +90,8 @@ fn parse<T: DeserializeOwned>(text: &str, syntax: Syntax) -> Result<T, String> {
     match syntax {
         Syntax::Toml => toml::from_str(text).map_err(|error: toml::de::Error| {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
-            let line = text.as_bytes()[..start]
-                .iter()
-                .filter(|&&b| b == b'\n')
-                .count()
-                + 1;
+            // A span is of whole characters.
+            let line = text.get(..start).unwrap_or(text).matches('\n').count() + 1;
             let message = error.message().replace('\n', " ");
             format!("line {line}: {message}")
         }),

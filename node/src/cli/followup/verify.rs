@@ -177,8 +177,8 @@ fn exporter(bundle: &Bundle, keys: &BTreeMap<NodeId, VerifyingKey>) -> Result<No
     }
     let signed = Envelope::from(envelope.clone());
     let is_by = |key| dsse::verify(StatementKind::FollowUpBundle, &signed, key).is_ok();
-    let signer = keys.iter().find(|(_, key)| is_by(key));
-    let (node, key) = signer.ok_or_else(|| {
+    let exporter = keys.iter().find(|(_, key)| is_by(key));
+    let (node, key) = exporter.ok_or_else(|| {
         Fault::new(format!(
             "{SUMS_SIGNED}: not signed by either node of the follow-up"
         ))

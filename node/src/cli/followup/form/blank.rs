@@ -88,16 +88,20 @@ pub(in crate::cli::followup) fn blank_request(basis: LegalBasis, as_json: bool) 
 }
 
 fn request_fields(basis: LegalBasis) -> Vec<Field> {
+    let mut fields = clear_fields(basis);
+    fields.extend(sealed_fields(basis));
+    fields
+}
+
+const SEALED: &str = "Sealed to the holder";
+
+/// What stays here, and what the broker sees; the urgency's reason stands beside its ground.
+fn clear_fields(basis: LegalBasis) -> Vec<Field> {
     let fit = fitting(basis);
     let limits: Vec<_> = limits(basis).into_iter().map(FormCode::code).collect();
     let items: Vec<_> = fit.items.iter().map(|item| item.code()).collect();
-    let reference = if basis.needs_reference() {
-        "Needed: the reference text of the legal basis, e.g. treaty and article; 256 characters."
-    } else {
-        "May be empty: the article that is relied on."
-    };
     let urgent = "With an urgent time limit only";
-    let sealed = "Sealed to the holder";
+    let sealed = SEALED;
     vec![
         field(
             "case_ref",
@@ -136,6 +140,19 @@ fn request_fields(basis: LegalBasis) -> Vec<Field> {
                 Item::all()
             ),
         ),
+    ]
+}
+
+/// What is released on HELD.
+fn sealed_fields(basis: LegalBasis) -> Vec<Field> {
+    let fit = fitting(basis);
+    let reference = if basis.needs_reference() {
+        "Needed: the reference text of the legal basis, e.g. treaty and article; 256 characters."
+    } else {
+        "May be empty: the article that is relied on."
+    };
+    let sealed = SEALED;
+    vec![
         field(
             "requesting_unit",
             "",
@@ -272,8 +289,11 @@ fn entry(text: &mut String, field: &Field) {
     // JSON's strings and lists of strings are TOML's.
     let value = match &field.value {
         Value::Array(items) => {
-            let items: String = items.iter().map(|item| format!("\n    {item},")).collect();
-            format!("[{items}\n]")
+            let mut list = String::from("[");
+            for item in items {
+                let _ = write!(list, "\n    {item},");
+            }
+            list + "\n]"
         }
         other => other.to_string(),
     };
