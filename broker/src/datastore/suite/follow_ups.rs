@@ -276,7 +276,7 @@ pub(super) async fn steps_keep_their_clear_part_when_statements_are_erased(store
     }
     assert_eq!(get().await, steps);
     let kept = tx!(store, tx => tx.get_steps(other.follow_up).await);
-    assert_eq!(kept, std::slice::from_ref(other));
+    assert_eq!(kept, std::slice::from_ref(&other));
 }
 
 pub(super) async fn events_of_follow_ups_have_a_cursor_for_each_node(store: &Datastore) {
