@@ -355,7 +355,7 @@ impl Case<'_> {
         let roles = (self.holder.id(), self.requester.id());
         let key = self.requester.hpke().public();
         let begun = SegmentSealer::begin(key, &clear, digest, roles, rng);
-        let (enc, mut sealer) = begun.expect("a key");
+        let (enc, mut segmented) = begun.expect("a key");
         let suite = Suite::X25519Sha256ChaCha20Poly1305;
         let mut hasher = AttachmentHasher::new(&digest, suite, &enc);
         let mut sealed = Vec::new();
@@ -365,7 +365,7 @@ impl Case<'_> {
             content.chunks(SEGMENT).collect()
         };
         for segment in segments {
-            sealed.extend(sealer.seal(segment).expect("the next segment"));
+            sealed.extend(segmented.seal(segment).expect("the next segment"));
         }
         hasher.update(&sealed);
         let whole = hasher.finish();

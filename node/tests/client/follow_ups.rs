@@ -1,5 +1,11 @@
 //! `followup` against a service that has one follow-up.
 
+#![expect(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    reason = "each has the shape of the call that it answers"
+)]
+
 use futures::{StreamExt as _, stream};
 use sotto_common::error::{Error, ErrorCode};
 use sotto_common::ids::FollowUpId;
