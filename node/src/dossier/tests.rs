@@ -1,7 +1,7 @@
 use super::*;
 
-fn at(seconds: i64) -> Option<prost_types::Timestamp> {
-    Some(convert::to_timestamp(Timestamp::from_seconds(seconds)))
+fn at(seconds: i64) -> prost_types::Timestamp {
+    convert::to_timestamp(Timestamp::from_seconds(seconds))
 }
 
 fn view() -> v1::GetNodeFollowUpResponse {
@@ -10,11 +10,11 @@ fn view() -> v1::GetNodeFollowUpResponse {
         seq,
         step: step.into(),
         sender: sender.into(),
-        made_at: at(i64::from(seq) * 60),
-        taken_at: at(i64::from(seq) * 60 + 1),
+        made_at: Some(at(i64::from(seq) * 60)),
+        taken_at: Some(at(i64::from(seq) * 60 + 1)),
         clear: Some(v1::FollowUpClear::default()),
         statement: Some(v1::DsseEnvelope {
-            payload: vec![seq as u8].into(),
+            payload: seq.to_be_bytes().to_vec().into(),
             signatures: vec![v1::DsseSignature {
                 keyid: format!("key-{seq}"),
                 ..Default::default()
@@ -43,7 +43,7 @@ fn view() -> v1::GetNodeFollowUpResponse {
                 information_evaluation: v1::InformationEvaluation::Two.into(),
                 tlp: v1::Tlp::AmberStrict.into(),
                 nature: v1::Nature::Assessment.into(),
-                retain_until: at(86_400),
+                retain_until: Some(at(86_400)),
             }],
             ..Default::default()
         },

@@ -65,14 +65,14 @@ async fn not_held_closes_the_follow_up_and_the_hit_is_false() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_is_taken_exactly_where_the_table_has_it() {
-    let states: Vec<_> = S::ALL.iter().copied().filter(|s| *s != S::Draft).collect();
-    let many = u32::try_from(states.len()).expect("few");
+    let all: Vec<_> = S::ALL.iter().copied().filter(|s| *s != S::Draft).collect();
+    let many = u32::try_from(all.len()).expect("few");
     let (_sandbox, nodes, hits) = with_hits(many).await;
-    for (number, state) in (0..many).zip(states) {
+    for (number, from) in (0..many).zip(all) {
         let mut case = case(&nodes, &hits, number).await;
-        case.bring_to(state).await;
+        case.bring_to(from).await;
         for &step in T::ALL {
-            if transition(state, step).is_ok() {
+            if transition(from, step).is_ok() {
                 continue;
             }
             let refused = case.actor(step).submit_step(case.signed(step)).await;
@@ -81,10 +81,10 @@ async fn every_step_is_taken_exactly_where_the_table_has_it() {
                 Code::FailedPrecondition,
                 ErrorCode::IllegalTransition,
             );
-            assert!(status.message().contains(state.as_str()), "{status:?}");
+            assert!(status.message().contains(from.as_str()), "{status:?}");
         }
         // What is allowed still is: nothing of the refused has left a trace.
-        let allowed = T::ALL.iter().find(|step| transition(state, **step).is_ok());
+        let allowed = T::ALL.iter().find(|step| transition(from, **step).is_ok());
         if let Some(step) = allowed {
             case.take(*step).await.expect("taken");
         }
@@ -313,10 +313,10 @@ async fn a_statement_that_was_changed_in_any_byte_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sealed_parts_are_there_as_the_protocol_wants_them_and_have_its_form() {
+    type Change = fn(&mut v1::FollowUpStatement);
     let (_sandbox, nodes, hits) = with_hits(1).await;
     let mut case = case(&nodes, &hits, 0).await;
     case.bring_to(S::Received).await;
-    type Change = fn(&mut v1::FollowUpStatement);
     let changes: [(Change, ErrorCode); 6] = [
         (|s| s.format = 2, ErrorCode::FormatUnknown),
         (|s| s.kem = 0x647a, ErrorCode::SealInvalid),
@@ -377,6 +377,7 @@ async fn both_parties_are_told_every_step_in_order_and_again_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_party_lists_its_own() {
+    use v1::FollowUpParty::{Holder, Requester, Unspecified};
     let (_sandbox, nodes, hits) = with_hits(3).await;
     let mut open = case(&nodes, &hits, 0).await;
     open.bring_to(S::Received).await;
@@ -407,7 +408,6 @@ async fn each_party_lists_its_own() {
             token = page.next_page_token;
         }
     };
-    use v1::FollowUpParty::{Holder, Requester, Unspecified};
     let any = v1::FollowUpState::Unspecified;
     let [nl, de, fr] = &nodes;
     assert_eq!(list(nl, Requester, any).await, 2);

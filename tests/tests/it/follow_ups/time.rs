@@ -101,7 +101,7 @@ async fn what_has_ended_is_closed_after_thirty_days_and_erased_after_the_retenti
     let (sandbox, nodes, hits) = with_hits(1).await;
     let mut case = case(&nodes, &hits, 0).await;
     case.bring_to(S::Accepted).await;
-    let file = case.seal_file(&[7; 100_000]);
+    let file = case.seal_file(&vec![7; 100_000]);
     case.announce_file(&file).await.expect("announced");
     case.upload_file(&file, 0, &file.sealed)
         .await

@@ -97,7 +97,7 @@ fn seal(folder: &Path, key: &SigningKey) {
     for name in files(folder) {
         if !name.starts_with(SUMS) {
             let digest = Sha256::digest(fs::read(folder.join(&name)).expect("read"));
-            list += &format!("{}  {name}\n", hex::encode(digest));
+            list.extend([&hex::encode(digest), "  ", &name, "\n"]);
         }
     }
     fs::write(folder.join(SUMS), &list).expect("written");
