@@ -141,7 +141,15 @@ fn read_bounded(file: &File) -> io::Result<Vec<u8>> {
 #[derive(Debug)]
 pub struct DirLock {
     /// The open file is the lock.
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirLock {
+    /// Said, not left to the closing of the file: a child that is just being started has the open
+    /// file too, until it becomes another program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl DirLock {
@@ -160,7 +168,7 @@ impl DirLock {
             .open(&path)
             .map_err(ConfigError::unwritable(&path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(TryLockError::WouldBlock) => {
                 let problem = "this folder is used by another process that runs: stop that one, \
                                or give each a folder (`data_dir`) of its own";
@@ -204,8 +212,11 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains(&dir.path().display().to_string()), "{text}");
         assert!(text.contains("data_dir"), "{text}");
+        // What a child that is being started has of it.
+        let of_a_child = owner.file.try_clone().expect("another handle");
         drop(owner);
         DirLock::acquire(dir.path()).expect("the next");
+        drop(of_a_child);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! implementation could make them, and the whole life between real units.
 
 mod attachments;
+mod figures;
 mod life;
 mod malice;
 mod steps;
