@@ -260,7 +260,7 @@ pub struct AnswerClear {
 pub struct AttachmentDigest {
     /// The attachment.
     pub id: AttachmentId,
-    /// `H` of its clear part and all sealed segments ([`super::attachment::digest`]).
+    /// `H` of its clear part and all sealed segments ([`super::attachment::AttachmentHasher`]).
     pub digest: [u8; 32],
 }
 

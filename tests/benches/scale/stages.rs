@@ -14,9 +14,8 @@ use clap::ValueEnum;
 use rayon::iter::{
     IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelIterator as _,
 };
-use rayon::slice::ParallelSliceMut as _;
 use serde::{Deserialize, Serialize};
-use sotto_common::filter::{Class, DEFAULT_K, build};
+use sotto_common::filter::{Class, DEFAULT_K, DistinctTags};
 use sotto_common::random::os_rng;
 use sotto_common::secret::{Secret, Selector, Tag};
 use sotto_common::selector::{Policy, StopList, canonical};
@@ -166,12 +165,12 @@ fn whole(work: &Work<'_>, builds: bool) -> Cost {
     }
 }
 
-/// Builds the filter, and drops it; its length.
-fn filter_of(mut tags: Vec<Tag>) -> u64 {
-    tags.par_sort_unstable();
-    tags.dedup();
-    let class = Class::smallest_for(tags.len() as u64).expect("a class");
-    let filter = build(tags, class, DEFAULT_K, &mut os_rng()).expect("a filter");
+/// Builds the filter as a node does, and drops it; its length.
+fn filter_of(tags: Vec<Tag>) -> u64 {
+    let rng = &mut os_rng();
+    let tags = DistinctTags::new(tags, rng);
+    let class = Class::smallest_for(tags.len()).expect("a class");
+    let filter = tags.build(class, DEFAULT_K, rng).expect("a filter");
     std::hint::black_box(filter.bits()).len() as u64
 }
 
