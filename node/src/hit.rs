@@ -36,6 +36,8 @@ pub struct Hit {
     pub first_seen: Timestamp,
     /// When it matched last.
     pub last_seen: Timestamp,
+    /// Of a `FOLLOWED_UP` hit: when it was first probed without a match since it matched last.
+    pub unmatched_since: Option<Timestamp>,
 }
 
 impl TryFrom<v1::Hit> for Hit {
@@ -68,6 +70,10 @@ impl TryFrom<v1::Hit> for Hit {
             posterior: probability("posterior", wire.posterior)?,
             first_seen: timestamp("first_seen", wire.first_seen)?,
             last_seen: timestamp("last_seen", wire.last_seen)?,
+            unmatched_since: wire
+                .unmatched_since
+                .map(|at| timestamp("unmatched_since", Some(at)))
+                .transpose()?,
         })
     }
 }
@@ -118,6 +124,7 @@ impl Hit {
             posterior: self.posterior,
             first_seen: Some(to_timestamp(self.first_seen)),
             last_seen: Some(to_timestamp(self.last_seen)),
+            unmatched_since: self.unmatched_since.map(to_timestamp),
         }
     }
 }

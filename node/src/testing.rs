@@ -87,6 +87,7 @@ pub(crate) fn hit(n: u8, epoch: Epoch, record_ref: RecordRef) -> Hit {
         posterior: 0.999,
         first_seen: Timestamp::from_seconds(10),
         last_seen: Timestamp::from_seconds(20),
+        unmatched_since: None,
     }
 }
 

@@ -140,6 +140,7 @@ impl Guard<'_> {
             posterior: posterior(self.prior, at_holder.f_total),
             first_seen: self.now,
             last_seen: self.now,
+            unmatched_since: None,
             touched_at: self.now,
         };
         tx.put_hit(&hit).await?;
@@ -175,21 +176,34 @@ impl Guard<'_> {
         if moved {
             hit.touched_at = self.now;
         }
+        let unmatched_since = unmatched_since(&hit, matched, self.now);
+        let marked = unmatched_since != hit.unmatched_since;
+        hit.unmatched_since = unmatched_since;
         if matched {
             hit.last_seen = self.now;
             hit.filter_version = version;
             hit.fpr = at_holder.f_total;
             hit.posterior = posterior(self.prior, at_holder.f_total);
         }
-        if matched || moved {
+        if matched || moved || marked {
             tx.update_hit(&hit).await?;
         }
-        if moved {
+        if moved || marked {
             tx.put_hit_event(&self.key.community, self.prober, hit.id)
                 .await?;
             *events = true;
         }
         Ok(hit)
+    }
+}
+
+/// workflow.md "Hit": one that is followed up is not retracted, "only marked so". What has ended
+/// keeps the mark that it had.
+fn unmatched_since(hit: &HitRecord, matched: bool, now: Timestamp) -> Option<Timestamp> {
+    match hit.state {
+        HitState::FollowedUp if matched => None,
+        HitState::FollowedUp => hit.unmatched_since.or(Some(now)),
+        _ => hit.unmatched_since,
     }
 }
 

@@ -191,6 +191,8 @@ pub(crate) struct HitRecord {
     pub(crate) posterior: f64,
     pub(crate) first_seen: Timestamp,
     pub(crate) last_seen: Timestamp,
+    /// Of a `FOLLOWED_UP` hit: when it was first probed without a match since it matched last.
+    pub(crate) unmatched_since: Option<Timestamp>,
     /// When its state changed last.
     pub(crate) touched_at: Timestamp,
 }

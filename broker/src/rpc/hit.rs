@@ -283,5 +283,6 @@ fn hit_of(hit: &HitRecord) -> v1::Hit {
         posterior: hit.posterior,
         first_seen: Some(to_timestamp(hit.first_seen)),
         last_seen: Some(to_timestamp(hit.last_seen)),
+        unmatched_since: hit.unmatched_since.map(to_timestamp),
     }
 }

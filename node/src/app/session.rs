@@ -348,6 +348,7 @@ pub(crate) fn found(
                 posterior: posterior(prior, false_positive),
                 first_seen: now,
                 last_seen: now,
+                unmatched_since: None,
             });
         }
     }

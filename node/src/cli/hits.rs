@@ -122,7 +122,9 @@ pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
 
 /// What a person should know of a hit before anything else.
 fn remarks(hit: &v1::RecordHit) -> Vec<String> {
+    let unmatched = hit.hit.as_ref().and_then(|hit| hit.unmatched_since);
     [
+        (unmatched.is_some(), "matches no more"),
         (hit.record_removed, "record removed"),
         (hit.needs_second_factor, "needs second factor"),
         (hit.feedback_pending, "feedback pending"),

@@ -118,6 +118,10 @@ fn hit(row: &SqliteRow) -> Result<Hit> {
         posterior: real("posterior")?,
         first_seen: time(number("first_seen")?),
         last_seen: time(number("last_seen")?),
+        unmatched_since: row
+            .try_get::<Option<i64>, _>("unmatched_since")
+            .map_err(db_error)?
+            .map(time),
     })
 }
 

@@ -148,6 +148,7 @@ impl World {
             posterior: 0.999_999,
             first_seen: NOW,
             last_seen: NOW,
+            unmatched_since: None,
             touched_at: NOW,
         };
         tx!(self, tx => tx.put_hit(hit).await);

@@ -23,8 +23,8 @@ impl HitTx for EngineTx<'_> {
         query(
             "INSERT INTO hits
                  (id, community, epoch, policy, prober, record_ref, holder, state, filter_version,
-                  fpr, posterior, first_seen, last_seen, day, touched_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+                  fpr, posterior, first_seen, last_seen, day, touched_at, unmatched_since)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         )
         .bind(&hit.id.as_bytes()[..])
         .bind(hit.key.community.as_str())
@@ -41,6 +41,7 @@ impl HitTx for EngineTx<'_> {
         .bind(hit.last_seen.micros())
         .bind(hit.first_seen.day())
         .bind(hit.touched_at.micros())
+        .bind(hit.unmatched_since.map(Timestamp::micros))
         .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
@@ -117,7 +118,7 @@ impl HitTx for EngineTx<'_> {
     async fn update_hit(&mut self, hit: &HitRecord) -> Result<()> {
         query(
             "UPDATE hits SET state = $2, filter_version = $3, fpr = $4, posterior = $5,
-                 last_seen = $6, touched_at = $7
+                 last_seen = $6, touched_at = $7, unmatched_since = $8
              WHERE id = $1",
         )
         .bind(&hit.id.as_bytes()[..])
@@ -127,6 +128,7 @@ impl HitTx for EngineTx<'_> {
         .bind(hit.posterior)
         .bind(hit.last_seen.micros())
         .bind(hit.touched_at.micros())
+        .bind(hit.unmatched_since.map(Timestamp::micros))
         .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
@@ -471,6 +473,7 @@ fn hit_record(row: &EngineRow) -> Result<HitRecord> {
         posterior: get(row, "posterior")?,
         first_seen,
         last_seen: time(row, "last_seen")?,
+        unmatched_since: get::<Option<i64>>(row, "unmatched_since")?.map(Timestamp::from_micros),
         touched_at: touched_at.map_or(first_seen, Timestamp::from_micros),
     })
 }

@@ -20,6 +20,7 @@ pub(super) fn hit(
         posterior: 0.999,
         first_seen,
         last_seen: first_seen,
+        unmatched_since: None,
         touched_at: first_seen,
     }
 }
@@ -68,6 +69,7 @@ pub(super) async fn hits_are_found_by_ref_and_id_and_change(store: &Datastore) {
         fpr: 2e-9,
         posterior: 0.5,
         last_seen: NOW.plus(Duration::from_secs(9)),
+        unmatched_since: Some(NOW.plus(Duration::from_secs(10))),
         touched_at: NOW.plus(Duration::from_secs(9)),
         ..hits[0].clone()
     };

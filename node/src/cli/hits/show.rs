@@ -82,6 +82,7 @@ fn hit_json(hit: &v1::Hit) -> Value {
         "state": code(hit.state().as_str_name(), "HIT_STATE_"),
         "first_seen": time(convert::timestamp("at", hit.first_seen)),
         "last_seen": time(convert::timestamp("at", hit.last_seen)),
+        "unmatched_since": time(convert::timestamp("at", hit.unmatched_since)),
         "filter_version": hit.filter_version,
         "false_positive_probability": hit.false_positive_probability,
         "posterior": hit.posterior,
@@ -119,12 +120,13 @@ fn lines(story: &v1::GetRecordHitResponse) -> Vec<String> {
     for hit in in_order(story) {
         let is_latest = shown.as_ref() == Some(&hit.hit_id) && !story.others.is_empty();
         lines.push(format!(
-            "  {}  epoch {}  {}  first seen {}, last seen {}{}",
+            "  {}  epoch {}  {}  first seen {}, last seen {}{}{}",
             hit_id(&hit.hit_id),
             hit.epoch,
             code(hit.state().as_str_name(), "HIT_STATE_"),
             shown_time(convert::timestamp("at", hit.first_seen)),
             shown_time(convert::timestamp("at", hit.last_seen)),
+            unmatched(hit),
             if is_latest { "  (latest)" } else { "" },
         ));
     }
@@ -135,6 +137,13 @@ fn lines(story: &v1::GetRecordHitResponse) -> Vec<String> {
         lines.extend(event_lines(event, several));
     }
     lines
+}
+
+/// The mark of a hit that is followed up and matches no more, with its comma.
+fn unmatched(hit: &v1::Hit) -> String {
+    time(convert::timestamp("at", hit.unmatched_since))
+        .map(|since| format!(", without a match since {since}"))
+        .unwrap_or_default()
 }
 
 fn summary(hit: &v1::RecordHit) -> Vec<String> {
@@ -270,7 +279,10 @@ mod tests {
                     feedback: v1::FeedbackState::Pending.into(),
                 },
             ],
-            others: vec![hit(1, 4, v1::HitState::Confirmed)],
+            others: vec![v1::Hit {
+                unmatched_since: Some(convert::to_timestamp(Timestamp::from_seconds(180))),
+                ..hit(1, 4, v1::HitState::FollowedUp)
+            }],
         }
     }
 
@@ -289,6 +301,8 @@ mod tests {
             "UNDER_REVIEW → CONFIRMED  by spiffe://sotto.test/analyst/anna  (on its way",
             "\n      seen\n      and \u{fffd}[31mknown\n",
             "second factor DOCUMENT: NL 1",
+            "epoch 4  FOLLOWED_UP  first seen 1970-01-01T00:01:00Z, last seen 1970-01-01T00:02:00Z, \
+             without a match since 1970-01-01T00:03:00Z\n",
             "epoch 5  NEW  first seen 1970-01-01T00:01:00Z, last seen 1970-01-01T00:02:00Z  (latest)",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");

@@ -65,6 +65,21 @@ async fn an_answer_does_not_undo_what_the_stream_told() {
 }
 
 #[tokio::test]
+async fn that_a_hit_which_is_followed_up_matches_no_more_is_told_to_those_who_watch() {
+    let (store, _dir) = store().await;
+    let mut told = hit(1, epoch(), RecordRef::new([9; 16]));
+    told.state = HitState::FollowedUp;
+    for (inbox, since) in [None, Some(NOW), Some(NOW), None].into_iter().enumerate() {
+        told.unmatched_since = since;
+        let stored = store.put_streamed_hits(from_ref(&told), inbox as u64 + 1, NOW);
+        stored.await.expect("stored");
+        let read = store.record_hit(told.id).await.expect("read");
+        assert_eq!(read.expect("there").hit, told);
+    }
+    assert_eq!(store.hit_cursor().await.expect("read"), 3);
+}
+
+#[tokio::test]
 async fn hits_are_filtered_and_paged_and_followed() {
     let (store, _dir) = store().await;
     import_emails(&store, "d", &["a@x.org"]).await;

@@ -174,6 +174,7 @@ impl Changes {
             kept.hit.first_seen = hit.first_seen;
             kept.hit.last_seen = hit.last_seen;
         }
+        self.mark(hit);
         self.measure(hit);
         self.settle(hit.id, now);
     }
@@ -192,6 +193,18 @@ impl Changes {
             kept.hit.last_seen = kept.hit.last_seen.max(hit.last_seen);
         }
         self.measure(hit);
+    }
+
+    /// Whether a hit that is followed up matches no more (workflow.md "Hit").
+    fn mark(&mut self, hit: &Hit) {
+        let Some(kept) = self.kept.get_mut(&hit.id) else {
+            return;
+        };
+        if kept.hit.unmatched_since != hit.unmatched_since {
+            kept.hit.unmatched_since = hit.unmatched_since;
+            kept.told_as = Some(self.told);
+            self.told += 1;
+        }
     }
 
     /// How probable the match is. That it was seen again, and nothing else, is not told.
@@ -333,23 +346,24 @@ async fn put_hits(tx: &mut SqliteConnection, kept: impl Iterator<Item = &Kept>) 
             standing.told.seen.micros(),
             standing.awaited.map(|told| told.state.as_str()),
             standing.awaited.map(|told| told.seen.micros()),
+            hit.unmatched_since.map(Timestamp::micros),
         ])
     };
     sqlx::query(
         "INSERT INTO hits (hit_id, cursor, epoch, policy, record_ref, holder, state,
              filter_version, false_positive, posterior, first_seen, last_seen, thread_id,
-             told, told_seen, awaited, awaited_seen)
+             told, told_seen, awaited, awaited_seen, unmatched_since)
          SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4),
              value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10,
              value ->> 11, unhex(value ->> 12), value ->> 13, value ->> 14, value ->> 15,
-             value ->> 16
+             value ->> 16, value ->> 17
          FROM json_each($1) WHERE true
          ON CONFLICT (hit_id) DO UPDATE SET cursor = excluded.cursor, state = excluded.state,
              filter_version = excluded.filter_version, false_positive = excluded.false_positive,
              posterior = excluded.posterior, first_seen = excluded.first_seen,
              last_seen = excluded.last_seen, told = excluded.told,
              told_seen = excluded.told_seen, awaited = excluded.awaited,
-             awaited_seen = excluded.awaited_seen",
+             awaited_seen = excluded.awaited_seen, unmatched_since = excluded.unmatched_since",
     )
     .bind(kept.map(row).collect::<serde_json::Value>().to_string())
     .execute(tx)

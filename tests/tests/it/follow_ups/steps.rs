@@ -9,11 +9,12 @@ use sotto_common::followup::step::StepClear;
 use sotto_common::followup::{FollowUpState, FollowUpStep, transition};
 use sotto_common::ids::{FollowUpId, HitId};
 use sotto_common::random::os_rng;
+use sotto_common::selector::Policy::Phone;
 use sotto_common::time::CLOCK_SKEW;
 use sotto_proto::v1::HitState;
 use sotto_proto::{convert, v1};
 use sotto_tests::follow_up::way_to;
-use sotto_tests::{COMMUNITY, Case, TestNode, assert_refused};
+use sotto_tests::{COMMUNITY, Case, TestNode, assert_refused, phones};
 use tonic::Code;
 
 use super::{case, with_hits};
@@ -21,13 +22,17 @@ use super::{case, with_hits};
 use FollowUpState as S;
 use FollowUpStep as T;
 
-async fn hit_state(node: &TestNode, hit: HitId) -> HitState {
+async fn hit_of(node: &TestNode, hit: HitId) -> v1::Hit {
     let request = v1::GetHitRequest {
         community: COMMUNITY.into(),
         hit_id: hit.as_bytes().to_vec().into(),
     };
     let response = node.hit_service().get_hit(request).await.expect("a hit");
-    response.into_inner().hit.expect("a hit").state()
+    response.into_inner().hit.expect("a hit")
+}
+
+async fn hit_state(node: &TestNode, hit: HitId) -> HitState {
+    hit_of(node, hit).await.state()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,6 +57,41 @@ async fn a_follow_up_goes_from_request_to_answer_and_its_hit_with_it() {
             v1::FollowUpState::Closed
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hit_that_is_followed_up_and_matches_no_more_is_marked_until_it_matches_again() {
+    let (sandbox, nodes, hits) = with_hits(1).await;
+    let [nl, de, _] = &nodes;
+    let mut case = case(&nodes, &hits, 0).await;
+    case.bring_to(S::Received).await;
+    let mut stream = nl.watch(0).await.expect("open");
+    // Found, under review, confirmed, followed up.
+    for _ in 0..4 {
+        stream.message().await.expect("open").expect("an event");
+    }
+    de.publish(Phone, &phones(7..8)).await;
+    nl.find(Phone, &phones(0..1)).await;
+    let told = stream.message().await.expect("open").expect("an event");
+    let since = told.hit.expect("a hit").unmatched_since;
+    assert_eq!(since, Some(convert::to_timestamp(nl.now())));
+    sandbox.clock.advance(Duration::from_hours(1));
+    nl.find(Phone, &phones(0..1)).await;
+    let hit = hit_of(nl, case.hit).await;
+    assert_eq!(
+        (hit.state(), hit.unmatched_since),
+        (HitState::FollowedUp, since)
+    );
+
+    de.publish(Phone, &phones(0..1)).await;
+    nl.find(Phone, &phones(0..1)).await;
+    let told = stream.message().await.expect("open").expect("an event");
+    assert_eq!(told.cursor, 6, "that it still does not match is no event");
+    let hit = told.hit.expect("a hit");
+    assert_eq!(
+        (hit.state(), hit.unmatched_since),
+        (HitState::FollowedUp, None)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
