@@ -130,8 +130,9 @@ impl BrokerProcess {
     /// As [`Self::restart`], by a shell's script that ends in `exec "$@"`: e.g. after `ulimit`.
     pub async fn restart_under(&mut self, script: &str) {
         let config = self.path("broker.toml");
+        let broker = program::broker();
         let command = [
-            program::broker().as_os_str(),
+            broker.as_os_str(),
             "serve".as_ref(),
             "--config".as_ref(),
             config.as_os_str(),

@@ -95,28 +95,34 @@ impl Program {
 }
 
 /// The broker's binary, built if need be.
-pub fn broker() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| built("sotto-broker"))
+pub fn broker() -> PathBuf {
+    built().join("sotto-broker")
 }
 
 /// The node's binary, built if need be.
-pub fn node() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| built("sotto-node"))
+pub fn node() -> PathBuf {
+    built().join("sotto-node")
 }
 
-fn built(package: &str) -> PathBuf {
+/// The folder of both binaries. They are built together: one by one, Cargo would choose other
+/// features of what both depend on, and build that twice.
+fn built() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(build)
+}
+
+fn build() -> PathBuf {
     // target/<profile>/deps/it-<hash>
     let test = std::env::current_exe().expect("a path");
     let profile = test.ancestors().nth(2).expect("target/<profile>");
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    build.args(["build", "--quiet", "-p", package, "--target-dir"]);
+    build.args(["build", "--quiet", "--locked"]);
+    build.args(["-p", "sotto-broker", "-p", "sotto-node", "--target-dir"]);
     build.arg(profile.parent().expect("target"));
     if profile.ends_with("release") {
         build.arg("--release");
     }
     let done = build.status().expect("cargo runs").success();
-    assert!(done, "{package} does not build");
-    profile.join(package)
+    assert!(done, "the programs do not build");
+    profile.to_owned()
 }

@@ -192,7 +192,7 @@ impl Sandbox {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let in_time = tokio::time::timeout(Duration::from_secs(20), waited).await;
+        let in_time = tokio::time::timeout(Duration::from_mins(2), waited).await;
         in_time.expect("it never came to hold");
     }
 

@@ -136,8 +136,9 @@ impl Unit {
     /// Starts its service as a process, at the address that it had before if it had one.
     pub async fn start_process(&mut self) {
         let config = self.path("node.toml");
+        let node = program::node();
         let command = [
-            program::node().as_os_str(),
+            node.as_os_str(),
             "serve".as_ref(),
             "--config".as_ref(),
             config.as_os_str(),
