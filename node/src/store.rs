@@ -33,7 +33,7 @@ pub use at_rest::Renewed;
 pub use coverage::{Cover, ProbedDataset};
 pub use datasets::{Dataset, SelectorId, SelectorRow};
 pub use epochs::StoredEpoch;
-pub(crate) use follow_ups::{FollowUpFilter, Keeper, Owned, Refusal, StoredAttachment};
+pub(crate) use follow_ups::{FileChange, FollowUpFilter, Keeper, Owned, Refusal, StoredAttachment};
 pub use hits::{
     Decided, Feedback, HistoryEvent, HitFilter, NoteReview, Outcome, PendingFeedback, RecordHit,
     SignFeedback, Story, ThreadCounts,

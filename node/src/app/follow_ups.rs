@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 
 use super::App;
 use crate::follow_up::{LocalFollowUp, News, Step};
-use crate::store::{FollowUpFilter, Keeper};
+use crate::store::{FileChange, FollowUpFilter, Keeper, StoredAttachment};
 
 pub(crate) use erase::keep_erasing;
 pub(crate) use sender::keep_sending;
@@ -92,6 +92,22 @@ impl App {
         let (changed, cursor) = self
             .store
             .change_follow_up(&self.keeper(), id, now, work)
+            .await?;
+        self.follow_ups_changed(cursor);
+        Ok(changed)
+    }
+
+    /// The same together with the files of its answer, which `work` sees as they will be.
+    async fn change_with_files(
+        &self,
+        id: FollowUpId,
+        change: Option<FileChange<'_>>,
+        work: &(dyn Fn(&mut LocalFollowUp, &[StoredAttachment]) -> Result<()> + Send + Sync),
+    ) -> Result<LocalFollowUp> {
+        let now = self.clock.now();
+        let (changed, cursor) = self
+            .store
+            .change_with_files(&self.keeper(), id, now, change, work)
             .await?;
         self.follow_ups_changed(cursor);
         Ok(changed)

@@ -173,7 +173,10 @@ const fn hint(code: ErrorCode) -> Option<&'static str> {
             "fill in what is named; `sotto-node followup new --blank BASIS` prints a whole form"
         }
         C::SamePerson => "somebody else has to approve what you have drafted",
-        C::AttachmentUnknown => "`sotto-node followup show ID` shows the files",
+        C::AttachmentUnknown => {
+            "`sotto-node followup show ID` shows the files of an answer that has come, `sotto-node \
+             followup files ID` those of one that is drafted here"
+        }
         C::AudienceUnknown => "`sotto-node member ls` shows the members",
         C::QuotaExhausted => {
             "the quota is new at midnight UTC; `sotto-node status` shows what is left, the \

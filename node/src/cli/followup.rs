@@ -7,6 +7,7 @@ mod contents;
 mod export;
 mod files;
 mod form;
+mod given;
 mod ls;
 mod new;
 mod show;
@@ -128,11 +129,20 @@ pub(crate) enum FollowUpCommand {
     /// Holder: propose an answer
     ///
     /// The form says of every item whether it is provided, refused or pending. Files are sealed and
-    /// sent before the answer is proposed.
+    /// sent before the answer is proposed. After a break give the command again: what is at the node
+    /// already is not sent twice.
     #[command(after_help = "Examples:\n  \
         sotto-node followup answer 019a1b2c-… --blank > answer.toml\n  \
         sotto-node followup answer 019a1b2c-… --form answer.toml --attach report.pdf")]
     Answer(answer::AnswerArgs),
+    /// Holder: list the files that are at the node for an answer, or remove one
+    ///
+    /// A file can be removed until the answer is approved. An answer that waits for approval is then
+    /// a new proposal without it.
+    #[command(after_help = "Examples:\n  \
+        sotto-node followup files 019a1b2c-…\n  \
+        sotto-node followup files 019a1b2c-… --remove 019a1b2e-…")]
+    Files(given::FilesArgs),
     /// Requester: propose a reply to a question of the holder
     #[command(after_help = "Example:\n  \
         sotto-node followup reply 019a1b2c-… --message-file reply.txt")]
@@ -223,6 +233,7 @@ async fn online(context: &Context, command: FollowUpCommand) -> Result<()> {
         }
         FollowUpCommand::Await(args) => steps::await_court(context, client, args).await,
         FollowUpCommand::Answer(args) => answer::run(context, client, args).await,
+        FollowUpCommand::Files(args) => given::run(context, client, &args).await,
         FollowUpCommand::Reply(args) => steps::message(context, client, args, S::Reply).await,
         FollowUpCommand::Withdraw { id, yes } => steps::withdraw(context, client, id, yes).await,
         FollowUpCommand::Close { id } => steps::end(context, client, id, S::Close).await,

@@ -351,6 +351,28 @@ impl AnalystService for Analysts {
         })
         .await
     }
+
+    async fn list_follow_up_attachments(
+        &self,
+        request: Request<v1::ListFollowUpAttachmentsRequest>,
+    ) -> Result<Response<v1::ListFollowUpAttachmentsResponse>, Status> {
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::list_attachments(&self.app, &caller, request.into_inner()).await
+        })
+        .await
+    }
+
+    async fn remove_follow_up_attachment(
+        &self,
+        request: Request<v1::RemoveFollowUpAttachmentRequest>,
+    ) -> Result<Response<v1::RemoveFollowUpAttachmentResponse>, Status> {
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            follow_ups::remove_attachment(&self.app, &caller, request.into_inner()).await
+        })
+        .await
+    }
 }
 
 fn grounds(wire: Option<v1::ProbeGrounds>) -> Result<Grounds> {

@@ -59,6 +59,14 @@ pub(crate) const ROLES: &[(&str, &[Role])] = &[
         &[Analyst, Approver],
     ),
     (
+        "/sotto.v1.AnalystService/ListFollowUpAttachments",
+        &[Analyst, Approver],
+    ),
+    (
+        "/sotto.v1.AnalystService/RemoveFollowUpAttachment",
+        &[Analyst, Approver],
+    ),
+    (
         "/sotto.v1.AnalystService/ReadFollowUpAttachment",
         &[Analyst, Approver],
     ),

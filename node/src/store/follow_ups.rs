@@ -23,7 +23,7 @@ use super::at_rest::AtRest;
 use super::{Store, damaged, signed, time, typed, unsigned};
 use crate::follow_up::{LocalFollowUp, News, OwnRecord, Presence, Proposal, ProposalId, Step};
 
-pub(crate) use attachments::StoredAttachment;
+pub(crate) use attachments::{FileChange, StoredAttachment};
 pub(crate) use read::{FollowUpFilter, Owned, Refusal};
 pub(super) use seals::renew_follow_ups;
 use seals::{open, seal};

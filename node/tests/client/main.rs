@@ -1,5 +1,6 @@
 //! The real binary against a service that answers from memory, over mTLS.
 
+mod follow_up_files;
 mod follow_ups;
 mod service;
 

@@ -55,6 +55,8 @@ pub(crate) struct FakeNode {
     listed: Arc<Mutex<v1::ListRecordHitsRequest>>,
     /// The one hit that can be decided about, and what was decided.
     reviewed: Arc<Mutex<Vec<v1::ReviewHitRequest>>>,
+    /// What is there for the answer of the one follow-up.
+    files: Arc<Mutex<Vec<v1::NodeFollowUpAttachment>>>,
 }
 
 #[derive(Default)]
@@ -99,6 +101,11 @@ impl FakeNode {
             wire.state = state.into();
         }
         hit
+    }
+
+    /// Puts a file with the answer.
+    pub(crate) fn put_file(&self, file: v1::NodeFollowUpAttachment) {
+        self.files.lock().expect("lock").push(file);
     }
 
     /// What was removed, deleted or set, in words.
@@ -333,6 +340,30 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
         request: Request<tonic::Streaming<v1::AddFollowUpAttachmentRequest>>,
     ) -> Result<Response<v1::AddFollowUpAttachmentResponse>, Status> {
         follow_ups::add_follow_up_attachment(self, request.into_inner()).await
+    }
+
+    async fn list_follow_up_attachments(
+        &self,
+        _: Request<v1::ListFollowUpAttachmentsRequest>,
+    ) -> Result<Response<v1::ListFollowUpAttachmentsResponse>, Status> {
+        let attachments = self.files.lock().expect("lock").clone();
+        Ok(Response::new(v1::ListFollowUpAttachmentsResponse {
+            attachments,
+        }))
+    }
+
+    async fn remove_follow_up_attachment(
+        &self,
+        request: Request<v1::RemoveFollowUpAttachmentRequest>,
+    ) -> Result<Response<v1::RemoveFollowUpAttachmentResponse>, Status> {
+        let asked = request.into_inner().attachment_id;
+        let mut files = self.files.lock().expect("lock");
+        let place = files.iter().position(|file| file.attachment_id == asked);
+        let Some(place) = place else {
+            return refused(ErrorCode::AttachmentUnknown);
+        };
+        files.remove(place);
+        Ok(Response::new(v1::RemoveFollowUpAttachmentResponse {}))
     }
 
     async fn review_hit(

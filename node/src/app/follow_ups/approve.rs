@@ -12,6 +12,7 @@ use super::draft::{fill_in, prepare, record_gone, request};
 use super::{encoded, mismatch};
 use crate::auth::Caller;
 use crate::follow_up::{LocalFollowUp, ProposalId};
+use crate::store::StoredAttachment;
 
 impl App {
     /// Approves a proposal: in one transaction it becomes a signed and sealed step that waits for
@@ -35,16 +36,15 @@ impl App {
             let epoch = self.stored_keys(before.epoch).await?;
             key = Some(epoch.schedule.tag_key(before.policy));
         }
-        let files = self.store.attachments(id).await?;
         let now = self.clock.now();
-        let approve = |f: &mut LocalFollowUp| {
+        let approve = |f: &mut LocalFollowUp, files: &[StoredAttachment]| {
             check_proposal(f, proposal, caller)?;
             let waits = f.proposal.take();
             let waits = waits.ok_or_else(|| mismatch("nothing waits for approval here"))?;
             let tag = tag(f, key.as_ref())?;
             let mut draft = waits.draft;
-            fill_in(f, waits.step, &mut draft, &files);
-            let prepared = prepare(f, waits.step, &draft, &files, tag)?;
+            fill_in(f, waits.step, &mut draft, files);
+            let prepared = prepare(f, waits.step, &draft, files, tag)?;
             if waits.step == FollowUpStep::Submit {
                 let (_, particulars) = request(&draft)?;
                 f.particulars = Some(encoded(&v1::FollowUpParticulars::from(&particulars)));
@@ -55,7 +55,7 @@ impl App {
             f.alarm.clear();
             Ok(())
         };
-        self.change(id, &approve).await
+        self.change_with_files(id, None, &approve).await
     }
 }
 

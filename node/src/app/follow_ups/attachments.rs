@@ -6,6 +6,7 @@ mod spool;
 
 use futures::{Stream, StreamExt as _};
 use prost::bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::followup::attachment::{
     AttachmentClear, AttachmentHasher, MAX_NAME, SEGMENT, SegmentSealer,
@@ -15,7 +16,7 @@ use sotto_common::followup::{FollowUpState, FollowUpStep, Party};
 use sotto_common::ids::{AttachmentId, FollowUpId};
 use sotto_common::random::os_rng;
 use sotto_common::sealed::{SealError, Suite};
-use sotto_common::secret::Confidential;
+use sotto_common::secret::{Confidential, Secret};
 use sotto_proto::convert::follow_up::write_attachment;
 use sotto_proto::v1;
 use tokio::io::AsyncWriteExt as _;
@@ -27,10 +28,19 @@ use super::{Peer, mismatch};
 use crate::auth::Caller;
 use crate::broker::{CALL_TIMEOUT, LONG_CALL_TIMEOUT, call_once, refusal};
 use crate::follow_up::{LocalFollowUp, News, ProposalId};
-use crate::store::StoredAttachment;
+use crate::store::{FileChange, StoredAttachment};
 use spool::{Spooled, disk, upload_parts};
 
 const SUITE: Suite = Suite::X25519Sha256ChaCha20Poly1305;
+
+/// What is kept of a file beside its sealed bytes.
+struct SealedFile {
+    enc: Vec<u8>,
+    /// What the answer names.
+    digest: [u8; 32],
+    /// Of its plaintext.
+    content_digest: Secret<32>,
+}
 
 /// A sealing that does not work: what it is of is wrong, or changed.
 fn seal_error(_: SealError) -> Error {
@@ -46,7 +56,7 @@ impl App {
     ///
     /// # Errors
     /// `FOLLOW_UP_UNKNOWN`; `FOLLOW_UP_MISMATCH` if no answer is due here; `LIMIT_REACHED` above 64
-    /// files; `INVALID_FIELD`; `UNAVAILABLE` if the disk is full. Nothing is left of it then.
+    /// files; `INVALID_FIELD`; `UNAVAILABLE` if the disk is full. Nothing is left of the file then.
     pub(crate) async fn add_file(
         &self,
         caller: &Caller,
@@ -68,7 +78,7 @@ impl App {
         let clear = AttachmentClear::new(id, file, &neutral, size)?;
         let peer = self.peer(follow_up.epoch, &follow_up.counterpart).await?;
         let spooled = Spooled::create(&self.attachments_dir, file).await?;
-        let (enc, digest) = self
+        let sealed = self
             .seal_file(&peer, &follow_up, &clear, chunks, &spooled)
             .await?;
         let (clear, _) = write_attachment(&clear);
@@ -78,14 +88,49 @@ impl App {
             size,
             name: Confidential::new(name),
             clear,
-            enc,
-            digest,
+            enc: sealed.enc,
+            digest: sealed.digest,
+            content_digest: Some(sealed.content_digest),
             uploaded: false,
         };
-        self.store.put_attachment(&stored).await?;
+        // Kept first: who hangs up meanwhile must not leave a row without its bytes.
         spooled.keep();
-        self.redraft(caller, id).await?;
+        if let Err(error) = self.redraft(caller, id, FileChange::Put(&stored)).await {
+            spool::remove(&self.attachments_dir, file).await?;
+            return Err(error);
+        }
         Ok(file)
+    }
+
+    /// The files that were given for an answer of this node, in the order in which they came.
+    ///
+    /// # Errors
+    /// `FOLLOW_UP_MISMATCH` for the requester; those of the store.
+    pub(crate) async fn given_files(
+        &self,
+        follow_up: &LocalFollowUp,
+    ) -> Result<Vec<StoredAttachment>> {
+        if follow_up.side != Party::Holder {
+            return Err(mismatch(
+                "files are given by the holder; those of an answer that has come are read with it",
+            ));
+        }
+        self.store.attachments(follow_up.id).await
+    }
+
+    /// Takes a file out of the answer that is being drafted. An answer that is proposed already is
+    /// a new proposal without it.
+    ///
+    /// # Errors
+    /// `FOLLOW_UP_UNKNOWN`, `ATTACHMENT_UNKNOWN`; `FOLLOW_UP_MISMATCH` once the answer is approved.
+    pub(crate) async fn remove_file(
+        &self,
+        caller: &Caller,
+        id: FollowUpId,
+        file: AttachmentId,
+    ) -> Result<()> {
+        self.redraft(caller, id, FileChange::Delete(file)).await?;
+        spool::remove(&self.attachments_dir, file).await
     }
 
     async fn seal_file(
@@ -95,12 +140,13 @@ impl App {
         clear: &AttachmentClear,
         mut chunks: impl Stream<Item = Result<Bytes>> + Unpin + Send,
         spooled: &Spooled,
-    ) -> Result<(Vec<u8>, [u8; 32])> {
+    ) -> Result<SealedFile> {
         let (_, clear_digest) = write_attachment(clear);
         let parties = (&follow_up.own, &follow_up.counterpart);
         let begun = SegmentSealer::begin(&peer.hpke, clear, clear_digest, parties, &mut os_rng());
         let (enc, mut segments) = begun.map_err(seal_error)?;
         let mut hasher = AttachmentHasher::new(&clear_digest, SUITE, &enc);
+        let mut content = Sha256::new();
         let mut out = spooled.writer().await?;
         let mut buffer = Zeroizing::new(Vec::with_capacity(2 * SEGMENT));
         let mut left = clear.size;
@@ -110,6 +156,7 @@ impl App {
             left = left
                 .checked_sub(chunk.len() as u64)
                 .ok_or_else(other_size)?;
+            content.update(&chunk);
             let mut chunk = &chunk[..];
             while !chunk.is_empty() {
                 let (now, later) = chunk.split_at(chunk.len().min(SEGMENT - buffer.len()));
@@ -133,21 +180,24 @@ impl App {
         }
         out.flush().await.map_err(disk)?;
         out.sync_all().await.map_err(disk)?;
-        Ok((enc, hasher.finish()))
+        Ok(SealedFile {
+            enc,
+            digest: hasher.finish(),
+            content_digest: Secret::new(content.finalize().into()),
+        })
     }
 
-    /// An answer that is proposed already names the file as well: it is another proposal then, of
-    /// everybody who had a part in it.
-    async fn redraft(&self, caller: &Caller, id: FollowUpId) -> Result<()> {
-        let files = self.store.attachments(id).await?;
+    /// Changes the files of an answer that is drafted. One that is proposed already names them as
+    /// they are then: it is another proposal, of everybody who had a part in it.
+    async fn redraft(&self, caller: &Caller, id: FollowUpId, change: FileChange<'_>) -> Result<()> {
         let now = self.clock.now();
-        let redraft = |f: &mut LocalFollowUp| {
+        let redraft = |f: &mut LocalFollowUp, files: &[StoredAttachment]| {
             check_due(f)?;
             let proposal = f.proposal.clone();
             let Some(mut proposal) = proposal.filter(|p| p.step == FollowUpStep::Answer) else {
                 return Ok(());
             };
-            fill_in(f, FollowUpStep::Answer, &mut proposal.draft, &files);
+            fill_in(f, FollowUpStep::Answer, &mut proposal.draft, files);
             proposal.id = ProposalId::generate(now, &mut os_rng());
             let own = caller.identities.iter().cloned();
             proposal.drafters.extend(own);
@@ -157,14 +207,8 @@ impl App {
             f.news.push(News::Proposed(FollowUpStep::Answer));
             Ok(())
         };
-        match self.change(id, &redraft).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                // What no answer can name any more does not stay.
-                self.drop_files(id).await?;
-                Err(error)
-            }
-        }
+        let changed = self.change_with_files(id, Some(change), &redraft).await;
+        changed.map(drop)
     }
 
     /// Forgets the files of a follow-up, and removes what is sealed of them.
@@ -259,6 +303,7 @@ fn check_due(follow_up: &LocalFollowUp) -> Result<()> {
         return Ok(());
     }
     Err(mismatch(
-        "files are added to the answer that is drafted: as holder, once the request is accepted",
+        "files are added and removed by the holder, once the request is accepted and until the \
+         answer is approved",
     ))
 }

@@ -120,14 +120,13 @@ impl App {
             let text = "a step that one person drafts and another approves";
             return Err(Error::field("step", text));
         }
-        let files = self.store.attachments(id).await?;
-        let propose = |f: &mut LocalFollowUp| {
-            let proposal = self.propose_on(f, caller, step, draft.clone(), &files)?;
+        let propose = |f: &mut LocalFollowUp, files: &[StoredAttachment]| {
+            let proposal = self.propose_on(f, caller, step, draft.clone(), files)?;
             f.proposal = Some(proposal);
             f.news.push(News::Proposed(step));
             Ok(())
         };
-        self.change(id, &propose).await
+        self.change_with_files(id, None, &propose).await
     }
 
     fn propose_on(

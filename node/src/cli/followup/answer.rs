@@ -8,7 +8,7 @@ use sotto_common::ids::FollowUpId;
 use sotto_proto::v1;
 
 use super::form::{self, AnswerForm};
-use super::{files, steps};
+use super::{files, given, steps};
 use crate::cli::Context;
 use crate::cli::client::Client;
 use crate::cli::fault::{Fault, Result};
@@ -22,7 +22,8 @@ pub(crate) struct AnswerArgs {
     /// The form, TOML or JSON; `-` reads standard input
     #[arg(long, value_name = "FILE", required_unless_present = "blank")]
     form: Option<PathBuf>,
-    /// Files that go with the answer, at most 1 GiB each; may be given several times
+    /// Files that go with the answer, each of a name of its own and at most 1 GiB; may be given
+    /// several times
     #[arg(long, value_name = "FILE", num_args = 1..)]
     attach: Vec<PathBuf>,
     /// Print a blank form for exactly the items that were asked for
@@ -33,7 +34,7 @@ pub(crate) struct AnswerArgs {
     json: bool,
 }
 
-/// Sends the files, then proposes the answer.
+/// Sends the files that are not at the node yet, then proposes the answer.
 pub(super) async fn run(context: &Context, client: &Client, args: AnswerArgs) -> Result<()> {
     let asked = steps::asked(client, args.id).await?;
     let Some(file) = args.form.as_deref().filter(|_| !args.blank) else {
@@ -49,15 +50,17 @@ pub(super) async fn run(context: &Context, client: &Client, args: AnswerArgs) ->
         outcome.item() == v1::FollowUpItem::Attachments
             && outcome.state() == v1::ItemState::Provided
     });
-    if provides_files && files.is_empty() {
-        context.note("ATTACHMENTS is provided without --attach: the files must be at the node");
+    let at_node = given::list(client, args.id, "").await?;
+    if provides_files && files.is_empty() && at_node.is_empty() {
+        context.note("ATTACHMENTS is provided without --attach, and no file is at the node");
     }
-    for file in files {
+    for file in given::missing(context, args.id, &at_node, files)? {
         let name = file.name.clone();
         let id = files::add(client, args.id, file).await.map_err(|fault| {
             Fault::with_hint(
                 format!("{name} was not sent: {}", text(fault)),
-                "nothing was proposed; give the command again once the cause is gone",
+                "nothing was proposed; give the command again once the cause is gone: files that \
+                 are at the node are not sent again",
             )
         })?;
         context.note(&format!("{name} is at the node, as {id}"));

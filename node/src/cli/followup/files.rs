@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::{Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
+use sha2::{Digest as _, Sha256};
 use sotto_common::ids::FollowUpId;
 use sotto_proto::v1;
 use sotto_proto::v1::add_follow_up_attachment_request::Part;
@@ -38,22 +39,62 @@ const AHEAD: usize = 4;
 pub(super) struct Outgoing {
     /// Its own name.
     pub(super) name: String,
+    /// Its size in bytes.
+    pub(super) size: u64,
     path: PathBuf,
     file: File,
-    size: u64,
+}
+
+impl Outgoing {
+    /// SHA-256 of its content.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(super) fn digest(&self) -> Result<[u8; 32]> {
+        let unreadable = |error: std::io::Error| {
+            let shown = self.path.display();
+            Fault::new(format!("cannot read {shown}: {error}"))
+        };
+        let mut file = &self.file;
+        let mut hasher = Sha256::new();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let read = file.read(&mut chunk).map_err(unreadable)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&chunk[..read]);
+        }
+        // It may have to be sent yet.
+        file.rewind().map_err(unreadable)?;
+        Ok(hasher.finalize().into())
+    }
 }
 
 /// Opens every file before the first is sent.
 ///
 /// # Errors
-/// Which file cannot be read, or is too large.
+/// Which file cannot be read, is too large, or has the name of another one.
 pub(super) fn open_all(paths: &[PathBuf]) -> Result<Vec<Outgoing>> {
     if paths.len() > MAX_FILES {
         return Err(Fault::Usage(format!(
             "at most {MAX_FILES} files go with an answer"
         )));
     }
-    paths.iter().map(|path| open(path)).collect()
+    let files: Vec<_> = paths.iter().map(|path| open(path)).collect::<Result<_>>()?;
+    if let Some(name) = shared_name(&files) {
+        return Err(Fault::Usage(format!(
+            "two of the files are named {name}: whoever reads the answer could not tell them apart"
+        )));
+    }
+    Ok(files)
+}
+
+/// A name that two of the files have.
+fn shared_name(files: &[Outgoing]) -> Option<&str> {
+    let mut seen = BTreeSet::new();
+    let mut names = files.iter().map(|file| file.name.as_str());
+    names.find(|name| !seen.insert(*name))
 }
 
 fn open(path: &Path) -> Result<Outgoing> {
@@ -75,9 +116,9 @@ fn open(path: &Path) -> Result<Outgoing> {
     }
     Ok(Outgoing {
         name,
+        size: metadata.len(),
         path: path.to_owned(),
         file,
-        size: metadata.len(),
     })
 }
 
@@ -349,6 +390,7 @@ mod tests {
         assert!(open_all(&[good.clone(), folder.path().to_owned()]).is_err());
         let opened = open_all(std::slice::from_ref(&good)).expect("opened");
         assert_eq!((opened[0].name.as_str(), opened[0].size), ("good", 1));
+        assert!(open_all(&[good.clone(), good.clone()]).is_err());
         assert!(open_all(&vec![good; 65]).is_err());
     }
 }

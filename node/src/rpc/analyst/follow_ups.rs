@@ -18,13 +18,17 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::broker::refusal;
 use crate::follow_up::{LocalFollowUp, ProposalId};
-use crate::store::FollowUpFilter;
+use crate::store::{FollowUpFilter, StoredAttachment};
 
 /// Most bytes in a chunk of a file that a person adds.
 const MAX_CHUNK: usize = 1024 * 1024;
 
 pub(super) fn follow_up_id(bytes: &[u8]) -> Result<FollowUpId> {
     id("follow_up_id", bytes, FollowUpId::from_slice)
+}
+
+fn attachment_id(bytes: &[u8]) -> Result<AttachmentId> {
+    id("attachment_id", bytes, AttachmentId::from_slice)
 }
 
 fn proposal_id(bytes: &[u8]) -> Result<ProposalId> {
@@ -268,6 +272,52 @@ pub(super) async fn add_attachment(
     })
 }
 
+pub(super) async fn list_attachments(
+    app: &App,
+    caller: &Caller,
+    request: v1::ListFollowUpAttachmentsRequest,
+) -> Result<v1::ListFollowUpAttachmentsResponse> {
+    let why = Why::parse(&request.why)?;
+    let known = app.follow_up(follow_up_id(&request.follow_up_id)?).await?;
+    let files = app.given_files(&known).await?;
+    let told = [(known.id, known.case_ref.as_str())];
+    let action = "AnalystService/ListFollowUpAttachments";
+    note(app, caller, action, told, &why).await?;
+    Ok(v1::ListFollowUpAttachmentsResponse {
+        attachments: files.iter().map(attachment_view).collect(),
+    })
+}
+
+/// For the unit's own people: name and digest are told.
+fn attachment_view(file: &StoredAttachment) -> v1::NodeFollowUpAttachment {
+    let content = file.content_digest.as_ref();
+    let content = content.map(|digest| digest.expose().to_vec());
+    v1::NodeFollowUpAttachment {
+        attachment_id: file.id.as_bytes().to_vec().into(),
+        name: file.name.expose().to_owned(),
+        size: file.size,
+        sha256: content.unwrap_or_default().into(),
+        at_broker: file.uploaded,
+    }
+}
+
+/// Takes a file out of an answer. Who did it is noted first: afterwards nothing else tells of it.
+pub(super) async fn remove_attachment(
+    app: &App,
+    caller: &Caller,
+    request: v1::RemoveFollowUpAttachmentRequest,
+) -> Result<v1::RemoveFollowUpAttachmentResponse> {
+    let follow_up = follow_up_id(&request.follow_up_id)?;
+    let file = attachment_id(&request.attachment_id)?;
+    let known = app.follow_up(follow_up).await?;
+    let action = "AnalystService/RemoveFollowUpAttachment";
+    let objects = vec![format!("{follow_up}/{file}")];
+    let why = Why::parse("")?.or_cases([known.case_ref.as_str()]);
+    app.note_access(caller, action, objects, &why).await?;
+    app.remove_file(caller, follow_up, file).await?;
+    Ok(v1::RemoveFollowUpAttachmentResponse {})
+}
+
 /// A file in clear. That it is read is noted before it is fetched.
 pub(super) async fn read_attachment(
     app: &App,
@@ -276,11 +326,7 @@ pub(super) async fn read_attachment(
 ) -> Result<impl Stream<Item = Result<v1::ReadFollowUpAttachmentResponse>> + Send + 'static> {
     let why = Why::parse(&request.why)?;
     let follow_up = follow_up_id(&request.follow_up_id)?;
-    let file = id(
-        "attachment_id",
-        &request.attachment_id,
-        AttachmentId::from_slice,
-    )?;
+    let file = attachment_id(&request.attachment_id)?;
     let known = app.follow_up(follow_up).await?;
     let action = "AnalystService/ReadFollowUpAttachment";
     let objects = vec![format!("{follow_up}/{file}")];

@@ -25,6 +25,8 @@ const READING: &[&str] = &[
     "/sotto.v1.AnalystService/ListNodeFollowUps",
     "/sotto.v1.AnalystService/GetNodeFollowUp",
     "/sotto.v1.AnalystService/WatchNodeFollowUps",
+    "/sotto.v1.AnalystService/ListFollowUpAttachments",
+    "/sotto.v1.AnalystService/RemoveFollowUpAttachment",
     "/sotto.v1.AnalystService/ReadFollowUpAttachment",
     "/sotto.v1.AnalystService/ExportFollowUp",
     "/sotto.v1.AnalystService/GetFollowUpFigures",

@@ -1,16 +1,21 @@
 //! Files that go with an answer of this node; their sealed bytes are beside the store.
 
 use scoped_futures::ScopedFutureExt as _;
-use sotto_common::error::{Error, Result};
+use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{AttachmentId, FollowUpId};
-use sotto_common::secret::Confidential;
+use sotto_common::secret::{Confidential, Secret};
 use sotto_common::service::sqlite::db_error;
-use sqlx::Row as _;
+use sotto_common::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
 use super::seals::{open, seal};
+use super::{Keeper, load, save, unknown};
+use crate::follow_up::LocalFollowUp;
 use crate::store::at_rest::AtRest;
 use crate::store::{Store, damaged, signed, unsigned};
+
+const TABLE: &str = "follow_up_attachments";
 
 /// A file that goes with an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,21 +34,34 @@ pub(crate) struct StoredAttachment {
     pub(crate) enc: Vec<u8>,
     /// What the answer names.
     pub(crate) digest: [u8; 32],
+    /// SHA-256 of its plaintext, which would confirm a guess of what it is; not of files of the time
+    /// before it was kept.
+    pub(crate) content_digest: Option<Secret<32>>,
     /// Whether the broker has all of it.
     pub(crate) uploaded: bool,
+}
+
+/// What becomes of the files of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FileChange<'a> {
+    /// One more, whose sealed bytes are on the disk.
+    Put(&'a StoredAttachment),
+    /// One less.
+    Delete(AttachmentId),
 }
 
 fn attachment(at_rest: &AtRest, row: &SqliteRow) -> Result<StoredAttachment> {
     let bytes = |column: &str| row.try_get::<Vec<u8>, _>(column).map_err(db_error);
     let named = bytes("attachment_id")?;
-    let name = open(
-        at_rest,
-        "follow_up_attachments",
-        &named,
-        "name",
-        &bytes("name")?,
-    )?;
+    let name = open(at_rest, TABLE, &named, "name", &bytes("name")?)?;
     let name = std::str::from_utf8(&name).map_err(|_| damaged("name"))?;
+    let content: Option<Vec<u8>> = row.try_get("content_digest").map_err(db_error)?;
+    let content = content
+        .map(|stored| {
+            let clear = open(at_rest, TABLE, &named, "content_digest", &stored)?;
+            Secret::from_slice(&clear).ok_or_else(|| damaged("digest"))
+        })
+        .transpose()?;
     Ok(StoredAttachment {
         id: AttachmentId::from_slice(&named).map_err(Error::internal)?,
         follow_up: FollowUpId::from_slice(&bytes("follow_up_id")?).map_err(Error::internal)?,
@@ -52,8 +70,73 @@ fn attachment(at_rest: &AtRest, row: &SqliteRow) -> Result<StoredAttachment> {
         clear: bytes("clear")?,
         enc: bytes("enc")?,
         digest: bytes("digest")?.try_into().map_err(|_| damaged("digest"))?,
+        content_digest: content,
         uploaded: row.try_get("uploaded").map_err(db_error)?,
     })
+}
+
+async fn files_of(
+    tx: &mut SqliteConnection,
+    at_rest: &AtRest,
+    follow_up: FollowUpId,
+) -> Result<Vec<StoredAttachment>> {
+    sqlx::query(
+        "SELECT * FROM follow_up_attachments WHERE follow_up_id = $1 ORDER BY attachment_id",
+    )
+    .bind(&follow_up.as_bytes()[..])
+    .fetch_all(tx)
+    .await
+    .map_err(db_error)?
+    .iter()
+    .map(|row| attachment(at_rest, row))
+    .collect()
+}
+
+async fn put(tx: &mut SqliteConnection, at_rest: &AtRest, file: &StoredAttachment) -> Result<()> {
+    let id = file.id.as_bytes();
+    let sealed = |column, clear: &[u8]| seal(at_rest, TABLE, id, column, clear);
+    let content = file.content_digest.as_ref();
+    // The store's own columns, sealed.
+    let content = content.map(|digest| sealed("content_digest", digest.expose()));
+    let name = sealed("name", file.name.expose().as_bytes());
+    sqlx::query(
+        "INSERT INTO follow_up_attachments (attachment_id, follow_up_id, size, name, clear, enc,
+             digest, content_digest, uploaded)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(&id[..])
+    .bind(&file.follow_up.as_bytes()[..])
+    .bind(signed(file.size))
+    .bind(name)
+    .bind(&file.clear)
+    .bind(&file.enc)
+    .bind(&file.digest[..])
+    .bind(content)
+    .bind(file.uploaded)
+    .execute(tx)
+    .await
+    .map_err(db_error)?;
+    Ok(())
+}
+
+async fn delete(
+    tx: &mut SqliteConnection,
+    follow_up: FollowUpId,
+    file: AttachmentId,
+) -> Result<()> {
+    let done = sqlx::query(
+        "DELETE FROM follow_up_attachments WHERE attachment_id = $1 AND follow_up_id = $2",
+    )
+    .bind(&file.as_bytes()[..])
+    .bind(&follow_up.as_bytes()[..])
+    .execute(tx)
+    .await
+    .map_err(db_error)?;
+    if done.rows_affected() == 0 {
+        let text = "no such file was given for the answer";
+        return Err(Error::new(ErrorCode::AttachmentUnknown, text));
+    }
+    Ok(())
 }
 
 impl Store {
@@ -62,16 +145,46 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub(crate) async fn attachments(&self, follow_up: FollowUpId) -> Result<Vec<StoredAttachment>> {
-        sqlx::query(
-            "SELECT * FROM follow_up_attachments WHERE follow_up_id = $1 ORDER BY attachment_id",
-        )
-        .bind(&follow_up.as_bytes()[..])
-        .fetch_all(self.db.read())
-        .await
-        .map_err(db_error)?
-        .iter()
-        .map(|row| attachment(&self.at_rest, row))
-        .collect()
+        self.db
+            .read_tx("attachments", |tx| {
+                files_of(tx, &self.at_rest, follow_up).scope_boxed()
+            })
+            .await
+    }
+
+    /// Changes a follow-up and the files of its answer in one transaction, so that no proposal names
+    /// others than are there; tells how it is now, and the cursor of its last event. `work` sees the
+    /// files as they will be, and may run twice.
+    ///
+    /// # Errors
+    /// `FOLLOW_UP_UNKNOWN`; `ATTACHMENT_UNKNOWN` if a file that is to go is not there; what `work`
+    /// refuses, or those of the store: nothing is changed then.
+    pub(crate) async fn change_with_files(
+        &self,
+        keeper: &Keeper,
+        id: FollowUpId,
+        now: Timestamp,
+        change: Option<FileChange<'_>>,
+        work: &(dyn Fn(&mut LocalFollowUp, &[StoredAttachment]) -> Result<()> + Send + Sync),
+    ) -> Result<(LocalFollowUp, u64)> {
+        self.db
+            .run_tx("change_with_files", |tx| {
+                async move {
+                    let loaded = load(tx, &self.at_rest, keeper, id).await?;
+                    let mut follow_up = loaded.ok_or_else(unknown)?;
+                    match change {
+                        Some(FileChange::Put(file)) => put(tx, &self.at_rest, file).await?,
+                        Some(FileChange::Delete(file)) => delete(tx, id, file).await?,
+                        None => {}
+                    }
+                    let files = files_of(tx, &self.at_rest, id).await?;
+                    work(&mut follow_up, &files)?;
+                    let cursor = save(tx, &self.at_rest, &follow_up, now).await?;
+                    Ok((follow_up, cursor))
+                }
+                .scope_boxed()
+            })
+            .await
     }
 
     /// The ids of all files whose sealed bytes are still needed here.
@@ -87,44 +200,6 @@ impl Store {
         .map_err(db_error)?;
         let id = |bytes: &Vec<u8>| AttachmentId::from_slice(bytes).map_err(Error::internal);
         ids.iter().map(id).collect()
-    }
-
-    /// Stores a file whose sealed bytes are on the disk.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub(crate) async fn put_attachment(&self, file: &StoredAttachment) -> Result<()> {
-        let name = &seal(
-            &self.at_rest,
-            "follow_up_attachments",
-            file.id.as_bytes(),
-            "name",
-            file.name.expose().as_bytes(),
-        );
-        self.db
-            .run_tx("put_attachment", |tx| {
-                async move {
-                    sqlx::query(
-                        "INSERT INTO follow_up_attachments (attachment_id, follow_up_id, size, name,
-                             clear, enc, digest, uploaded)
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-                    )
-                    .bind(&file.id.as_bytes()[..])
-                    .bind(&file.follow_up.as_bytes()[..])
-                    .bind(signed(file.size))
-                    .bind(name)
-                    .bind(&file.clear)
-                    .bind(&file.enc)
-                    .bind(&file.digest[..])
-                    .bind(file.uploaded)
-                    .execute(tx)
-                    .await
-                    .map_err(db_error)?;
-                    Ok(())
-                }
-                .scope_boxed()
-            })
-            .await
     }
 
     /// Notes that the broker has all of a file.

@@ -53,6 +53,7 @@ const SEALED: &[(&str, &str, &str)] = &[
     ("follow_up_proposals", "draft", "follow_up_id"),
     ("follow_up_proposals", "drafters", "follow_up_id"),
     ("follow_up_attachments", "name", "attachment_id"),
+    ("follow_up_attachments", "content_digest", "attachment_id"),
     ("follow_up_events", "texts", "follow_up_id"),
 ];
 

@@ -3,19 +3,23 @@ use std::path::Path;
 use sotto_common::error::ErrorCode;
 use sotto_common::followup::codes::{Item, TimeLimit};
 use sotto_common::followup::step::{StepDetail, Terms};
+use sotto_common::ids::AttachmentId;
 use sotto_common::random::os_rng;
+use sotto_common::secret::{Confidential, Secret};
 use sotto_common::selector::Policy;
 use sotto_common::service::at_rest::ColumnCipher;
 
 use super::*;
 use crate::store::testing::{self, key_list};
 
-const SECRETS: [&str; 5] = [
+const SECRETS: [&str; 7] = [
     "hidden@example.test",
     "hidden record",
     "hidden facts",
     "hidden question",
     "hidden reason",
+    "hidden file.pdf",
+    "hidden digest of 32 bytes in all",
 ];
 
 fn keeper() -> Keeper {
@@ -90,12 +94,47 @@ fn whole() -> LocalFollowUp {
     follow_up
 }
 
+/// A file of an answer, with something in every column.
+fn file(follow_up: FollowUpId) -> StoredAttachment {
+    StoredAttachment {
+        id: AttachmentId::generate(at(2), &mut os_rng()),
+        follow_up,
+        size: 9,
+        name: Confidential::new(SECRETS[5]),
+        clear: vec![1],
+        enc: vec![2],
+        digest: [3; 32],
+        content_digest: Some(content_digest()),
+        uploaded: false,
+    }
+}
+
+fn content_digest() -> Secret<32> {
+    Secret::from_slice(SECRETS[6].as_bytes()).unwrap()
+}
+
 async fn stored(dir: &Path, cipher: ColumnCipher) -> (Store, LocalFollowUp) {
     let store = Store::open(&dir.join("node.db"), cipher).await.unwrap();
     let follow_up = whole();
     let cursor = store.put_follow_up(&follow_up, at(3)).await.unwrap();
     assert_eq!(cursor, 2);
+    let file = file(follow_up.id);
+    let put = change(&store, &follow_up, FileChange::Put(&file), |_| Ok(()));
+    put.await.unwrap();
     (store, follow_up)
+}
+
+/// Changes the files of a follow-up, if what they will be is found good.
+async fn change(
+    store: &Store,
+    follow_up: &LocalFollowUp,
+    change: FileChange<'_>,
+    check: impl Fn(&[StoredAttachment]) -> Result<()> + Send + Sync,
+) -> Result<()> {
+    let work = |_: &mut LocalFollowUp, files: &[StoredAttachment]| check(files);
+    let (keeper, change) = (keeper(), Some(change));
+    let changed = store.change_with_files(&keeper, follow_up.id, at(4), change, &work);
+    changed.await.map(drop)
 }
 
 async fn same(store: &Store, follow_up: &LocalFollowUp) {
@@ -111,6 +150,9 @@ async fn same(store: &Store, follow_up: &LocalFollowUp) {
     assert_eq!(read.drafters, wrote.drafters);
     let discards = store.follow_up_discards(follow_up.id).await.unwrap();
     assert_eq!(discards[0].1, SECRETS[4]);
+    let files = store.attachments(follow_up.id).await.unwrap();
+    assert_eq!(files[0].name.expose(), SECRETS[5]);
+    assert_eq!(files[0].content_digest, Some(content_digest()));
 }
 
 #[tokio::test]
@@ -184,4 +226,38 @@ async fn everything_is_sealed_anew_under_the_first_key_of_the_list() {
         .await
         .unwrap();
     same(&store, &follow_up).await;
+}
+
+#[tokio::test]
+async fn files_come_and_go_with_what_is_made_of_them_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, follow_up) = stored(dir.path(), testing::cipher(dir.path())).await;
+    let before = store.attachments(follow_up.id).await.unwrap();
+    let first = before[0].id;
+    let refuse = |_: &[StoredAttachment]| Err(Error::new(ErrorCode::FollowUpMismatch, "no"));
+    let second = StoredAttachment {
+        content_digest: None,
+        ..file(follow_up.id)
+    };
+    for refused in [FileChange::Put(&second), FileChange::Delete(first)] {
+        let changed = change(&store, &follow_up, refused, refuse).await;
+        assert_eq!(changed.unwrap_err().code, ErrorCode::FollowUpMismatch);
+        let files = store.attachments(follow_up.id).await.unwrap();
+        assert_eq!(files, before);
+    }
+    let gone = FileChange::Delete(second.id);
+    let gone = change(&store, &follow_up, gone, |_| Ok(())).await;
+    assert_eq!(gone.unwrap_err().code, ErrorCode::AttachmentUnknown);
+    let see = |count: usize, files: &[StoredAttachment]| {
+        assert_eq!(files.len(), count);
+        Ok(())
+    };
+    let put = FileChange::Put(&second);
+    let put = change(&store, &follow_up, put, |files| see(2, files)).await;
+    put.unwrap();
+    let gone = FileChange::Delete(first);
+    let gone = change(&store, &follow_up, gone, |files| see(1, files)).await;
+    gone.unwrap();
+    let files = store.attachments(follow_up.id).await.unwrap();
+    assert_eq!(files, [second]);
 }

@@ -169,6 +169,89 @@ async fn a_file_added_to_a_proposal_makes_another_one_of_both_its_authors() {
 }
 
 #[tokio::test]
+async fn what_was_given_is_listed_with_the_digest_of_its_plaintext_at_the_holder_alone() {
+    use sha2::{Digest as _, Sha256};
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    for size in [0, 65_536, LONG] {
+        let added = lab.add(ALICE, id, &content(size), size as u64).await;
+        added.expect("added");
+    }
+    let given = lab.holds.given_files(&lab.at(&lab.holds, id).await).await;
+    let given = given.expect("listed");
+    assert_eq!(given.len(), 3);
+    for file in given {
+        assert_eq!(file.name.expose(), "report.pdf");
+        let size = usize::try_from(file.size).expect("small");
+        let digest: [u8; 32] = Sha256::digest(content(size)).into();
+        let kept = file.content_digest.as_ref().expect("kept");
+        assert_eq!(kept.expose(), &digest);
+    }
+    let elsewhere = lab.asks.given_files(&lab.at(&lab.asks, id).await).await;
+    assert_eq!(
+        elsewhere.expect_err("refused").code,
+        ErrorCode::FollowUpMismatch
+    );
+}
+
+#[tokio::test]
+async fn a_file_is_removed_from_a_proposal_and_no_more_once_it_is_approved() {
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    let wrong = lab.add(ALICE, id, &content(10), 10).await.expect("added");
+    let right = lab.add(ALICE, id, &content(11), 11).await.expect("added");
+    lab.propose(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
+        .await;
+    let read = proposal(&lab.at(&lab.holds, id).await);
+    let remove = |file| lab.holds.remove_file(person(ALICE), id, file);
+    remove(wrong).await.expect("removed");
+    assert_eq!(lab.spooled(), 1);
+    let again = remove(wrong).await.expect_err("refused");
+    assert_eq!(again.code, ErrorCode::AttachmentUnknown);
+    // What was read named the file.
+    let approved = lab.holds.approve_step(person(BOB), id, read).await;
+    assert_eq!(
+        approved.err().expect("refused").code,
+        ErrorCode::FollowUpMismatch
+    );
+    lab.approve(&lab.holds, id).await;
+    let late = remove(right).await.expect_err("refused");
+    assert_eq!(late.code, ErrorCode::FollowUpMismatch);
+    lab.settle().await;
+    let late = remove(right).await.expect_err("refused");
+    assert_eq!(late.code, ErrorCode::FollowUpMismatch);
+    assert_eq!(lab.states(id).await, [FollowUpState::Answered; 2]);
+    assert_eq!(lab.read(id, right).await.expect("read"), content(11));
+    let gone = lab.read(id, wrong).await.expect_err("refused");
+    assert_eq!(gone.code, ErrorCode::AttachmentUnknown);
+}
+
+#[tokio::test]
+async fn a_file_that_comes_too_late_leaves_those_of_the_approved_answer() {
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    let named = lab.add(ALICE, id, &content(10), 10).await.expect("added");
+    lab.propose(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
+        .await;
+    let waits = proposal(&lab.at(&lab.holds, id).await);
+    // The answer is approved while the file is still coming.
+    let holds = &lab.holds;
+    let chunks = stream::once(async move {
+        let approved = holds.approve_step(person(BOB), id, waits).await;
+        approved.map(|_| Bytes::from_static(b"late"))
+    });
+    let late = holds.add_file(person(ALICE), id, ("late.pdf", 4), chunks.boxed());
+    assert_eq!(
+        late.await.expect_err("refused").code,
+        ErrorCode::FollowUpMismatch
+    );
+    assert_eq!(lab.spooled(), 1);
+    lab.settle().await;
+    assert_eq!(lab.states(id).await, [FollowUpState::Answered; 2]);
+    assert_eq!(lab.read(id, named).await.expect("read"), content(10));
+}
+
+#[tokio::test]
 async fn a_bundle_has_every_file_in_its_signed_list() {
     use sha2::{Digest as _, Sha256};
     let lab = Lab::start(&[EMAIL]).await;
