@@ -14,6 +14,7 @@ macro_rules! tx {
 mod crash;
 mod figures;
 mod files;
+mod limits;
 mod reminders;
 mod steps;
 
