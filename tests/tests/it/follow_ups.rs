@@ -3,6 +3,7 @@
 
 mod attachments;
 mod figures;
+mod full_disk;
 mod life;
 mod malice;
 mod steps;
