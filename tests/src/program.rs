@@ -108,6 +108,15 @@ pub fn limit_files(pid: u32, soft: &str) {
     assert!(status.success());
 }
 
+/// Kilobytes of memory that a process had at most.
+pub fn peak_kb(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.expect("VmHWM").trim().trim_end_matches(" kB");
+    number.parse().expect("kilobytes")
+}
+
 /// The broker's binary, built if need be.
 pub fn broker() -> PathBuf {
     built().join("sotto-broker")

@@ -4,6 +4,7 @@
 mod attachments;
 mod figures;
 mod full_disk;
+mod large;
 mod life;
 mod malice;
 mod steps;
