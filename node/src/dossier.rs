@@ -57,7 +57,10 @@ fn notice(page: &mut Page, handling: &[String], erased: bool) {
          of the items."
     ));
     if erased {
-        page.paragraph("What was sealed has been erased here, after the retention time.");
+        page.paragraph(
+            "What was sealed has been erased here, after the retention time, and the signed \
+             statements with it: nothing proves the steps below any more but the word of this node.",
+        );
     }
 }
 

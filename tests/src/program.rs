@@ -94,6 +94,29 @@ impl Program {
     }
 }
 
+/// For a script of [`Program::start`]: a write beyond the limit on the size of files fails, as on a
+/// full disk, where the limit's signal would end the process.
+pub const FAIL_BEYOND_LIMIT: &str = "trap '' XFSZ; exec \"$@\"";
+
+/// Sets the limit on the size of files of a running process, in bytes or `unlimited`.
+pub fn limit_files(pid: u32, soft: &str) {
+    let status = Command::new("prlimit")
+        .arg(format!("--pid={pid}"))
+        .arg(format!("--fsize={soft}:unlimited"))
+        .status()
+        .expect("prlimit of util-linux");
+    assert!(status.success());
+}
+
+/// Kilobytes of memory that a process had at most.
+pub fn peak_kb(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.expect("VmHWM").trim().trim_end_matches(" kB");
+    number.parse().expect("kilobytes")
+}
+
 /// The broker's binary, built if need be.
 pub fn broker() -> PathBuf {
     built().join("sotto-broker")

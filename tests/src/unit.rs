@@ -135,6 +135,11 @@ impl Unit {
 
     /// Starts its service as a process, at the address that it had before if it had one.
     pub async fn start_process(&mut self) {
+        self.start_process_under("exec \"$@\"").await;
+    }
+
+    /// As [`Self::start_process`], by a shell's script that ends in `exec "$@"`.
+    pub async fn start_process_under(&mut self, script: &str) {
         let config = self.path("node.toml");
         let node = program::node();
         let command = [
@@ -148,7 +153,7 @@ impl Unit {
             ("SOTTO_NODE__LISTEN", self.address.to_string()),
         ];
         self.program
-            .start("exec \"$@\"", &command, &environment, IS_UP)
+            .start(script, &command, &environment, IS_UP)
             .await;
         let address = std::fs::read_to_string(self.path("address")).expect("an address");
         self.address = address.trim().parse().expect("an address");

@@ -28,6 +28,9 @@ use super::fault::Result;
 use super::hits::filters::WhyArgs;
 use super::{Context, block_on};
 
+/// Stands in a bundle whose statements are erased.
+const ERASED: &str = "erased.txt";
+
 /// Commands about follow-ups.
 #[derive(Subcommand, Debug)]
 pub(crate) enum FollowUpCommand {
@@ -170,6 +173,9 @@ pub(crate) enum FollowUpCommand {
         sotto-node followup verify case-17")]
     Export(export::ExportArgs),
     /// Check an exported bundle: digests, signatures, and the chain of its steps; offline
+    ///
+    /// Of a follow-up that was erased after the retention time no signed statement is left: then the
+    /// exporter's signature is checked alone, and `signatures` is `erased`.
     ///
     /// The keys come from the bundle itself. Compare the fingerprints that are printed with those of
     /// `sotto-node member ls`, or give them with --fingerprint.

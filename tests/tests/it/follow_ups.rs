@@ -3,6 +3,8 @@
 
 mod attachments;
 mod figures;
+mod full_disk;
+mod large;
 mod life;
 mod malice;
 mod steps;

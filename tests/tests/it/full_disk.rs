@@ -3,32 +3,20 @@
 //! The kernel's limit on the size of files stands in for the disk: it needs no privilege, and the
 //! broker sees what it would see of a full disk, a write that is cut short or fails.
 
-use std::process::Command;
-
 use sotto_common::error::ErrorCode;
 use sotto_common::selector::Policy::Phone;
 use sotto_proto::v1::PublicationState;
 use sotto_tests::ledger::{TestLedger, filter_files, mapped_files};
+use sotto_tests::program::{FAIL_BEYOND_LIMIT, limit_files};
 use sotto_tests::sandbox::{found, profile};
 use sotto_tests::{BrokerProcess, assert_refused, phones, refusal};
 use tonic::Code;
-
-/// Sets the limit on the size of files of a running process.
-fn limit_files(process: &BrokerProcess, soft: &str) {
-    let status = Command::new("prlimit")
-        .arg(format!("--pid={}", process.pid()))
-        .arg(format!("--fsize={soft}:unlimited"))
-        .status()
-        .expect("prlimit of util-linux");
-    assert!(status.success());
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_to_a_full_disk_is_refused_and_goes_on_once_there_is_room() {
     let mut process = BrokerProcess::on(&TestLedger::File, "info").await;
     process.kill().await;
-    // Without the trap the signal of the limit would end the broker, which a full disk does not.
-    process.restart_under("trap '' XFSZ; exec \"$@\"").await;
+    process.restart_under(FAIL_BEYOND_LIMIT).await;
     let [nl, de] = ["nl-fiu", "de-bka"].map(|name| process.node(name));
     found(&process.operator(), &profile(), &[&nl, &de]).await;
     process
@@ -42,7 +30,7 @@ async fn an_upload_to_a_full_disk_is_refused_and_goes_on_once_there_is_room() {
     let draft = nl.draft_of_tags(Phone, tags.chain(more).collect()).await;
     nl.announce(&draft).await.expect("announced");
 
-    limit_files(&process, "2048");
+    limit_files(process.pid(), "2048");
     let mut acknowledged = 0;
     let refused = nl.upload(&draft, 0, |so_far| acknowledged = so_far).await;
     assert_refused(refused, Code::Unavailable, ErrorCode::Unavailable);
@@ -54,16 +42,16 @@ async fn an_upload_to_a_full_disk_is_refused_and_goes_on_once_there_is_room() {
     assert_eq!(offset, 0);
     assert!(filter_files(&process.data_dir()).is_empty());
 
-    limit_files(&process, "unlimited");
+    limit_files(process.pid(), "unlimited");
     nl.upload(&draft, 0, |_| ()).await.expect("there is room");
-    limit_files(&process, &(draft.bits.len() / 2).to_string());
+    limit_files(process.pid(), &(draft.bits.len() / 2).to_string());
     let refused = nl.activate(draft.id()).await;
     assert_refused(refused, Code::Unavailable, ErrorCode::Unavailable);
     assert!(mapped_files(&process.data_dir()).is_empty());
     let again = nl.announce(&draft).await.expect("reading needs no room");
     assert_eq!(again, draft.bits.len() as u64, "its upload is still there");
 
-    limit_files(&process, "unlimited");
+    limit_files(process.pid(), "unlimited");
     nl.activate(draft.id()).await.expect("active");
     let found = de.ask(Phone, &values[..50]).await.expect("answered");
     assert_eq!(found.refs.len(), 50);
@@ -73,7 +61,7 @@ async fn an_upload_to_a_full_disk_is_refused_and_goes_on_once_there_is_room() {
 async fn a_batch_whose_hits_do_not_fit_is_not_answered_and_not_counted() {
     let mut process = BrokerProcess::on(&TestLedger::File, "info").await;
     process.kill().await;
-    process.restart_under("trap '' XFSZ; exec \"$@\"").await;
+    process.restart_under(FAIL_BEYOND_LIMIT).await;
     let [nl, de] = ["nl-fiu", "de-bka"].map(|name| process.node(name));
     found(&process.operator(), &profile(), &[&nl, &de]).await;
     de.publish(Phone, &phones(0..900)).await;
@@ -81,7 +69,7 @@ async fn a_batch_whose_hits_do_not_fit_is_not_answered_and_not_counted() {
     let mut probe = nl.open(opening.clone()).await.expect("opened");
     let pairs = nl.pairs(Phone, &phones(0..900));
 
-    limit_files(&process, "4096");
+    limit_files(process.pid(), "4096");
     let refused = probe.batch(0, &pairs).await.expect_err("no room");
     assert_eq!(
         refused.code(),
@@ -96,7 +84,7 @@ async fn a_batch_whose_hits_do_not_fit_is_not_answered_and_not_counted() {
         String::from_utf8_lossy(&process.log())
     );
     assert!(listed.expect("reading needs no room").is_empty());
-    limit_files(&process, "unlimited");
+    limit_files(process.pid(), "unlimited");
     assert_eq!(nl.limits().await.expect("listed")[0].used_today, 0);
     let mut probe = nl.open(opening).await.expect("resumed");
     assert_eq!(probe.opened.last_answered, None);

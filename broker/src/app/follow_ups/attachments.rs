@@ -23,7 +23,7 @@ use crate::datastore::{AttachmentChunk, AttachmentRecord, Tx};
 use crate::objects::{ObjectKey, ObjectOwner};
 
 /// Most sealed bytes of the files of one follow-up.
-const MAX_SEALED: u64 = 4 * 1024 * 1024 * 1024;
+pub(super) const MAX_SEALED: u64 = 4 * 1024 * 1024 * 1024;
 
 /// Chunks that are read from the store before their turn.
 const CHUNKS_AHEAD: usize = 4;

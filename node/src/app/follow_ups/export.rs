@@ -15,6 +15,7 @@ use sotto_common::dsse::StatementKind;
 use sotto_common::error::{Error, Result};
 use sotto_common::followup::{FollowUpStep, Party};
 use sotto_common::ids::{AttachmentId, FollowUpId};
+use sotto_common::time::Timestamp;
 use sotto_proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,8 +32,13 @@ const AHEAD: usize = 4;
 const MAX_FILE_NAME: usize = 120;
 
 const NO_PROOFS: &str = "Proofs that the steps stand in the community's audit log are not available: \
-this community has no audit log yet.\nThe steps are proved by the signatures of both nodes \
-(statements/) and by the chain of their digests.\n";
+this community has no audit log yet.\n";
+
+const SIGNED: &str = "The steps are proved by the signatures of both nodes (statements/) and by the \
+chain of their digests.\n";
+
+const UNSIGNED: &str =
+    "Nor are the steps proved by the signatures of both nodes: see erased.txt.\n";
 
 impl App {
     /// The files of a bundle, one after another; the last two are the digests of all before them,
@@ -89,9 +95,15 @@ impl App {
         bundle.file("manifest.pb", envelope.encode_to_vec()).await?;
         let dossier = crate::dossier::html(story, self.clock.now());
         bundle.file("dossier.html", dossier.into_bytes()).await?;
-        bundle
-            .file("inclusion-proofs.txt", NO_PROOFS.into())
-            .await?;
+        let proved = match follow_up.erased_at {
+            Some(at) => {
+                bundle.file("erased.txt", erased(at).into_bytes()).await?;
+                UNSIGNED
+            }
+            None => SIGNED,
+        };
+        let proofs = [NO_PROOFS, proved].concat().into_bytes();
+        bundle.file("inclusion-proofs.txt", proofs).await?;
         if with_attachments && follow_up.side == Party::Requester {
             self.write_attachments(bundle, follow_up).await?;
         }
@@ -123,6 +135,21 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// What stands in the place of what was erased at a time.
+fn erased(at: Timestamp) -> String {
+    format!(
+        "What was sealed in this follow-up was erased at this node at {at}, after the retention time\n\
+         of the community: the request with its tags, the proof of presence, the particulars, texts\n\
+         and answer, with all files; and the signed statements that they were part of.\n\n\
+         What is left are the clear parts of the steps (follow-up.json, dossier.html): who took which\n\
+         step and when, items, grounds, times and states.\n\n\
+         Each signature was over the clear and the sealed part of a step together, and went with\n\
+         them: no signature of a step can be checked any more. That the steps were as they stand\n\
+         here is said by the node alone that wrote this bundle and signed its list of digests\n\
+         (SHA256SUMS.dsse).\n"
+    )
 }
 
 /// A bundle on its way.

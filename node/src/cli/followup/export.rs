@@ -9,7 +9,7 @@ use clap::Args;
 use sotto_common::ids::FollowUpId;
 use sotto_proto::v1;
 
-use super::bytes;
+use super::{ERASED, bytes};
 use crate::cli::Context;
 use crate::cli::client::Client;
 use crate::cli::fault::{Fault, Result};
@@ -65,6 +65,13 @@ pub(super) async fn run(context: &Context, client: &Client, args: &ExportArgs) -
         list.row(&[Cell::new(path.as_str()), Cell::new(*size)])?;
     }
     list.finish()?;
+    if written.contains_key(ERASED) {
+        context.note(&format!(
+            "after the retention time this node has erased what was sealed, and the signed \
+             statements with it: no content, no file and no signature of a step is in the bundle; \
+             {ERASED} says what is left"
+        ));
+    }
     context.note(&format!(
         "written to {shown}; `sotto-node followup verify {shown}` checks it"
     ));

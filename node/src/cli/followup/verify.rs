@@ -1,19 +1,22 @@
 //! `followup verify`: an exported bundle, checked without any network.
 
 mod bundle;
+mod erased;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
 use sotto_common::dsse::{self, Envelope, Fingerprint, StatementKind, VerifyingKey};
+use sotto_common::followup::FollowUpState;
 use sotto_common::followup::record::{FollowUp, MAX_DELAY};
 use sotto_common::followup::step::{StepDetail, StepStatement};
-use sotto_common::ids::NodeId;
+use sotto_common::ids::{FollowUpId, NodeId};
 use sotto_common::membership::Manifest;
 use sotto_proto::convert::follow_up::body_digest;
 use sotto_proto::{convert, v1};
 
+use super::ERASED;
 use crate::cli::Context;
 use crate::cli::fault::{Fault, Result};
 use crate::cli::render::Cell;
@@ -46,16 +49,43 @@ const VERIFIED: &[&str] = &[
     "holder_fingerprint",
     "steps",
     "state",
+    "signatures",
     "files",
     "exported_by",
 ];
 
+/// A follow-up, as a bundle has it.
+struct Story {
+    id: FollowUpId,
+    requester: NodeId,
+    holder: NodeId,
+    steps: usize,
+    state: FollowUpState,
+}
+
 /// What a bundle proves.
 struct Verified {
-    follow_up: FollowUp,
+    story: Story,
+    /// Whether the statements are erased: then its exporter alone says what the story is.
+    is_erased: bool,
     keys: BTreeMap<NodeId, VerifyingKey>,
     files: usize,
     exported_by: NodeId,
+}
+
+impl Verified {
+    /// What the bundle does not prove, if it does not prove everything.
+    fn caveat(&self) -> Option<String> {
+        let exporter = &self.exported_by;
+        self.is_erased.then(|| {
+            format!(
+                "after the retention time {exporter} has erased what was sealed, and the signed \
+                 statements with it: request, particulars, texts, answer and files are gone, and \
+                 the signatures of the steps cannot be checked any more. What is left of the steps \
+                 is what {exporter} says, whose signature over the bundle verifies"
+            )
+        })
+    }
 }
 
 /// Checks a bundle, and says what it proves.
@@ -66,54 +96,83 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<()> {
         let found = verified.keys.get(node).map(VerifyingKey::fingerprint);
         if found != Some(*wanted) {
             return Err(Fault::with_hint(
-                format!("{node} has not signed by the key with this fingerprint"),
+                format!("the key of {node} in this bundle has not this fingerprint"),
                 "ask the node which key it had in that epoch, over another channel",
             ));
         }
+    }
+    if let Some(caveat) = verified.caveat() {
+        context.note(&caveat);
     }
     if args.fingerprints.is_empty() {
         context.note(
             "whole and signed; compare the fingerprints with those of `sotto-node member ls`",
         );
     }
+    context.done(VERIFIED, &cells(&verified))
+}
+
+/// The values of [`VERIFIED`].
+fn cells(verified: &Verified) -> [Cell; 10] {
     let fingerprint = |node| {
         let key = verified.keys.get(node).map(VerifyingKey::fingerprint);
         Cell::new(key.map(|key| key.to_string()))
     };
-    let follow_up = &verified.follow_up;
-    context.done(
-        VERIFIED,
-        &[
-            Cell::new(follow_up.id.to_string()),
-            Cell::new(follow_up.requester.as_str()),
-            fingerprint(&follow_up.requester),
-            Cell::new(follow_up.holder.as_str()),
-            fingerprint(&follow_up.holder),
-            Cell::new(follow_up.next_seq),
-            Cell::new(follow_up.state.as_str()),
-            Cell::new(verified.files),
-            Cell::new(verified.exported_by.as_str()),
-        ],
-    )
+    let story = &verified.story;
+    let signatures = if verified.is_erased {
+        "erased"
+    } else {
+        "verified"
+    };
+    [
+        Cell::new(story.id.to_string()),
+        Cell::new(story.requester.as_str()),
+        fingerprint(&story.requester),
+        Cell::new(story.holder.as_str()),
+        fingerprint(&story.holder),
+        Cell::new(story.steps),
+        Cell::new(story.state.as_str()),
+        Cell::new(signatures),
+        Cell::new(verified.files),
+        Cell::new(verified.exported_by.as_str()),
+    ]
 }
 
 /// Names the first thing that does not hold.
 fn check(bundle: &Bundle) -> Result<Verified> {
     let files = bundle.check_digests()?;
     let manifest = manifest(bundle)?;
-    let follow_up = chain(bundle, &manifest)?;
+    let is_erased = bundle.has(ERASED);
+    let story = if is_erased {
+        erased::story(bundle)?
+    } else {
+        Story::from(chain(bundle, &manifest)?)
+    };
     let mut keys = BTreeMap::new();
-    for node in [&follow_up.requester, &follow_up.holder] {
+    for node in [&story.requester, &story.holder] {
         keys.insert(node.clone(), key_of(&manifest, node)?);
     }
     bundle.check_named_keys(&keys)?;
     let exported_by = exporter(bundle, &keys)?;
     Ok(Verified {
-        follow_up,
+        story,
+        is_erased,
         keys,
         files,
         exported_by,
     })
+}
+
+impl From<FollowUp> for Story {
+    fn from(follow_up: FollowUp) -> Self {
+        Self {
+            id: follow_up.id,
+            requester: follow_up.requester,
+            holder: follow_up.holder,
+            steps: follow_up.next_seq as usize,
+            state: follow_up.state,
+        }
+    }
 }
 
 /// The manifest of the hit's epoch, signed by its custodian.

@@ -54,6 +54,26 @@ pub(super) async fn units(hits: u32) -> (Sandbox, [Unit; 2], Vec<Vec<u8>>) {
     (sandbox, units, found)
 }
 
+/// A broker and two units as processes of their own; the units started by a shell's script.
+pub(super) async fn processes(script: &str) -> (BrokerProcess, [Unit; 2]) {
+    let broker = BrokerProcess::on(&TestLedger::chosen(), "info").await;
+    let names = ["nl-fiu", "de-bka"];
+    let operator = broker.operator();
+    let created = operator.create_community(profile(), &names[..1]).await;
+    created.expect("created");
+    let mut units = Vec::new();
+    for name in names {
+        operator.enrol(name).await.expect("enrolled");
+        let (home, lab) = (broker.site().path(name), Arc::clone(&broker.site().lab));
+        let url = format!("https://{}", broker.address());
+        let mut unit = Unit::install(&lab, &home, name, &url, SETTINGS);
+        unit.start_process_under(script).await;
+        units.push(unit);
+    }
+    introduce(&units).await;
+    (broker, units.try_into().unwrap_or_else(|_| unreachable!()))
+}
+
 /// Gives both the same numbers, has the first find them, and confirms its hits.
 pub(super) async fn confirmed([nl, de]: &[Unit; 2], hits: u32) -> Vec<Vec<u8>> {
     let values = numbers(0..hits);
@@ -114,7 +134,7 @@ async fn received(nl: &Unit, de: &Unit, hit: &[u8]) -> Vec<u8> {
 }
 
 /// As [`received`], and accepted by two people.
-async fn accepted(nl: &Unit, de: &Unit, hit: &[u8]) -> Vec<u8> {
+pub(super) async fn accepted(nl: &Unit, de: &Unit, hit: &[u8]) -> Vec<u8> {
     let id = received(nl, de, hit).await;
     let nothing = v1::FollowUpDraft::default();
     let proposed = de.propose(&id, T::Accept, nothing).await.expect("proposed");
@@ -360,22 +380,7 @@ async fn what_the_holder_does_not_hold_any_more_ends_without_particulars() {
 async fn real_processes_that_are_killed_between_their_writes_lose_no_step_and_repeat_none() {
     let seconds = std::env::var("SOTTO_SOAK_SECONDS").ok();
     let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(45);
-    let mut broker = BrokerProcess::on(&TestLedger::chosen(), "info").await;
-    let names = ["nl-fiu", "de-bka"];
-    let operator = broker.operator();
-    let created = operator.create_community(profile(), &names[..1]).await;
-    created.expect("created");
-    let mut units = Vec::new();
-    for name in names {
-        operator.enrol(name).await.expect("enrolled");
-        let (home, lab) = (broker.site().path(name), Arc::clone(&broker.site().lab));
-        let url = format!("https://{}", broker.address());
-        let mut unit = Unit::install(&lab, &home, name, &url, SETTINGS);
-        unit.start_process().await;
-        units.push(unit);
-    }
-    introduce(&units).await;
-    let mut units: [Unit; 2] = units.try_into().unwrap_or_else(|_| unreachable!());
+    let (mut broker, mut units) = processes("exec \"$@\"").await;
     let hits = confirmed(&units, 12).await;
     let mut open = Vec::new();
     for hit in &hits {

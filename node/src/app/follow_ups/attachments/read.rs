@@ -47,6 +47,14 @@ struct Announced {
     enc: Vec<u8>,
 }
 
+/// Why a download ended before its end.
+enum Ended {
+    /// The broker is away, broke off or refused: it may go on from where it is.
+    There(Error),
+    /// This node's disk, or another file than was announced: going on would not mend it.
+    Here(Error),
+}
+
 fn unknown() -> Error {
     Error::new(
         ErrorCode::AttachmentUnknown,
@@ -116,19 +124,26 @@ impl App {
     ) -> Result<Announced> {
         let mut backoff = Backoff::default();
         let mut have = 0;
-        for _ in 1..ATTEMPTS {
-            match self.download_from(id, file, spooled, &mut have).await {
-                Err(error) if is_passing(&error) => {
-                    tokio::time::sleep(backoff.pause(&mut os_rng())).await;
-                }
-                Err(error) if error.code == ErrorCode::OffsetMismatch => {
-                    spooled.truncate().await?;
-                    have = 0;
-                }
-                outcome => return outcome,
+        let mut attempt = 1;
+        loop {
+            let error = match self.download_from(id, file, spooled, &mut have).await {
+                Ok(announced) => return Ok(announced),
+                Err(Ended::Here(error)) => return Err(error),
+                Err(Ended::There(error)) => error,
+            };
+            if attempt == ATTEMPTS {
+                return Err(error);
+            }
+            attempt += 1;
+            if error.code == ErrorCode::OffsetMismatch {
+                spooled.truncate().await?;
+                have = 0;
+            } else if is_passing(&error) {
+                tokio::time::sleep(backoff.pause(&mut os_rng())).await;
+            } else {
+                return Err(error);
             }
         }
-        self.download_from(id, file, spooled, &mut have).await
     }
 
     async fn download_from(
@@ -137,7 +152,9 @@ impl App {
         file: AttachmentId,
         spooled: &Spooled,
         have: &mut u64,
-    ) -> Result<Announced> {
+    ) -> Result<Announced, Ended> {
+        let there = |status: tonic::Status| Ended::There(refusal(&status));
+        let full = |error: std::io::Error| Ended::Here(disk(error));
         let place = v1::AttachmentPlace {
             community: self.community.to_string(),
             follow_up_id: id.as_bytes().to_vec().into(),
@@ -148,28 +165,26 @@ impl App {
         request.set_timeout(LONG_CALL_TIMEOUT);
         let mut client = self.broker.follow_ups();
         let parts = client.download_attachment(request).await;
-        let mut parts = parts.map_err(|status| refusal(&status))?.into_inner();
-        let mut out = spooled.writer().await?;
+        let mut parts = parts.map_err(there)?.into_inner();
+        let mut out = spooled.writer().await.map_err(Ended::Here)?;
         let mut announced = None;
-        while let Some(part) = parts.message().await.map_err(|status| refusal(&status))? {
+        while let Some(part) = parts.message().await.map_err(there)? {
             if let Some(first) = part.announced {
-                announced = Some(read_announced(&first)?);
+                announced = Some(read_announced(&first).map_err(Ended::Here)?);
             }
             let most = announced
                 .as_ref()
                 .map_or(0, |a: &Announced| a.clear.sealed_size());
             *have += part.chunk.len() as u64;
             if *have > most {
-                return Err(changed());
+                return Err(Ended::Here(changed()));
             }
-            out.write_all(&part.chunk).await.map_err(disk)?;
-            out.flush().await.map_err(disk)?;
+            out.write_all(&part.chunk).await.map_err(full)?;
+            out.flush().await.map_err(full)?;
         }
-        let announced = announced.ok_or_else(|| Error::unavailable("the download ended early"))?;
-        if *have < announced.clear.sealed_size() {
-            return Err(Error::unavailable("the download ended early"));
-        }
-        Ok(announced)
+        let is_whole = |announced: &Announced| *have == announced.clear.sealed_size();
+        let early = || Ended::There(Error::unavailable("the download ended early"));
+        announced.filter(is_whole).ok_or_else(early)
     }
 }
 

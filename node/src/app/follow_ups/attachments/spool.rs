@@ -2,10 +2,11 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures::{Stream, stream};
 use prost::bytes::Bytes;
-use sotto_common::error::{Error, Result};
+use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::AttachmentId;
 use sotto_proto::v1;
 use sotto_proto::v1::upload_attachment_request::Part;
@@ -15,12 +16,21 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 /// Bytes that are sent at a time; the broker takes 64 KiB to 1 MiB.
 const CHUNK: usize = 512 * 1024;
 
-/// A disk that is full or does not work: nothing of the file stays.
+/// When asking again makes sense once a person has to make room.
+const UNTIL_ROOM: Duration = Duration::from_mins(1);
+
+/// A disk that is full or does not work: nothing of the file stays. A quota, or a limit that the
+/// process runs under, is a disk that is full.
 pub(super) fn disk(error: std::io::Error) -> Error {
-    if error.kind() == ErrorKind::StorageFull {
-        return Error::unavailable("no room on the disk for the file");
+    use ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    if !matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
+        return Error::internal(error);
     }
-    Error::internal(error)
+    let text = "the node's disk has no room for the file, and nothing of it was kept: have room made \
+                below `data_dir`, then do the same again";
+    let mut full = Error::new(ErrorCode::Unavailable, text).retry_after(UNTIL_ROOM);
+    full.source = Some(error.into());
+    full
 }
 
 fn path(dir: &Path, file: AttachmentId) -> PathBuf {
@@ -145,4 +155,24 @@ pub(super) async fn read_up_to(source: &mut File, most: usize) -> Result<Vec<u8>
     let mut limited = source.take(most as u64);
     limited.read_to_end(&mut chunk).await.map_err(disk)?;
     Ok(chunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_without_room_is_told_with_what_to_do_and_any_other_fault_is_not() {
+        // ENOSPC, EDQUOT and EFBIG, as Linux numbers them.
+        for number in [28, 122, 27] {
+            let error = disk(io::Error::from_raw_os_error(number));
+            assert_eq!(error.code, ErrorCode::Unavailable, "{number}");
+            assert!(error.text.contains("have room made"), "{error}");
+            assert!(error.retry_after.is_some() && error.source.is_some());
+        }
+        let error = disk(io::Error::from(ErrorKind::PermissionDenied));
+        assert_eq!(error.code, ErrorCode::Internal);
+    }
 }

@@ -251,15 +251,9 @@ async fn a_file_that_comes_too_late_leaves_those_of_the_approved_answer() {
     assert_eq!(lab.read(id, named).await.expect("read"), content(10));
 }
 
-#[tokio::test]
-async fn a_bundle_has_every_file_in_its_signed_list() {
-    use sha2::{Digest as _, Sha256};
-    let lab = Lab::start(&[EMAIL]).await;
-    let id = lab.accepted().await;
-    lab.add(ALICE, id, &content(10), 10).await.expect("added");
-    lab.step(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
-        .await;
-    let parts = lab.asks.export_follow_up(id, true).await.unwrap();
+/// The files of a bundle, in their order.
+async fn exported(app: &Arc<App>, id: FollowUpId) -> Vec<(String, Vec<u8>)> {
+    let parts = app.export_follow_up(id, true).await.expect("there");
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     for part in parts.collect::<Vec<_>>().await {
         let part = part.expect("whole");
@@ -268,6 +262,18 @@ async fn a_bundle_has_every_file_in_its_signed_list() {
         }
         files.last_mut().unwrap().1.extend_from_slice(&part.chunk);
     }
+    files
+}
+
+#[tokio::test]
+async fn a_bundle_has_every_file_in_its_signed_list() {
+    use sha2::{Digest as _, Sha256};
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    lab.add(ALICE, id, &content(10), 10).await.expect("added");
+    lab.step(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
+        .await;
+    let mut files = exported(&lab.asks, id).await;
     let (last, signed) = files.pop().unwrap();
     assert_eq!(last, "SHA256SUMS.dsse");
     let (_, sums) = files.pop().unwrap();
@@ -289,4 +295,41 @@ async fn a_bundle_has_every_file_in_its_signed_list() {
     let paths: Vec<_> = files.iter().map(|(path, _)| path.as_str()).collect();
     assert!(paths.contains(&"attachments/report.pdf") && paths.contains(&"dossier.html"));
     assert!(paths.contains(&"statements/000-SUBMIT.pb"));
+}
+
+#[tokio::test]
+async fn a_bundle_of_an_erased_follow_up_says_what_is_gone_and_proves_nothing_else() {
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    lab.add(ALICE, id, &content(10), 10).await.expect("added");
+    lab.step(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
+        .await;
+    let close = lab
+        .asks
+        .end_follow_up(person(BOB), id, FollowUpStep::Close)
+        .await;
+    close.expect("closed");
+    lab.settle().await;
+    lab.clock.advance(HOUR * 24 * 181);
+    for app in [&lab.asks, &lab.holds] {
+        app.erase_follow_ups().await.expect("erased");
+        let files = exported(app, id).await;
+        let text = |path: &str| {
+            let file = files.iter().find(|(other, _)| other == path);
+            String::from_utf8(file.expect(path).1.clone()).expect("UTF-8")
+        };
+        let mut paths = files.iter().map(|(path, _)| path.as_str());
+        assert!(!paths.any(|path| path.starts_with("statements/") || path.contains("attach")));
+        assert!(text("erased.txt").contains("no signature of a step can be checked any more"));
+        assert!(text("inclusion-proofs.txt").contains("see erased.txt"));
+        let story: serde_json::Value = serde_json::from_str(&text("follow-up.json")).unwrap();
+        // What `followup verify` reads where there are no statements.
+        let shared = &story["follow_up"]["shared"];
+        assert_eq!(shared["follow_up_id"], id.to_string());
+        assert_eq!(shared["erased"], true);
+        assert_eq!(shared["state"], "CLOSED");
+        assert_eq!(shared["requester"], "nl-fiu");
+        assert_eq!(shared["holder"], "de-bka");
+        assert_eq!(story["steps"].as_array().map(Vec::len), Some(6));
+    }
 }

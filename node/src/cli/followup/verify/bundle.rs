@@ -101,13 +101,22 @@ impl Bundle {
             .ok_or_else(|| Fault::new(format!("{name}: it is no signed statement")))
     }
 
+    /// Whether the list of digests names a file.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.digests.contains_key(name)
+    }
+
+    /// A file of JSON.
+    pub(super) fn json(&self, name: &str) -> Result<serde_json::Value> {
+        let text = read_small(&self.folder, name)?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Fault::new(format!("{name}: it is no JSON: {error}")))
+    }
+
     /// The keys that people read are those that the statements are verified by.
     pub(super) fn check_named_keys(&self, keys: &BTreeMap<NodeId, VerifyingKey>) -> Result<()> {
-        let text = read_small(&self.folder, KEYS)?;
-        let value: serde_json::Value = serde_json::from_slice(&text)
-            .map_err(|error| Fault::new(format!("{KEYS}: it is no JSON: {error}")))?;
         let mut named = BTreeSet::new();
-        collect_keys(&value, &mut named);
+        collect_keys(&self.json(KEYS)?, &mut named);
         let is_named = |key: &VerifyingKey| {
             named.contains(&hex::encode(key.as_bytes()))
                 || named.contains(&hex::encode(key.fingerprint().as_bytes()))

@@ -137,8 +137,9 @@ fn failure(folder: &Path) -> String {
 fn a_bundle_proves_every_step_and_who_exported_it() {
     let (folder, key) = bundle();
     let verified = outcome(folder.path()).expect("whole");
-    assert_eq!(verified.follow_up.state, FollowUpState::Withdrawn);
-    assert_eq!(verified.follow_up.next_seq, 2);
+    assert_eq!(verified.story.state, FollowUpState::Withdrawn);
+    assert_eq!(verified.story.steps, 2);
+    assert_eq!(verified.caveat(), None);
     assert_eq!(verified.files, 7);
     assert_eq!(verified.exported_by.as_str(), "nl-fiu");
     assert_eq!(verified.keys[&verified.exported_by], key.verifying_key());
@@ -185,6 +186,62 @@ fn a_list_that_was_signed_anew_does_not_hide_a_step_that_is_gone() {
     seal(folder.path(), &SigningKey::generate(&mut os_rng()));
     assert!(failure(folder.path()).contains("not signed by either node"));
     assert_eq!(FollowUpStep::Withdraw.as_str(), "WITHDRAW");
+}
+
+/// What the erased one is called.
+const ID: &str = "019a1b2c-0000-7000-8000-000000000001";
+
+/// The bundle of the same follow-up after its statements were erased at its exporter.
+fn erased_bundle(erased: bool) -> (TempDir, SigningKey) {
+    let (folder, key) = bundle();
+    for gone in ["statements/000-SUBMIT.pb", "statements/001-WITHDRAW.pb"] {
+        fs::remove_file(folder.path().join(gone)).expect("removed");
+    }
+    let story = serde_json::json!({
+        "follow_up": { "shared": {
+            "follow_up_id": ID,
+            "requester": "nl-fiu",
+            "holder": "de-bka",
+            "state": "CLOSED",
+            "erased": erased,
+        } },
+        "steps": [{ "seq": 0 }, { "seq": 1 }, { "seq": 2 }],
+    });
+    fs::write(folder.path().join("follow-up.json"), story.to_string()).expect("written");
+    fs::write(folder.path().join(ERASED), "It was erased.").expect("written");
+    seal(folder.path(), &key);
+    (folder, key)
+}
+
+#[test]
+fn an_erased_follow_up_is_what_its_exporter_says_and_that_is_said_plainly() {
+    let (folder, _) = erased_bundle(true);
+    let verified = outcome(folder.path()).expect("whole");
+    let story = &verified.story;
+    assert_eq!(story.id.to_string(), ID);
+    assert_eq!((story.steps, story.state), (3, FollowUpState::Closed));
+    let caveat = verified.caveat().expect("a caveat");
+    for word in ["erased", "cannot be checked any more", "what nl-fiu says"] {
+        assert!(caveat.contains(word), "{caveat}");
+    }
+    // Whoever signs the bundle is still one of its parties.
+    seal(folder.path(), &SigningKey::generate(&mut os_rng()));
+    assert!(failure(folder.path()).contains("not signed by either node"));
+}
+
+#[test]
+fn what_is_called_erased_must_be_so_everywhere() {
+    let (folder, _) = erased_bundle(false);
+    assert!(failure(folder.path()).starts_with("follow-up.json: "));
+    let (folder, key) = bundle();
+    fs::write(folder.path().join(ERASED), "It was erased.").expect("written");
+    seal(folder.path(), &key);
+    assert!(failure(folder.path()).starts_with("statements/000-SUBMIT.pb: "));
+    // Without the word of its exporter, statements that are missing are a fault.
+    let (folder, key) = erased_bundle(true);
+    fs::remove_file(folder.path().join(ERASED)).expect("removed");
+    seal(folder.path(), &key);
+    assert!(failure(folder.path()).starts_with("statements: "));
 }
 
 #[test]
