@@ -2,6 +2,7 @@
 
 mod follow_ups;
 mod service;
+mod terminal;
 
 use std::process::{Command, Output};
 use std::sync::Arc;

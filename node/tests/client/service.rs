@@ -55,6 +55,7 @@ pub(crate) struct FakeNode {
     listed: Arc<Mutex<v1::ListRecordHitsRequest>>,
     /// The one hit that can be decided about, and what was decided.
     reviewed: Arc<Mutex<Vec<v1::ReviewHitRequest>>>,
+    asked: Arc<Mutex<follow_ups::Asked>>,
 }
 
 #[derive(Default)]
@@ -108,6 +109,16 @@ impl FakeNode {
 
     pub(crate) fn note(&self, change: String) {
         self.changes.lock().expect("lock").push(change);
+    }
+
+    /// What was asked about follow-ups.
+    pub(crate) fn asked(&self) -> follow_ups::Asked {
+        self.asked.lock().expect("lock").clone()
+    }
+
+    /// Keeps what is asked about follow-ups.
+    pub(crate) fn keep(&self, keep: impl FnOnce(&mut follow_ups::Asked)) {
+        keep(&mut self.asked.lock().expect("lock"));
     }
 
     /// Waits until an import has ended in one way or another.
