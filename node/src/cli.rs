@@ -59,7 +59,7 @@ Examples:
 
 Exit codes:
   0  done
-  1  refused or failed
+  1  refused or failed, or interrupted at a question or a file
   2  wrong usage
   3  the service does not answer";
 

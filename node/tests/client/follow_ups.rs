@@ -63,6 +63,12 @@ fn follow_up(id: prost::bytes::Bytes) -> v1::NodeFollowUp {
     }
 }
 
+/// What was asked about follow-ups, as it came over the wire.
+#[derive(Default, Clone)]
+pub(crate) struct Asked {
+    pub(crate) drafted: Vec<v1::DraftFollowUpRequest>,
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 
 pub(crate) fn draft_follow_up(
@@ -70,6 +76,7 @@ pub(crate) fn draft_follow_up(
     request: v1::DraftFollowUpRequest,
 ) -> Answer<v1::DraftFollowUpResponse> {
     node.note(format!("draft for {}", request.case_ref));
+    node.keep(|asked| asked.drafted.push(request));
     Ok(Response::new(v1::DraftFollowUpResponse {
         follow_up: Some(follow_up(bytes(ID))),
         related: vec![v1::RelatedFollowUp {

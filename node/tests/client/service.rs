@@ -1,12 +1,15 @@
 //! A node's service that answers from memory, with an authority and a client of its own.
 
+mod admin;
+mod datasets;
+
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, stream};
 use sotto_common::error::{Error, ErrorCode};
 use sotto_common::ids::HitId;
 use sotto_common::random::os_rng;
@@ -15,14 +18,13 @@ use sotto_common::service::files::{self, Readers};
 use sotto_common::service::pki::{LabCa, Leaf};
 use sotto_common::service::tls::{ConnectionLimits, Tls, server_builder};
 use sotto_common::time::{Clock, SystemClock, Timestamp};
-use sotto_node::access::{Access, FIRST};
 use sotto_proto::status::to_status;
 use sotto_proto::{convert, v1};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{Request, Response, Status, async_trait};
 
 use super::follow_ups;
 
@@ -57,6 +59,7 @@ pub(crate) struct FakeNode {
     reviewed: Arc<Mutex<Vec<v1::ReviewHitRequest>>>,
     /// What is there for the answer of the one follow-up.
     files: Arc<Mutex<Vec<v1::NodeFollowUpAttachment>>>,
+    asked: Arc<Mutex<follow_ups::Asked>>,
 }
 
 #[derive(Default)]
@@ -115,6 +118,16 @@ impl FakeNode {
 
     pub(crate) fn note(&self, change: String) {
         self.changes.lock().expect("lock").push(change);
+    }
+
+    /// What was asked about follow-ups.
+    pub(crate) fn asked(&self) -> follow_ups::Asked {
+        self.asked.lock().expect("lock").clone()
+    }
+
+    /// Keeps what is asked about follow-ups.
+    pub(crate) fn keep(&self, keep: impl FnOnce(&mut follow_ups::Asked)) {
+        keep(&mut self.asked.lock().expect("lock"));
     }
 
     /// Waits until an import has ended in one way or another.
@@ -476,284 +489,5 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
             })
         });
         Ok(Response::new(Box::pin(stream::iter(events))))
-    }
-}
-
-#[async_trait]
-impl v1::dataset_service_server::DatasetService for FakeNode {
-    type PublishFiltersStream = Messages<v1::PublishFiltersResponse>;
-
-    async fn remove_selectors(
-        &self,
-        request: Request<Streaming<v1::RemoveSelectorsRequest>>,
-    ) -> Result<Response<v1::RemoveSelectorsResponse>, Status> {
-        use v1::remove_selectors_request::Message;
-
-        let mut messages = request.into_inner();
-        let (mut rows, mut policy) = (0, "phone/1");
-        while let Some(message) = messages.message().await? {
-            match message.message {
-                Some(Message::Header(header)) => {
-                    if header.dataset == CUT_OFF {
-                        policy = "ip/1";
-                    }
-                    self.note(format!("{} {}", header.dataset, header.by_record));
-                }
-                Some(Message::Rows(batch)) => {
-                    for row in batch.rows {
-                        self.note(format!("{}|{}|{}", row.line, row.value, row.record_id));
-                        rows += 1;
-                    }
-                }
-                None => return refused(ErrorCode::InvalidField),
-            }
-        }
-        Ok(Response::new(v1::RemoveSelectorsResponse {
-            rows,
-            removed: rows,
-            policy: policy.into(),
-            ..Default::default()
-        }))
-    }
-
-    async fn delete_dataset(
-        &self,
-        request: Request<v1::DeleteDatasetRequest>,
-    ) -> Result<Response<v1::DeleteDatasetResponse>, Status> {
-        let dataset = request.into_inner().dataset;
-        if dataset == REFUSED {
-            return refused(ErrorCode::DatasetUnknown);
-        }
-        self.note(format!("deleted {dataset}"));
-        Ok(Response::new(v1::DeleteDatasetResponse {
-            removed: 7,
-            policy: "phone/1".into(),
-        }))
-    }
-
-    async fn list_sources(
-        &self,
-        _: Request<v1::ListSourcesRequest>,
-    ) -> Result<Response<v1::ListSourcesResponse>, Status> {
-        let source = v1::DatasetSource {
-            dataset: "suspects".into(),
-            policy: "phone/1".into(),
-            engine: "postgresql".into(),
-            next_full: true,
-            problem: "PostgreSQL says 42P01".into(),
-            ..Default::default()
-        };
-        Ok(Response::new(v1::ListSourcesResponse {
-            sources: vec![source],
-        }))
-    }
-
-    async fn run_source(
-        &self,
-        request: Request<v1::RunSourceRequest>,
-    ) -> Result<Response<v1::RunSourceResponse>, Status> {
-        let request = request.into_inner();
-        if request.dataset == REFUSED {
-            return refused(ErrorCode::SourceFailed);
-        }
-        self.note(format!(
-            "sync {} {} {}",
-            request.dataset, request.full, request.allow_shrink
-        ));
-        Ok(Response::new(v1::RunSourceResponse {
-            report: Some(v1::ImportDatasetResponse {
-                rows: 9,
-                removed: 2,
-                ..Default::default()
-            }),
-            full: request.full,
-            watermark: "2026-01-01".into(),
-            // Its filters wait for the broker.
-            policy: "ip/1".into(),
-        }))
-    }
-
-    async fn update_dataset(
-        &self,
-        request: Request<v1::UpdateDatasetRequest>,
-    ) -> Result<Response<v1::UpdateDatasetResponse>, Status> {
-        let request = request.into_inner();
-        self.note(format!(
-            "{} {:?} {}",
-            request.dataset, request.publish, request.stop_probing
-        ));
-        Ok(Response::new(v1::UpdateDatasetResponse {
-            dataset: Some(v1::Dataset {
-                name: request.dataset,
-                policy: "phone/1".into(),
-                publish: request.publish.unwrap_or(true),
-                probe: request.probe,
-                ..Default::default()
-            }),
-        }))
-    }
-
-    async fn import_dataset(
-        &self,
-        request: Request<Streaming<v1::ImportDatasetRequest>>,
-    ) -> Result<Response<v1::ImportDatasetResponse>, Status> {
-        use v1::import_dataset_request::Message;
-
-        let mut messages = request.into_inner();
-        let (mut rows, mut replace) = (0, false);
-        let outcome = loop {
-            match messages.message().await {
-                Ok(None) => break Ok(()),
-                Err(status) => break Err(status),
-                Ok(Some(message)) => {
-                    if let Some(Message::Header(header)) = &message.message {
-                        if header.dataset == REFUSED {
-                            return refused(ErrorCode::RoleForbidden);
-                        }
-                        replace = header.replace;
-                    }
-                    if let Some(Message::Rows(batch)) = message.message {
-                        for at in batch.rows.iter().filter_map(|row| row.expires_at) {
-                            self.note(format!("expires {}", at.seconds));
-                        }
-                        rows += batch.rows.len() as u64;
-                    }
-                }
-            }
-        };
-        let mut imports = self.imports.lock().expect("lock");
-        imports.ended += 1;
-        outcome?;
-        imports.completed = Some(rows);
-        Ok(Response::new(v1::ImportDatasetResponse {
-            rows,
-            accepted: rows,
-            removed: u64::from(replace),
-            ..Default::default()
-        }))
-    }
-
-    async fn list_datasets(
-        &self,
-        _: Request<v1::ListDatasetsRequest>,
-    ) -> Result<Response<v1::ListDatasetsResponse>, Status> {
-        Ok(Response::new(v1::ListDatasetsResponse::default()))
-    }
-
-    async fn publish_filters(
-        &self,
-        request: Request<v1::PublishFiltersRequest>,
-    ) -> Result<Response<Self::PublishFiltersStream>, Status> {
-        let state = |policy: &str, active| {
-            Ok(v1::PublishFiltersResponse {
-                policy: policy.into(),
-                active,
-                ..Default::default()
-            })
-        };
-        let policy = request.into_inner().policy;
-        if policy == "ip/1" {
-            let waits = Ok(v1::PublishFiltersResponse {
-                policy,
-                waiting_for: "the broker (UNAVAILABLE)".into(),
-                ..Default::default()
-            });
-            let stream = stream::once(async { waits }).chain(stream::pending());
-            return Ok(Response::new(Box::pin(stream)));
-        }
-        let mut states = vec![state("phone/1", false), state("phone/1", true)];
-        if policy.is_empty() {
-            states.push(state("ip/1", false));
-        }
-        Ok(Response::new(Box::pin(stream::iter(states))))
-    }
-}
-
-#[async_trait]
-impl v1::node_admin_service_server::NodeAdminService for FakeNode {
-    type ExportAccessLogStream = Messages<v1::ExportAccessLogResponse>;
-
-    async fn export_access_log(
-        &self,
-        request: Request<v1::ExportAccessLogRequest>,
-    ) -> Result<Response<Self::ExportAccessLogStream>, Status> {
-        let mut previous = FIRST;
-        let why = request.into_inner().why;
-        let entries = (1..=3_u32).map(move |number| {
-            let access = Access {
-                at: Timestamp::from_micros(1_700_000_000_000_001 + i64::from(number)),
-                person: "spiffe://sotto.test/analyst/anna".into(),
-                action: "AnalystService/GetRecordHit".into(),
-                objects: vec![HOSTILE.into(), "b".into()],
-                why: why.clone(),
-            };
-            previous = access.digest(&previous, number.into()).expect("short");
-            Ok(v1::ExportAccessLogResponse {
-                number: number.into(),
-                at: Some(convert::to_timestamp(access.at)),
-                person: access.person,
-                action: access.action,
-                objects: access.objects,
-                why: access.why,
-                digest: previous.to_vec().into(),
-            })
-        });
-        Ok(Response::new(Box::pin(stream::iter(entries))))
-    }
-
-    async fn get_status(
-        &self,
-        _: Request<v1::GetStatusRequest>,
-    ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        Ok(Response::new(v1::GetStatusResponse::default()))
-    }
-
-    async fn list_members(
-        &self,
-        _: Request<v1::ListMembersRequest>,
-    ) -> Result<Response<v1::ListMembersResponse>, Status> {
-        Ok(Response::new(v1::ListMembersResponse::default()))
-    }
-
-    async fn pin_member(
-        &self,
-        _: Request<v1::PinMemberRequest>,
-    ) -> Result<Response<v1::PinMemberResponse>, Status> {
-        refused(ErrorCode::IdentityChanged)
-    }
-
-    async fn start_epoch(
-        &self,
-        _: Request<v1::StartEpochRequest>,
-    ) -> Result<Response<v1::StartEpochResponse>, Status> {
-        refused(ErrorCode::MemberNotPinned)
-    }
-
-    async fn fetch_epoch(
-        &self,
-        _: Request<v1::FetchEpochRequest>,
-    ) -> Result<Response<v1::FetchEpochResponse>, Status> {
-        refused(ErrorCode::EpochUnknown)
-    }
-
-    async fn close_epoch_confirmations(
-        &self,
-        _: Request<v1::CloseEpochConfirmationsRequest>,
-    ) -> Result<Response<v1::CloseEpochConfirmationsResponse>, Status> {
-        Ok(Response::new(v1::CloseEpochConfirmationsResponse {}))
-    }
-
-    async fn finish_epoch(
-        &self,
-        _: Request<v1::FinishEpochRequest>,
-    ) -> Result<Response<v1::FinishEpochResponse>, Status> {
-        refused(ErrorCode::RoleForbidden)
-    }
-
-    async fn list_node_epochs(
-        &self,
-        _: Request<v1::ListNodeEpochsRequest>,
-    ) -> Result<Response<v1::ListNodeEpochsResponse>, Status> {
-        Ok(Response::new(v1::ListNodeEpochsResponse::default()))
     }
 }
