@@ -67,7 +67,7 @@ pub(crate) async fn measure(scene: &Scene) -> Probing {
     // Other tags for each round: a hit that is known already costs less.
     let asked: [Vec<Pair>; 2] = std::array::from_fn(|_| draw(count, &mut rng));
     let broker = BrokerProcess::start("warn,sotto_broker=info").await;
-    let names = (0..scene.holders).map(|i| format!("holder-{i}"));
+    let names = (0..scene.holders).map(|i| format!("de-holder-{i}"));
     let holders: Vec<_> = names.map(|name| broker.node(&name)).collect();
     let prober = broker.node("nl-fiu");
     let mut nodes: Vec<_> = holders.iter().collect();
