@@ -58,7 +58,7 @@ Examples:
   sotto-node normalise --type domain < list.txt
 
 Exit codes:
-  0  done
+  0  done, or watched until it was interrupted
   1  refused or failed, or interrupted at a question or a file
   2  wrong usage
   3  the service does not answer";

@@ -347,7 +347,7 @@ impl App {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// A message as the bytes that are sealed.
 fn encoded(message: &impl prost::Message) -> Zeroizing<Vec<u8>> {

@@ -44,11 +44,25 @@ impl From<Status> for Follow {
     }
 }
 
-/// Follows a stream from a cursor on, and opens it again whenever it breaks.
+/// Follows a stream from a cursor on until the person has seen enough, and opens it again whenever
+/// it breaks.
 ///
 /// # Errors
 /// What the service refuses, and that it does not answer if it never did.
 pub(crate) async fn watch(
+    context: &Context,
+    from: u64,
+    follow: impl AsyncFnMut(&mut Place) -> Result<(), Follow>,
+) -> Result<()> {
+    tokio::select! {
+        ended = go_on(context, from, follow) => ended,
+        // Heard between two events: a line that is begun is ended, and being interrupted is how
+        // one stops watching.
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+async fn go_on(
     context: &Context,
     from: u64,
     mut follow: impl AsyncFnMut(&mut Place) -> Result<(), Follow>,

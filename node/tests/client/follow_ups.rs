@@ -6,6 +6,12 @@
     reason = "each has the shape of the call that it answers"
 )]
 
+mod reading;
+mod steps;
+mod watching;
+
+use std::process::Output;
+
 use futures::{StreamExt as _, stream};
 use sotto_common::error::{Error, ErrorCode};
 use sotto_common::ids::FollowUpId;
@@ -17,10 +23,14 @@ use super::service::{FakeNode, Lab, Messages, REVIEWED};
 use super::{json, run, stderr, stdout};
 
 /// The follow-up that the fake has.
-const ID: &str = "019a1b2c-3d4e-7f60-8123-456789abcde0";
+pub(crate) const ID: &str = "019a1b2c-3d4e-7f60-8123-456789abcde0";
 
-/// A follow-up whose files come cut off, and whose bundle leaves its folder.
+/// A follow-up whose files come cut off, whose bundle leaves its folder, and whose texts are
+/// [`ESCAPES`].
 const HOSTILE: &str = "019a1b2c-3d4e-7f60-8123-456789abcde1";
+
+/// A text that would clear the terminal, colour it, begin a line of its own, and turn it around.
+const ESCAPES: &str = "x\u{1b}[2J\u{9b}31m\r\n\t\u{202e}y";
 
 const PROPOSAL: [u8; 16] = [7; 16];
 
@@ -30,7 +40,8 @@ fn bytes(id: &str) -> prost::bytes::Bytes {
 }
 
 fn follow_up(id: prost::bytes::Bytes) -> v1::NodeFollowUp {
-    v1::NodeFollowUp {
+    let is_hostile = id == bytes(HOSTILE);
+    let node = v1::NodeFollowUp {
         follow_up: Some(v1::FollowUp {
             follow_up_id: id,
             requester: "nl-fiu".into(),
@@ -60,6 +71,32 @@ fn follow_up(id: prost::bytes::Bytes) -> v1::NodeFollowUp {
             ..Default::default()
         }),
         ..Default::default()
+    };
+    if is_hostile { hostile(node) } else { node }
+}
+
+/// The same with [`ESCAPES`] wherever the service writes a text.
+fn hostile(node: v1::NodeFollowUp) -> v1::NodeFollowUp {
+    let mut shared = node.follow_up.unwrap_or_default();
+    (shared.requester, shared.policy) = (ESCAPES.into(), ESCAPES.into());
+    if let Some(terms) = &mut shared.terms {
+        terms.offence_code = ESCAPES.into();
+    }
+    v1::NodeFollowUp {
+        follow_up: Some(shared),
+        records: vec![v1::OwnRecord {
+            dataset: ESCAPES.into(),
+            record_id: ESCAPES.into(),
+            canonical: ESCAPES.into(),
+        }],
+        proposal: node.proposal.map(|proposal| v1::FollowUpProposal {
+            drafted_by: ESCAPES.into(),
+            ..proposal
+        }),
+        alarm: ESCAPES.into(),
+        next_action: ESCAPES.into(),
+        case_ref: ESCAPES.into(),
+        ..node
     }
 }
 
@@ -67,6 +104,13 @@ fn follow_up(id: prost::bytes::Bytes) -> v1::NodeFollowUp {
 #[derive(Default, Clone)]
 pub(crate) struct Asked {
     pub(crate) drafted: Vec<v1::DraftFollowUpRequest>,
+    proposed: Vec<v1::ProposeFollowUpStepRequest>,
+    discarded: Vec<v1::DiscardFollowUpStepRequest>,
+    pub(crate) ended: Vec<v1::EndFollowUpRequest>,
+    listed: Vec<v1::ListNodeFollowUpsRequest>,
+    got: Vec<v1::GetNodeFollowUpRequest>,
+    figured: Vec<v1::GetFollowUpFiguresRequest>,
+    watched: Vec<v1::WatchNodeFollowUpsRequest>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -95,6 +139,7 @@ pub(crate) fn propose_follow_up_step(
     let grounds: Vec<_> = draft.outcomes.iter().map(|o| o.ground).collect();
     let step = request.step().as_str_name();
     node.note(format!("{step} {grounds:?} {}", draft.message));
+    node.keep(|asked| asked.proposed.push(request.clone()));
     Ok(Response::new(v1::ProposeFollowUpStepResponse {
         follow_up: Some(follow_up(request.follow_up_id)),
     }))
@@ -111,27 +156,132 @@ pub(crate) fn approve_follow_up_step(
     }))
 }
 
+pub(crate) fn discard_follow_up_step(
+    node: &FakeNode,
+    request: v1::DiscardFollowUpStepRequest,
+) -> Answer<v1::DiscardFollowUpStepResponse> {
+    let id = request.follow_up_id.clone();
+    node.keep(|asked| asked.discarded.push(request));
+    Ok(Response::new(v1::DiscardFollowUpStepResponse {
+        follow_up: Some(follow_up(id)),
+    }))
+}
+
+/// [`HOSTILE`] is never over, and refuses with a text of its kind.
+pub(crate) fn end_follow_up(
+    node: &FakeNode,
+    request: v1::EndFollowUpRequest,
+) -> Answer<v1::EndFollowUpResponse> {
+    let id = request.follow_up_id.clone();
+    node.keep(|asked| asked.ended.push(request));
+    if id == bytes(HOSTILE) {
+        let error = Error::new(ErrorCode::IllegalTransition, ESCAPES);
+        return Err(to_status(error.about(ESCAPES)));
+    }
+    Ok(Response::new(v1::EndFollowUpResponse {
+        follow_up: Some(follow_up(id)),
+    }))
+}
+
 pub(crate) fn get_node_follow_up(
-    _: &FakeNode,
+    node: &FakeNode,
     request: v1::GetNodeFollowUpRequest,
 ) -> Answer<v1::GetNodeFollowUpResponse> {
+    node.keep(|asked| asked.got.push(request.clone()));
+    let id = request.follow_up_id;
+    if ![ID, HOSTILE].map(bytes).contains(&id) {
+        let error = Error::new(ErrorCode::FollowUpUnknown, "refused by the fake");
+        return Err(to_status(error));
+    }
+    let is_hostile = id == bytes(HOSTILE);
+    let text = |tame: &str| String::from(if is_hostile { ESCAPES } else { tame });
     let answer = v1::FollowUpAnswer {
+        items: vec![v1::AnswerItem {
+            item: v1::FollowUpItem::Identity.into(),
+            content: text("Anna Kowalska"),
+            handling_code: v1::HandlingCode::H3.into(),
+            handling_text: text("ask first"),
+            ..Default::default()
+        }],
         file_names: vec![v1::AttachmentName {
             attachment_id: bytes(ID),
-            name: "../report.pdf".into(),
+            name: text("../report.pdf"),
         }],
-        ..Default::default()
     };
     let content = v1::node_follow_up_step::Content::Answer(answer);
     Ok(Response::new(v1::GetNodeFollowUpResponse {
-        follow_up: Some(follow_up(request.follow_up_id)),
+        follow_up: Some(follow_up(id)),
         steps: vec![v1::NodeFollowUpStep {
             step: v1::FollowUpStep::Answer.into(),
+            sender: text("de-bka"),
+            drafted_by: text("anna"),
+            approved_by: text("bob"),
             content: request.with_contents.then_some(content),
             ..Default::default()
         }],
-        ..Default::default()
+        related: vec![v1::RelatedFollowUp {
+            follow_up_id: bytes(HOSTILE),
+            counterpart: text("fr-pj"),
+            ..Default::default()
+        }],
     }))
+}
+
+pub(crate) fn get_follow_up_figures(
+    node: &FakeNode,
+    request: v1::GetFollowUpFiguresRequest,
+) -> Answer<v1::GetFollowUpFiguresResponse> {
+    node.keep(|asked| asked.figured.push(request));
+    Ok(Response::new(v1::GetFollowUpFiguresResponse {
+        rows: vec![v1::FollowUpStatistic {
+            requester: "nl-fiu".into(),
+            holder: ESCAPES.into(),
+            time_limit: v1::TimeLimit::Ordinary.into(),
+            sent: 7,
+            overdue_judicial: 1,
+            refusals: vec![v1::RefusalCount {
+                ground: v1::RefusalGround::MinorOffence.into(),
+                requests: 3,
+            }],
+            median_time_to_answer: Some(prost_types::Duration {
+                seconds: 7_200,
+                nanos: 0,
+            }),
+            ..Default::default()
+        }],
+        probes: vec![v1::ProbeFigure {
+            holder: "de-bka".into(),
+            policy: ESCAPES.into(),
+            hits: 9,
+            confirmed: 4,
+            false_positives: 2,
+        }],
+    }))
+}
+
+/// Two events, and then silence.
+pub(crate) fn watch_node_follow_ups(
+    node: &FakeNode,
+    request: v1::WatchNodeFollowUpsRequest,
+) -> Answer<Messages<v1::WatchNodeFollowUpsResponse>> {
+    let cursor = request.cursor;
+    node.keep(|asked| asked.watched.push(request));
+    let step = v1::WatchNodeFollowUpsResponse {
+        cursor: cursor + 1,
+        follow_up: Some(follow_up(bytes(ID))),
+        news: v1::FollowUpNews::Step.into(),
+        step: v1::FollowUpStep::Accept.into(),
+        reminder_percent: 0,
+    };
+    let reminder = v1::WatchNodeFollowUpsResponse {
+        cursor: cursor + 2,
+        follow_up: Some(follow_up(bytes(HOSTILE))),
+        news: v1::FollowUpNews::Reminder.into(),
+        step: 0,
+        reminder_percent: 80,
+    };
+    let events = stream::iter([Ok(step), Ok(reminder)]);
+    Ok(Response::new(events.chain(stream::pending()).boxed()))
 }
 
 pub(crate) fn list_node_follow_ups(
@@ -140,6 +290,7 @@ pub(crate) fn list_node_follow_ups(
 ) -> Answer<v1::ListNodeFollowUpsResponse> {
     node.note(format!("list {} {}", request.side, request.counterpart));
     let last = !request.page_token.is_empty();
+    node.keep(|asked| asked.listed.push(request));
     Ok(Response::new(v1::ListNodeFollowUpsResponse {
         follow_ups: vec![follow_up(bytes(if last { HOSTILE } else { ID }))],
         next_page_token: if last { "" } else { "more" }.into(),
@@ -211,6 +362,16 @@ pub(crate) async fn add_follow_up_attachment(
     Ok(Response::new(v1::AddFollowUpAttachmentResponse {
         attachment_id: bytes(ID),
     }))
+}
+
+/// Nothing that was printed acts on a terminal.
+fn assert_tame(output: &Output) {
+    for text in [stdout(output), stderr(output)] {
+        let acts = |c: char| {
+            c.is_control() && !matches!(c, '\n' | '\t') || ('\u{202a}'..='\u{202e}').contains(&c)
+        };
+        assert!(!text.contains(acts), "{text:?}");
+    }
 }
 
 fn sample(name: &str) -> String {

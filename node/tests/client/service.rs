@@ -294,16 +294,16 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 
     async fn discard_follow_up_step(
         &self,
-        _: Request<v1::DiscardFollowUpStepRequest>,
+        request: Request<v1::DiscardFollowUpStepRequest>,
     ) -> Result<Response<v1::DiscardFollowUpStepResponse>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::discard_follow_up_step(self, request.into_inner())
     }
 
     async fn end_follow_up(
         &self,
-        _: Request<v1::EndFollowUpRequest>,
+        request: Request<v1::EndFollowUpRequest>,
     ) -> Result<Response<v1::EndFollowUpResponse>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::end_follow_up(self, request.into_inner())
     }
 
     async fn list_node_follow_ups(
@@ -322,16 +322,16 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
 
     async fn get_follow_up_figures(
         &self,
-        _: Request<v1::GetFollowUpFiguresRequest>,
+        request: Request<v1::GetFollowUpFiguresRequest>,
     ) -> Result<Response<v1::GetFollowUpFiguresResponse>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::get_follow_up_figures(self, request.into_inner())
     }
 
     async fn watch_node_follow_ups(
         &self,
-        _: Request<v1::WatchNodeFollowUpsRequest>,
+        request: Request<v1::WatchNodeFollowUpsRequest>,
     ) -> Result<Response<Self::WatchNodeFollowUpsStream>, Status> {
-        refused(ErrorCode::FollowUpUnknown)
+        follow_ups::watch_node_follow_ups(self, request.into_inner())
     }
 
     async fn read_follow_up_attachment(

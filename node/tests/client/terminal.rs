@@ -1,4 +1,4 @@
-//! `followup new` without a form: a person at a pseudo-terminal, and what their keys do.
+//! A person at a pseudo-terminal who is asked, and what their keys do.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -11,6 +11,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 use sotto_proto::v1;
 
+use super::follow_ups::ID;
 use super::json;
 use super::service::{FakeNode, Lab, REVIEWED};
 
@@ -56,11 +57,12 @@ struct Seat {
 }
 
 impl Seat {
-    /// `followup new` about the hit that can be decided about.
-    fn at_followup_new(lab: &Lab) -> Self {
+    /// A command about a follow-up.
+    fn at_followup(lab: &Lab, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sotto-node"));
         command
-            .args(["followup", "new", REVIEWED, "--output", "json"])
+            .args(["followup", "--output", "json"])
+            .args(args)
             .env("SOTTO_NODE_CLIENT", lab.client_file());
         Self::start(command)
     }
@@ -160,7 +162,7 @@ impl Seat {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_gives_no_form_is_asked_step_by_step_and_confirms_what_is_drafted() {
     let lab = Lab::start(FakeNode::default()).await;
-    let mut seat = Seat::at_followup_new(&lab);
+    let mut seat = Seat::at_followup(&lab, &["new", REVIEWED]);
     for (question, keys) in ANSWERS {
         seat.wait_for(question);
         seat.press(keys);
@@ -203,7 +205,7 @@ async fn a_form_that_is_interrupted_keeps_nothing_and_gives_the_cursor_back() {
         "Items asked for",
         "Draft this request?",
     ] {
-        let mut seat = Seat::at_followup_new(&lab);
+        let mut seat = Seat::at_followup(&lab, &["new", REVIEWED]);
         for (question, keys) in ANSWERS {
             seat.wait_for(question);
             if *question == at {
@@ -223,4 +225,30 @@ async fn a_form_that_is_interrupted_keeps_nothing_and_gives_the_cursor_back() {
         assert!(output.stdout.is_empty());
     }
     assert!(lab.node.asked().drafted.is_empty() && lab.node.changes().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_withdrawn_by_who_says_yes_and_by_nobody_else() {
+    let lab = Lab::start(FakeNode::default()).await;
+    for keys in ["n", "\r", CTRL_C] {
+        let mut seat = Seat::at_followup(&lab, &["withdraw", ID]);
+        seat.wait_for("cannot be taken up again");
+        if keys == CTRL_C {
+            seat.interrupt().await;
+        } else {
+            seat.press(keys);
+        }
+        let (shown, output) = seat.end();
+        assert_eq!(output.status.code(), Some(1), "{shown}");
+        assert!(shown.contains("not withdrawn") || shown.contains("interrupted"));
+    }
+    assert!(lab.node.asked().ended.is_empty());
+    let mut seat = Seat::at_followup(&lab, &["withdraw", ID]);
+    seat.wait_for("cannot be taken up again");
+    seat.press("y");
+    let (shown, output) = seat.end();
+    assert!(output.status.success(), "{shown}");
+    let ended = lab.node.asked().ended;
+    assert_eq!(ended.len(), 1);
+    assert_eq!(ended[0].step(), v1::FollowUpStep::Withdraw);
 }

@@ -30,19 +30,19 @@ use crate::hit::Hit;
 use crate::testing;
 use broker::FakeBroker;
 
-const EMAIL: &str = "anna.kowalska@example.test";
-const ALICE: &str = "spiffe://sotto.test/analyst/alice";
+pub(crate) const EMAIL: &str = "anna.kowalska@example.test";
+pub(crate) const ALICE: &str = "spiffe://sotto.test/analyst/alice";
 const BOB: &str = "spiffe://sotto.test/approver/bob";
 
 /// The two nodes, and what is between them.
-struct Lab {
+pub(crate) struct Lab {
     /// `nl-fiu`, whose hit it is.
-    asks: Arc<App>,
+    pub(crate) asks: Arc<App>,
     /// `de-bka`, whose filter matched.
-    holds: Arc<App>,
+    pub(crate) holds: Arc<App>,
     broker: Arc<FakeBroker>,
     clock: MockClock,
-    hit: Hit,
+    pub(crate) hit: Hit,
     dirs: [TempDir; 2],
 }
 
@@ -52,7 +52,7 @@ fn person(id: &str) -> &'static Caller {
 }
 
 /// A request with everything that it needs.
-fn request() -> v1::FollowUpDraft {
+pub(crate) fn request() -> v1::FollowUpDraft {
     let text = |text: &str| text.to_owned();
     v1::FollowUpDraft {
         terms: Some(v1::FollowUpTerms {
@@ -83,7 +83,7 @@ fn request() -> v1::FollowUpDraft {
 }
 
 /// An answer that provides the identity and refuses files.
-fn answer() -> v1::FollowUpDraft {
+pub(crate) fn answer() -> v1::FollowUpDraft {
     let outcome =
         |item: v1::FollowUpItem, state: v1::ItemState, ground: v1::RefusalGround| v1::ItemOutcome {
             item: item.into(),
@@ -127,7 +127,7 @@ fn answer() -> v1::FollowUpDraft {
 
 impl Lab {
     /// Both nodes in one epoch, a confirmed hit of `nl-fiu`, and what `de-bka` has published.
-    async fn start(held: &[&str]) -> Self {
+    pub(crate) async fn start(held: &[&str]) -> Self {
         let (mut asks, asks_dir) = testing::app_of("nl-fiu").await;
         let (mut holds, holds_dir) = testing::app_of("de-bka").await;
         let clock = MockClock::at(Timestamp::from_seconds(50_000));
@@ -220,14 +220,20 @@ impl Lab {
     }
 
     /// Two people take a step, and everything that follows happens.
-    async fn step(&self, app: &App, id: FollowUpId, step: FollowUpStep, draft: v1::FollowUpDraft) {
+    pub(crate) async fn step(
+        &self,
+        app: &App,
+        id: FollowUpId,
+        step: FollowUpStep,
+        draft: v1::FollowUpDraft,
+    ) {
         self.propose(app, id, step, draft).await;
         self.approve(app, id).await;
         self.settle().await;
     }
 
     /// A request that the holder has received.
-    async fn received(&self) -> FollowUpId {
+    pub(crate) async fn received(&self) -> FollowUpId {
         let id = self.draft().await.id;
         self.approve(&self.asks, id).await;
         self.settle().await;
@@ -251,11 +257,11 @@ fn proposal(follow_up: &LocalFollowUp) -> ProposalId {
     follow_up.proposal.as_ref().expect("something waits").id
 }
 
-fn empty() -> v1::FollowUpDraft {
+pub(crate) fn empty() -> v1::FollowUpDraft {
     v1::FollowUpDraft::default()
 }
 
-fn message(text: &str) -> v1::FollowUpDraft {
+pub(crate) fn message(text: &str) -> v1::FollowUpDraft {
     v1::FollowUpDraft {
         message: text.into(),
         ..Default::default()

@@ -8,6 +8,7 @@ use sotto_common::followup::{FollowUpState, FollowUpStep, Party};
 use sotto_common::ids::{AttachmentId, FollowUpId, HitId};
 use sotto_proto::convert::follow_up::code;
 use sotto_proto::convert::{id, text, timestamp};
+use sotto_proto::status::from_inbound;
 use sotto_proto::v1;
 use sotto_proto::v1::add_follow_up_attachment_request::Part;
 use tonic::Streaming;
@@ -16,7 +17,6 @@ use super::{DEFAULT_PAGE, LARGEST_PAGE};
 use crate::access::{MAX_OBJECTS, Why};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::broker::refusal;
 use crate::follow_up::{LocalFollowUp, ProposalId};
 use crate::store::{FollowUpFilter, StoredAttachment};
 
@@ -250,7 +250,10 @@ pub(super) async fn add_attachment(
     caller: &Caller,
     mut parts: Streaming<v1::AddFollowUpAttachmentRequest>,
 ) -> Result<v1::AddFollowUpAttachmentResponse> {
-    let first = parts.message().await.map_err(|status| refusal(&status))?;
+    let first = parts
+        .message()
+        .await
+        .map_err(|status| from_inbound(&status))?;
     let Some(Part::Begin(begin)) = first.and_then(|first| first.part) else {
         return Err(Error::field(
             "begin",
@@ -259,7 +262,7 @@ pub(super) async fn add_attachment(
     };
     let id = follow_up_id(&begin.follow_up_id)?;
     let chunks = parts.map(|part| {
-        let part = part.map_err(|status| refusal(&status))?;
+        let part = part.map_err(|status| from_inbound(&status))?;
         match part.part {
             Some(Part::Chunk(chunk)) if (1..=MAX_CHUNK).contains(&chunk.len()) => Ok(chunk),
             _ => Err(Error::field("chunk", "1 byte to 1 MiB")),
@@ -363,3 +366,6 @@ pub(super) async fn export(
     note(app, caller, "AnalystService/ExportFollowUp", told, &why).await?;
     app.export_follow_up(id, request.with_attachments).await
 }
+
+#[cfg(test)]
+mod tests;
