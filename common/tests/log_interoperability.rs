@@ -1,6 +1,8 @@
 //! What verifiers of others say of our log: `tlog_tiles` (after Go's checksum database), `ct-merkle`
 //! (after RFC 6962) and `signed_note`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 use proptest::prelude::*;
 use sotto_common::dsse::SigningKey;
 use sotto_common::log::checkpoint::{LogSigner, SignedCheckpoint};

@@ -1,5 +1,7 @@
 //! What must hold for every log (protocol §11), over random ones.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -150,6 +150,7 @@ impl LogSigner {
     }
 
     /// Signs the state of the log. A log signs no head that is inconsistent with an earlier one.
+    #[expect(clippy::missing_panics_doc, reason = "three lines are a note")]
     pub fn sign(&self, head: TreeHead) -> SignedCheckpoint {
         let checkpoint = Checkpoint {
             origin: self.key.origin.clone(),

@@ -35,8 +35,10 @@ impl WitnessKey {
     /// [`InvalidId`] for a text that is no trust domain.
     pub fn new(trust_domain: &str, node: NodeId, key: VerifyingKey) -> Result<Self, InvalidId> {
         let name = key_name(trust_domain, &node)?;
-        let note = NoteKey::new(name, SignatureType::CosignatureV1, key);
-        Ok(Self { node, note })
+        Ok(Self {
+            node,
+            note: NoteKey::new(name, SignatureType::CosignatureV1, key),
+        })
     }
 
     /// The node.

@@ -136,12 +136,13 @@ mod tests {
 
     #[test]
     fn a_row_is_split_at_the_largest_power_of_two_below_its_length() {
-        let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|byte: u8| MerkleHash::of_leaf(&[byte]));
+        let row = [0, 1, 2, 3, 4].map(|byte: u8| MerkleHash::of_leaf(&[byte]));
         let node = MerkleHash::of_children;
-        assert_eq!(MerkleHash::of_row(&[a, b, c]), node(&node(&a, &b), &c));
-        let four = node(&node(&a, &b), &node(&c, &d));
-        assert_eq!(MerkleHash::of_row(&[a, b, c, d]), four);
-        assert_eq!(MerkleHash::of_row(&[a, b, c, d, e]), node(&four, &e));
+        let two = node(&row[0], &row[1]);
+        assert_eq!(MerkleHash::of_row(&row[..3]), node(&two, &row[2]));
+        let four = node(&two, &node(&row[2], &row[3]));
+        assert_eq!(MerkleHash::of_row(&row[..4]), four);
+        assert_eq!(MerkleHash::of_row(&row), node(&four, &row[4]));
     }
 
     #[test]

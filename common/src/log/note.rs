@@ -218,6 +218,14 @@ pub struct NoteSignature {
     pub signature: Vec<u8>,
 }
 
+impl NoteSignature {
+    /// Length of its line with the line's end: what base64 makes of every three bytes begun.
+    fn line_len(&self) -> usize {
+        let bytes = KeyId::LEN + self.signature.len();
+        SIGNATURE_MARK.len() + self.name.0.len() + " \n".len() + bytes.div_ceil(3) * 4
+    }
+}
+
 impl fmt::Display for NoteSignature {
     /// Its line, without the line's end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -331,17 +339,16 @@ impl Note {
     /// [`NoteError::TooLong`] if the note would be above its bounds; it is as it was then.
     pub fn put(&mut self, signature: NoteSignature) -> Result<(), NoteError> {
         let is_other =
-            |held: &&NoteSignature| held.id != signature.id || held.name != signature.name;
-        let mut signatures: Vec<_> = self.signatures.iter().filter(is_other).cloned().collect();
-        signatures.push(signature);
-        let note = Self {
-            text: self.text.clone(),
-            signatures,
-        };
-        if note.signatures.len() > MAX_SIGNATURES || note.to_string().len() > MAX_NOTE {
+            |held: &NoteSignature| held.id != signature.id || held.name != signature.name;
+        let others = self.signatures.iter().filter(|held| is_other(held));
+        let (count, length) = others.fold((1, signature.line_len()), |(count, length), held| {
+            (count + 1, length + held.line_len())
+        });
+        if count > MAX_SIGNATURES || self.text.len() + "\n".len() + length > MAX_NOTE {
             return Err(NoteError::TooLong);
         }
-        *self = note;
+        self.signatures.retain(is_other);
+        self.signatures.push(signature);
         Ok(())
     }
 }
@@ -478,6 +485,35 @@ mod tests {
         assert_eq!(
             Note::new("no end of line".into(), again),
             Err(NoteError::Text)
+        );
+    }
+
+    #[test]
+    fn a_note_of_the_longest_epoch_has_room_and_is_bounded_to_the_byte() {
+        let signature = |n: usize, length| NoteSignature {
+            name: format!("{}/node/nl-{n:032}", "t".repeat(255))
+                .parse()
+                .unwrap(),
+            id: KeyId([0; 4]),
+            signature: vec![0; length],
+        };
+        let mut note = Note::new("text\n".into(), signature(0, 72)).unwrap();
+        for n in 1..=1000 {
+            note.put(signature(n, 72)).unwrap();
+        }
+        let (length, line) = (
+            note.to_string().len(),
+            signature(0, 72).to_string().len() + 1,
+        );
+        assert_eq!(length, "text\n\n".len() + 1001 * line);
+        // 72 + 4 bytes begin 26 groups of three, and 74 + 4 fill them.
+        let room = (MAX_NOTE - length) / 4 * 3;
+        note.put(signature(1000, 74 + room)).unwrap();
+        assert!((MAX_NOTE - 3..=MAX_NOTE).contains(&note.to_string().len()));
+        assert!(Note::parse(note.to_string().as_bytes()).is_ok());
+        assert_eq!(
+            note.put(signature(1000, 75 + room)),
+            Err(NoteError::TooLong)
         );
     }
 

@@ -66,6 +66,7 @@ impl LogOrigin {
     }
 
     /// The name of the key that signs its checkpoints.
+    #[expect(clippy::missing_panics_doc, reason = "an origin is a key name")]
     pub fn key_name(&self) -> KeyName {
         // Unwrap safety: neither part can hold a space, a plus or a control character.
         self.to_string().parse().expect("an origin is a key name")

@@ -25,7 +25,7 @@ pub struct BadCosignature {
     pub error: CosignatureError,
 }
 
-/// Which cosignatures count.
+/// Which cosignatures count (PROTOCOL-NOTES §11).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Freshness {
     /// At most 24 hours old at this instant, and not ahead of it by more than clocks differ.
@@ -147,7 +147,7 @@ impl Quorum {
 
     /// How many there are, by their keys. What is signed does not name the cosigner: a member that
     /// calls another's key its own can sign nothing with it, but would be counted beside it. A
-    /// key counts once.
+    /// key counts once (PROTOCOL-NOTES §11).
     pub const fn count(&self) -> usize {
         self.keys
     }
@@ -170,7 +170,12 @@ mod tests {
     use super::super::merkle::TreeHead;
     use super::*;
     use crate::dsse::SigningKey;
-    use crate::secret::Secret;
+    use crate::epoch::{Gms, KeySchedule};
+    use crate::error::ErrorCode;
+    use crate::ids::Epoch;
+    use crate::membership::{ManifestPolicy, MemberKeys, PolicyProfile, Profile};
+    use crate::secret::{Secret, Tag};
+    use crate::selector::Policy;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_789_500_000);
     const HOUR: Duration = Duration::from_hours(1);
@@ -221,6 +226,57 @@ mod tests {
             assert!(3 * quorum > 2 * members && 3 * (quorum - 1) <= 2 * members);
         }
         assert_eq!(policy(0).required(), 1);
+    }
+
+    fn manifest(quorum: Option<u32>) -> Manifest {
+        let (custodian, epoch) = ("at-bk".parse().unwrap(), Epoch::new(1).unwrap());
+        let community = "euro-cyber".parse().unwrap();
+        let gms = Gms::from_secret(Secret::new([1; 32]));
+        let key_commitment = KeySchedule::derive(&gms, &community, epoch).key_commitment();
+        let member = |cosigner: Cosigner| MemberKeys {
+            node: cosigner.key().node().clone(),
+            signing: SigningKey::from_seed(&Secret::new([9; 32])).verifying_key(),
+            cosigning: *cosigner.key().note_key().key(),
+            hpke: Vec::new(),
+        };
+        let policy = Policy::Phone;
+        let (k, prior) = (30, 0.01);
+        let mut profile = Profile::new(vec![PolicyProfile { policy, k, prior }]).unwrap();
+        profile.witness_quorum = quorum;
+        Manifest {
+            community,
+            epoch,
+            custodian,
+            members: cosigners().map(member).to_vec(),
+            key_commitment,
+            policies: vec![ManifestPolicy {
+                policy,
+                canary_tags: vec![Tag::new([1; 16])],
+                forms: [2; 32],
+            }],
+            profile,
+            not_before: NOW,
+            not_after: NOW.plus(HOUR),
+        }
+    }
+
+    #[test]
+    fn the_witnesses_are_the_members_of_the_manifest() {
+        for (chosen, required) in [(None, 3), (Some(2), 2), (Some(4), 4)] {
+            let manifest = manifest(chosen);
+            assert!(manifest.validate().is_ok());
+            let members = WitnessPolicy::of_manifest(&manifest, "sotto.example").unwrap();
+            assert_eq!(members, policy(required));
+        }
+        assert!(WitnessPolicy::of_manifest(&manifest(None), "Sotto").is_err());
+    }
+
+    #[test]
+    fn a_manifest_with_a_quorum_that_cannot_be_reached_is_refused() {
+        for impossible in [0, 5, u32::MAX] {
+            let error = manifest(Some(impossible)).validate().unwrap_err();
+            assert_eq!(error.code, ErrorCode::ManifestInvalid, "{impossible}");
+        }
     }
 
     #[test]
@@ -277,8 +333,8 @@ mod tests {
         let quorum = policy(2)
             .evaluate(&note, Freshness::AtMostADay(NOW))
             .unwrap();
-        let node = at.key().node().clone();
-        assert_eq!(quorum.cosigned(), &BTreeMap::from([(node, NOW)]));
+        let witness = at.key().node().clone();
+        assert_eq!(quorum.cosigned(), &BTreeMap::from([(witness, NOW)]));
         assert_eq!(quorum.count(), 1);
     }
 

@@ -355,7 +355,7 @@ mod tests {
         let cut = text.split_once("\n\n").unwrap().0;
         let note = Err(ReceiptError::Note(NoteError::Text));
         assert_eq!(Receipt::parse(cut.as_bytes()), note);
-        let long = vec![b'x'; MAX_RECEIPT + 1];
-        assert_eq!(Receipt::parse(&long), Err(ReceiptError::TooLong));
+        let beyond = vec![b'x'; MAX_RECEIPT + 1];
+        assert_eq!(Receipt::parse(&beyond), Err(ReceiptError::TooLong));
     }
 }
