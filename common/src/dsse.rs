@@ -159,6 +159,12 @@ impl SigningKey {
         VerifyingKey(self.0.verifying_key())
     }
 
+    /// Signs bytes that say themselves what they are: notes of the log (protocol §11), whose first
+    /// line can be no `DSSEv1 …`.
+    pub(crate) fn sign_note(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+
     /// Signs a serialised statement.
     pub fn sign(&self, kind: StatementKind, body: Vec<u8>) -> Envelope {
         let signature = self.0.sign(&pae(kind.media_type(), &body));
@@ -203,6 +209,13 @@ impl VerifyingKey {
                 kind: "Ed25519 public key",
                 expected: "32 bytes of a canonical point of large order",
             })
+    }
+
+    /// Whether a signature of 64 bytes over these very bytes is by this key, strictly
+    /// (protocol §9). Statements are verified by [`verify`], which looks at their kind too.
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        ed25519_dalek::Signature::from_slice(signature)
+            .is_ok_and(|signature| self.0.verify_strict(message, &signature).is_ok())
     }
 
     /// The 32 bytes.

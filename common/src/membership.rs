@@ -236,6 +236,14 @@ impl Manifest {
         if self.not_after <= self.not_before || self.not_after > self.not_before.plus(MAX_EPOCH) {
             return Err(invalid("an epoch lasts more than 0 and at most 31 days"));
         }
+        // PROTOCOL-NOTES §11: no hit of such an epoch could ever be verified.
+        let members = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+        let quorum = self.profile.witness_quorum;
+        if quorum.is_some_and(|quorum| !(1..=members).contains(&quorum)) {
+            return Err(invalid(
+                "a witness quorum is at least 1 and at most the number of members",
+            ));
+        }
         let profile: Vec<_> = self.profile.policies().iter().map(|p| p.policy).collect();
         let rows: Vec<_> = self.policies.iter().map(|p| p.policy).collect();
         if profile != rows {
