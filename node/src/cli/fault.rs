@@ -174,8 +174,7 @@ const fn hint(code: ErrorCode) -> Option<&'static str> {
         }
         C::SamePerson => "somebody else has to approve what you have drafted",
         C::AttachmentUnknown => {
-            "`sotto-node followup show ID` shows the files of an answer that has come, `sotto-node \
-             followup files ID` those of one that is drafted here"
+            "`followup files ID` shows the files of an answer drafted here, `followup show ID` others"
         }
         C::AudienceUnknown => "`sotto-node member ls` shows the members",
         C::QuotaExhausted => {

@@ -123,7 +123,7 @@ impl App {
     ///
     /// # Errors
     /// `FOLLOW_UP_UNKNOWN`, `ATTACHMENT_UNKNOWN`; `FOLLOW_UP_MISMATCH` once the answer is approved.
-    pub(crate) async fn remove_file(
+    pub(crate) async fn take_file_out(
         &self,
         caller: &Caller,
         id: FollowUpId,

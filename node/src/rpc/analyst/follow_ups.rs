@@ -317,7 +317,7 @@ pub(super) async fn remove_attachment(
     let objects = vec![format!("{follow_up}/{file}")];
     let why = Why::parse("")?.or_cases([known.case_ref.as_str()]);
     app.note_access(caller, action, objects, &why).await?;
-    app.remove_file(caller, follow_up, file).await?;
+    app.take_file_out(caller, follow_up, file).await?;
     Ok(v1::RemoveFollowUpAttachmentResponse {})
 }
 

@@ -139,7 +139,7 @@ impl Scene {
         };
         self.follow.record = Some(after.expect("allowed"));
         let call = Call::Step(&clear, &signed);
-        self.kill_everywhere(&call, async |world| self.check(world).await);
+        self.kill_everywhere(&call, &async |world| self.check(world).await);
         live(self.dir.path(), &self.nodes, async |world| {
             call.make(world).await;
             self.check(world).await;
@@ -154,7 +154,7 @@ impl Scene {
             idle.upload_rest(world).await;
         });
         let stored = given.objects() + idle.objects();
-        self.kill_everywhere(&Call::Upload(&given), async |world| {
+        self.kill_everywhere(&Call::Upload(&given), &async |world| {
             let mut follow = self.follow.clone();
             let named = follow.take(world, answer(&[&given])).await;
             named.expect("every byte is there");
@@ -170,7 +170,7 @@ impl Scene {
 
     /// Drops a call after ever more waits, each time on the same folder, and makes it again at the
     /// next broker: then everything must hold.
-    fn kill_everywhere(&self, call: &Call<'_>, holds: impl AsyncFn(&World)) {
+    fn kill_everywhere(&self, call: &Call<'_>, holds: &impl AsyncFn(&World)) {
         let mut waits = 0;
         loop {
             // Shown where the test fails.
@@ -245,7 +245,8 @@ impl Scene {
 /// The requester reads a file: it is whole.
 async fn read(world: &World, file: &File) {
     let requester = node("nl-fiu");
-    let begun = world.broker.begin_download(&requester, &file.place(0));
+    let place = file.place(0);
+    let begun = world.broker.begin_download(&requester, &place);
     let (mut download, mut bytes) = (begun.await.expect("there"), Vec::new());
     while let Some(piece) = world.broker.next_piece(&mut download).await.expect("read") {
         bytes.extend_from_slice(&piece);

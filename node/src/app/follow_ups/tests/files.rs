@@ -203,7 +203,7 @@ async fn a_file_is_removed_from_a_proposal_and_no_more_once_it_is_approved() {
     lab.propose(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
         .await;
     let read = proposal(&lab.at(&lab.holds, id).await);
-    let remove = |file| lab.holds.remove_file(person(ALICE), id, file);
+    let remove = |file| lab.holds.take_file_out(person(ALICE), id, file);
     remove(wrong).await.expect("removed");
     assert_eq!(lab.spooled(), 1);
     let again = remove(wrong).await.expect_err("refused");

@@ -59,17 +59,17 @@ async fn a_request_that_is_not_of_its_form_is_refused_and_nothing_is_kept() {
         ("items", |terms, _| terms.items.push(UNKNOWN)),
         ("items", |terms, _| terms.items = vec![1; 1000]),
         ("offence_code", |terms, _| {
-            terms.offence_code = longer_than(64)
+            terms.offence_code = longer_than(64);
         }),
         ("offence_code", |terms, _| terms.offence_code = acting()),
         ("requesting_unit", |_, form| {
-            form.requesting_unit = longer_than(256)
+            form.requesting_unit = longer_than(256);
         }),
         ("officer", |_, form| form.officer = longer_than(256)),
         ("facts", |_, form| form.facts = longer_than(20_000)),
         ("why_there", |_, form| form.why_there = longer_than(20_000)),
         ("use_restrictions", |_, form| {
-            form.use_restrictions = acting()
+            form.use_restrictions = acting();
         }),
         ("link", |_, form| form.link = acting()),
         ("language", |_, form| form.language = SENT.into()),
@@ -97,7 +97,7 @@ async fn everything_that_a_request_misses_is_named_at_once() {
         ("legal_basis", |form| form.legal_basis = UNKNOWN),
         ("person_role", |form| form.person_role = 0),
         ("legal_basis_reference", |form| {
-            form.legal_basis_reference.clear()
+            form.legal_basis_reference.clear();
         }),
         ("officer, facts", |form| {
             form.officer = " ".into();
@@ -236,20 +236,20 @@ async fn an_item_of_an_answer_has_all_of_its_codes() {
         (field("item"), |item| item.item = UNKNOWN),
         (field("tlp"), |item| item.tlp = UNKNOWN),
         (field("retain_until"), |item| {
-            item.retain_until = Some(before_1970())
+            item.retain_until = Some(before_1970());
         }),
         (field("content"), |item| item.content = longer_than(20_000)),
         (field("content"), |item| item.content = acting()),
         // It goes with H3 only.
         (field("handling_text"), |item| {
-            item.handling_text = SENT.into()
+            item.handling_text = SENT.into();
         }),
         (incomplete("content of IDENTITY"), |item| {
-            item.content.clear()
+            item.content.clear();
         }),
         (incomplete("nature of IDENTITY"), |item| item.nature = 0),
         (incomplete("retain_until of IDENTITY"), |item| {
-            item.retain_until = None
+            item.retain_until = None;
         }),
     ];
     for (told, spoil) in cases {
