@@ -23,7 +23,7 @@ readonly K=30
 
 usage() {
     cat <<TEXT
-Usage: deploy/quickstart.sh [--once] [--postgres] [--data DIR] [--keep DIR]
+Usage: deploy/quickstart.sh [--once] [--postgres] [--release] [--data DIR] [--keep DIR]
 
 Starts one broker and three nodes (nl-fiu, de-bka, fr-pj) on loopback, imports a list of each
 selector type at each node, publishes, probes, and compares the hits with the true overlap.
@@ -32,6 +32,7 @@ selector type at each node, publishes, probes, and compares the hits with the tr
   --postgres  two brokers on one throw-away PostgreSQL and one object folder instead: fr-pj talks to
               the second broker, the others to the first. Needs the programs of PostgreSQL (Debian:
               postgresql); the server listens on a socket in a private folder, on no port
+  --release   with programs as an installation has them: they take several times as long to build
   --data DIR  take DIR/<type>/{a,b,c}.txt instead of deploy/sample: a goes to nl-fiu, b to de-bka,
               c to fr-pj; a missing file means no such dataset
   --keep DIR  work in DIR, which must be empty or absent, and leave it there
@@ -120,12 +121,13 @@ trap 'exit 143' TERM
 # --- arguments -------------------------------------------------------------------------------
 
 once=''
-with_postgres=''
+with_postgres='' profile=dev
 data=$ROOT/deploy/sample
 while (($#)); do
     case $1 in
         --once) once=1 ;;
         --postgres) with_postgres=1 ;;
+        --release) profile=release ;;
         --data | --keep)
             [[ $# -ge 2 && -n $2 ]] || fail "$1 needs a folder"
             if [[ $1 == --data ]]; then data=$2; else keep=$2; fi
@@ -181,12 +183,14 @@ done
 
 # --- programs --------------------------------------------------------------------------------
 
-say 'building the release binaries (the first time takes some minutes)'
-(cd "$ROOT" && cargo build --release --locked --quiet -p sotto-broker -p sotto-node) ||
+say 'building the programs (the first time takes some minutes)'
+(cd "$ROOT" && cargo build --profile "$profile" --locked --quiet -p sotto-broker -p sotto-node) ||
     fail 'the build failed'
 target=${CARGO_TARGET_DIR:-target}
 [[ $target == /* ]] || target=$ROOT/$target
-readonly BROKER_PROGRAM=$target/release/sotto-broker NODE_PROGRAM=$target/release/sotto-node
+# Cargo's name of the folder of profile dev.
+readonly programs=$target/${profile/#dev/debug}
+readonly BROKER_PROGRAM=$programs/sotto-broker NODE_PROGRAM=$programs/sotto-node
 for program in "$BROKER_PROGRAM" "$NODE_PROGRAM"; do
     [[ -x $program ]] || fail "the build left no $program"
 done
@@ -675,7 +679,7 @@ if [[ -z $once && $missed -eq 0 && $false_hits -le $bound ]]; then
     cat <<TEXT
 The processes stay up. Next, for example:
 
-  export PATH=$(printf '%q' "$target/release"):\$PATH
+  export PATH=$(printf '%q' "$programs"):\$PATH
   export SOTTO_NODE_CLIENT=$here/${NODE[a]}/analyst.toml
   sotto-node hits ls
   sotto-node hits watch

@@ -13,7 +13,8 @@ h3 { font-size: 11pt; margin: 6mm 0 1mm; break-after: avoid; }
 h4 { font-size: 10.5pt; margin: 4mm 0 1mm; break-after: avoid; }
 dl { display: grid; grid-template-columns: 48mm minmax(0, 1fr); gap: 0.6mm 4mm; margin: 0; }
 dt { color: #444; } dd { margin: 0; }
-dd, td, th, p, h1, h2, h3, h4 { overflow-wrap: anywhere; unicode-bidi: isolate; }
+dd, p, h1, h2, h3, h4 { overflow-wrap: anywhere; unicode-bidi: isolate; }
+td, th { overflow-wrap: break-word; unicode-bidi: isolate; }
 .text { white-space: pre-wrap; border-inline-start: 2px solid #bbb; padding-inline-start: 3mm; \
 margin: 1mm 0 2mm; overflow-wrap: anywhere; unicode-bidi: isolate; }
 .small { font-size: 8pt; color: #444; font-family: 'Liberation Mono', monospace; }
