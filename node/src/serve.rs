@@ -14,6 +14,7 @@ use sotto_common::service::shutdown::drain;
 use sotto_common::service::tls::{ConnectionLimits, MAX_MESSAGE, Tls, server_builder};
 use sotto_common::time::Clock;
 use sotto_proto::FILE_DESCRIPTOR_SET;
+use sotto_proto::status::mend_response;
 use sotto_proto::v1::analyst_service_server::AnalystServiceServer;
 use sotto_proto::v1::dataset_service_server::DatasetServiceServer;
 use sotto_proto::v1::node_admin_service_server::NodeAdminServiceServer;
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
+use tower::util::MapResponseLayer;
 
 use crate::app::App;
 use crate::app::jobs::Jobs;
@@ -252,6 +254,7 @@ async fn run(parts: Parts) -> Result<(), ServeError> {
         }
     });
     let serving = server_builder(&limits)
+        .layer(MapResponseLayer::new(mend_response))
         .layer(Door(gate))
         .add_routes(routes)
         .serve_with_incoming_shutdown(

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use sotto_common::error::Error;
 use sotto_common::selector::Policy;
 use sotto_proto::convert::to_timestamp;
-use sotto_proto::status::{from_status, to_status};
+use sotto_proto::status::{from_inbound, to_status};
 use sotto_proto::v1;
 use sotto_proto::v1::dataset_service_server::DatasetService;
 use sotto_proto::v1::import_dataset_request::Message;
@@ -203,7 +203,7 @@ async fn next<M: Parts>(messages: &mut Streaming<M>) -> Result<Option<M::Message
             Some(part) => Ok(Some(part)),
             None => Err(Error::field("message", "a header or rows")),
         },
-        Err(status) => Err(from_status(&status)),
+        Err(status) => Err(from_inbound(&status)),
     }
 }
 

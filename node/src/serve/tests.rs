@@ -206,10 +206,15 @@ impl Node {
 
 /// Calls a method with an empty message; its refusal, if it is refused at once.
 async fn call(channel: &PersonChannel, path: &str) -> Option<Error> {
+    post(channel, path, "\0\0\0\0\0").await
+}
+
+/// Calls a method with what may be a message; its refusal, if it is refused at once.
+async fn post(channel: &PersonChannel, path: &str, body: &'static str) -> Option<Error> {
     let request = http::Request::post(path)
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .body(Body::new(String::from("\0\0\0\0\0")))
+        .body(Body::new(String::from(body)))
         .expect("a request");
     let mut channel = channel.clone();
     let answer = channel.ready().await.expect("ready").call(request).await;
@@ -219,6 +224,7 @@ async fn call(channel: &PersonChannel, path: &str) -> Option<Error> {
 
 const STATUS: &str = "/sotto.v1.NodeAdminService/GetStatus";
 const LIST: &str = "/sotto.v1.AnalystService/ListRecordHits";
+const IMPORT: &str = "/sotto.v1.DatasetService/ImportDataset";
 
 async fn code(channel: &PersonChannel, path: &str) -> Option<ErrorCode> {
     call(channel, path).await.map(|error| error.code)
@@ -254,6 +260,23 @@ async fn every_method_is_for_the_role_in_the_certificate() {
     let machine = lab.client(&node, Some("node/de-bka"), None);
     check_table(&machine, "a machine", &[]).await;
     assert_eq!(code(&machine, "/grpc.health.v1.Health/Check").await, None);
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_read_is_the_callers_fault() {
+    let lab = Lab::new();
+    let node = lab.start("", "").await;
+    let analyst = lab.client(&node, Some("analyst/jane"), None);
+    let identity = format!("{}/dora", Role::DataManager.as_str());
+    let manager = lab.client(&node, Some(&identity), None);
+    for (channel, path) in [(&analyst, LIST), (&manager, STATUS), (&manager, IMPORT)] {
+        // One byte, of a wire type that there is not.
+        let error = post(channel, path, "\0\0\0\0\u{1}\u{7}").await;
+        let error = error.expect(path);
+        assert_eq!(error.code, ErrorCode::InvalidField, "{path}");
+        assert_eq!(error.subject.as_deref(), Some("message"), "{path}");
+    }
     node.end().await;
 }
 
