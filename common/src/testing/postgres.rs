@@ -124,9 +124,10 @@ impl Server {
     /// If it does not start.
     pub fn launch(&self) {
         let (data, log) = (self.data(), format!("{}/log", self.socket()));
-        // Nothing outlives the tests: no need to wait for the disk.
+        // Nothing outlives the tests: no need to wait for the disk. Each broker of each test that runs
+        // beside others has up to 17 connections.
         let options = format!(
-            "-k {} -c listen_addresses= -c fsync=off -c max_connections=100",
+            "-k {} -c listen_addresses= -c fsync=off -c max_connections=400",
             self.socket()
         );
         let args = [
