@@ -7,6 +7,7 @@ mod feedback;
 mod follow_ups;
 mod garbage;
 mod hits;
+mod journal;
 mod membership;
 mod probing;
 mod publication;

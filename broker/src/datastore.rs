@@ -4,6 +4,7 @@
 //! folder only, so that a second engine does not touch `app/`.
 
 mod follow_ups;
+mod log;
 mod model;
 mod postgres;
 mod sqlite;
@@ -36,6 +37,7 @@ use crate::config::{Config, Ledger};
 use postgres::Postgres;
 
 pub(crate) use follow_ups::{AttachmentTx, FollowUpTx};
+pub(crate) use log::{CheckpointRecord, EntryFilter, LogTx, LoggedRecord, NewEntry};
 pub(crate) use model::{
     Act, AttachmentChunk, AttachmentRecord, BatchRecord, ChunkRecord, EpochRecord, FeedbackRecord,
     FollowUpEvent, FollowUpEventRecord, FollowUpFilter, FollowUpRange, FollowUpRecord, GuardKey,
@@ -46,7 +48,15 @@ pub(crate) use wakeups::{Signal, Wakeups};
 
 /// Everything that one transaction can do, whatever the engine.
 pub(crate) trait Tx:
-    MembershipTx + PublicationTx + ProbeTx + HitTx + FollowUpTx + AttachmentTx + ReplicaTx + AtRestTx
+    MembershipTx
+    + PublicationTx
+    + ProbeTx
+    + HitTx
+    + FollowUpTx
+    + AttachmentTx
+    + LogTx
+    + ReplicaTx
+    + AtRestTx
 {
 }
 impl<
@@ -56,6 +66,7 @@ impl<
         + HitTx
         + FollowUpTx
         + AttachmentTx
+        + LogTx
         + ReplicaTx
         + AtRestTx,
 > Tx for T

@@ -115,6 +115,12 @@ error_codes! {
     AttachmentUnknown = "ATTACHMENT_UNKNOWN",
     /// An attachment is not whole yet, or its bytes are not those that were announced.
     AttachmentState = "ATTACHMENT_STATE",
+    /// There is no log, or no checkpoint of it with what is asked for.
+    LogUnknown = "LOG_UNKNOWN",
+    /// An index or a size beyond the latest checkpoint of the log, or an entry that is not the caller's.
+    LeafUnknown = "LEAF_UNKNOWN",
+    /// The log was found to contradict itself: nothing is done on hits until people have looked.
+    LogInconsistent = "LOG_INCONSISTENT",
     /// A state machine does not have this move; the text names both states.
     IllegalTransition = "ILLEGAL_TRANSITION",
     /// A page token or cursor that this service did not give.

@@ -208,6 +208,10 @@ uuid_id! {
     AttachmentId, "attachment id"
 }
 uuid_id! {
+    /// An entry of the audit log.
+    EntryId, "entry id"
+}
+uuid_id! {
     /// One run of a broker, among those that serve one ledger.
     ReplicaId, "replica id"
 }

@@ -1,7 +1,8 @@
 //! The audit log (protocol §11): one append-only Merkle tree for each community, which an auditor
 //! can believe without believing the broker.
 //!
-//! A newcomer begins at [`leaf`], what is logged and what of it is public. [`merkle`] has the
+//! A newcomer begins at [`action`], everything that is logged, [`entry`], what is said of it, and
+//! [`leaf`], what of that is public. [`merkle`] has the
 //! hashes, [`tile`] and [`bundle`] how tree and leaves are stored, [`reader`] the one way to read
 //! them, [`edge`] how a tree grows. [`proof`] makes and verifies inclusion and consistency without
 //! ever holding a tree. [`origin`], [`note`] and [`checkpoint`] are what the broker signs,
@@ -10,10 +11,12 @@
 //!
 //! The formats are those of RFC 6962 and c2sp.org, so that tools of others can check the log.
 
+pub mod action;
 pub mod bundle;
 pub mod checkpoint;
 pub mod cosignature;
 pub mod edge;
+pub mod entry;
 pub mod kind;
 pub mod leaf;
 pub mod merkle;

@@ -3,6 +3,7 @@
 pub mod follow_up;
 mod grounds;
 mod hit;
+pub mod log;
 mod membership;
 mod publication;
 

@@ -54,14 +54,16 @@ pub const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::SourceFailed
         | ErrorCode::FollowUpMismatch
         | ErrorCode::AttachmentState
+        | ErrorCode::LogInconsistent
         | ErrorCode::IllegalTransition => Code::FailedPrecondition,
-        ErrorCode::OffsetMismatch => Code::OutOfRange,
+        ErrorCode::OffsetMismatch | ErrorCode::LeafUnknown => Code::OutOfRange,
         ErrorCode::SessionUnknown
         | ErrorCode::PublicationUnknown
         | ErrorCode::EpochUnknown
         | ErrorCode::HitUnknown
         | ErrorCode::FollowUpUnknown
         | ErrorCode::AttachmentUnknown
+        | ErrorCode::LogUnknown
         | ErrorCode::DatasetUnknown => Code::NotFound,
         ErrorCode::AlreadyExists => Code::AlreadyExists,
         ErrorCode::QuotaExhausted | ErrorCode::LimitReached => Code::ResourceExhausted,

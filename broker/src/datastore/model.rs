@@ -8,7 +8,7 @@ use sotto_common::error::{Error, Result};
 use sotto_common::grounds::Grounds;
 use sotto_common::hit::{HitDecision, HitState};
 use sotto_common::ids::{
-    CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId,
+    CommunityId, EntryId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId,
 };
 use sotto_common::membership::{DEFAULT_DAILY_REFS, EpochState};
 use sotto_common::publication::PublicationState;
@@ -175,6 +175,8 @@ pub(crate) struct BatchRecord {
     pub(crate) tags_digest: [u8; 32],
     /// A serialised `ProbeMatches`, as it was answered.
     pub(crate) matches: Vec<u8>,
+    /// The entry of the log that the batch has; none of batches before there was a log.
+    pub(crate) entry: Option<EntryId>,
 }
 
 /// A hit.

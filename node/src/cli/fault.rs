@@ -176,6 +176,12 @@ const fn hint(code: ErrorCode) -> Option<&'static str> {
         C::AttachmentUnknown => {
             "`followup files ID` shows the files of an answer drafted here, `followup show ID` others"
         }
+        C::LogUnknown => "try again in some seconds; until then the broker has nothing logged",
+        C::LeafUnknown => "`sotto-node status` shows up to where the log is known here",
+        C::LogInconsistent => {
+            "tell your supervisor and the auditor; `sotto-node evidence export` writes down what \
+             the broker has signed"
+        }
         C::AudienceUnknown => "`sotto-node member ls` shows the members",
         C::QuotaExhausted => {
             "the quota is new at midnight UTC; `sotto-node status` shows what is left, the \
