@@ -115,7 +115,8 @@ impl Broker {
                     async move {
                         let objects = tx.update_object_seals(SEALS_AT_A_TIME).await?
                             + tx.update_attachment_seals(SEALS_AT_A_TIME).await?;
-                        Ok(objects + tx.update_case_ref_seals(SEALS_AT_A_TIME).await?)
+                        let openings = tx.update_opening_seals(SEALS_AT_A_TIME).await?;
+                        Ok(objects + openings + tx.update_case_ref_seals(SEALS_AT_A_TIME).await?)
                     }
                     .scope_boxed()
                 })

@@ -405,6 +405,8 @@ pub(crate) trait AtRestTx: Send {
     async fn update_attachment_seals(&mut self, limit: u32) -> Result<u64>;
     /// Of the case references of at most `limit` sessions; returns how many were not.
     async fn update_case_ref_seals(&mut self, limit: u32) -> Result<u64>;
+    /// Of the openings of at most `limit` entries of the log; returns how many were not.
+    async fn update_opening_seals(&mut self, limit: u32) -> Result<u64>;
 }
 
 /// The ledger.

@@ -148,6 +148,6 @@ pub(crate) trait LogTx: Send {
 
     /// The name and public key of the log, in the form of its verifier key, as first used on this ledger.
     async fn get_log_identity(&mut self) -> Result<Option<String>>;
-    /// Keeps them.
+    /// Keeps them; the first ones stand.
     async fn put_log_identity(&mut self, identity: &str) -> Result<()>;
 }

@@ -14,6 +14,24 @@ macro_rules! bytewise {
     };
 }
 
+/// The texts of a JSON array, as rows `element (value)`.
+macro_rules! elements {
+    ($array:literal) => {
+        concat!(
+            "json_array_elements_text(CAST(",
+            $array,
+            " AS JSON)) AS element (value)"
+        )
+    };
+}
+
+/// Bytes from their hex.
+macro_rules! from_hex {
+    ($text:literal) => {
+        concat!("decode(", $text, ", 'hex')")
+    };
+}
+
 #[path = "sql/at_rest.rs"]
 mod at_rest;
 #[path = "sql/attachments.rs"]
@@ -27,6 +45,10 @@ mod follow_up_rows;
 mod follow_ups;
 #[path = "sql/hits.rs"]
 mod hits;
+#[path = "sql/log.rs"]
+mod log;
+#[path = "sql/log_rows.rs"]
+mod log_rows;
 #[path = "sql/membership.rs"]
 mod membership;
 #[path = "sql/probes.rs"]

@@ -1,8 +1,8 @@
-//! Columns that are sealed at rest: case references and the keys of objects.
+//! Columns that are sealed at rest: case references, the keys of objects, openings of the log.
 
 use async_trait::async_trait;
 use sotto_common::error::Result;
-use sotto_common::ids::{AttachmentId, FollowUpId, PublicationId, SessionId};
+use sotto_common::ids::{AttachmentId, EntryId, FollowUpId, PublicationId, SessionId};
 use sotto_common::random::os_rng;
 use sotto_common::service::at_rest::Cell;
 use sqlx::query;
@@ -66,9 +66,22 @@ pub(super) fn attachment_row(follow_up: FollowUpId, id: AttachmentId, start: u64
     row
 }
 
+/// `log_entries.opening`.
+pub(super) const fn log_opening(entry: &EntryId) -> Cell<'_> {
+    Cell {
+        table: "log_entries",
+        row: entry.as_bytes(),
+        column: "opening",
+    }
+}
+
 impl EngineTx<'_> {
     pub(super) fn seal(&self, cell: Cell<'_>, clear: &str) -> Vec<u8> {
-        self.cipher.seal(cell, clear.as_bytes(), &mut os_rng())
+        self.seal_bytes(cell, clear.as_bytes())
+    }
+
+    pub(super) fn seal_bytes(&self, cell: Cell<'_>, clear: &[u8]) -> Vec<u8> {
+        self.cipher.seal(cell, clear, &mut os_rng())
     }
 
     /// Opens a text.
@@ -84,7 +97,7 @@ impl EngineTx<'_> {
 
     /// The value under the first key.
     fn seal_anew(&self, cell: Cell<'_>, stored: &[u8]) -> Result<Vec<u8>> {
-        Ok(self.seal(cell, &self.open(cell, stored)?))
+        Ok(self.seal_bytes(cell, &self.cipher.open(cell, stored)?))
     }
 }
 
@@ -201,5 +214,40 @@ impl AtRestTx for EngineTx<'_> {
                 .map_err(db_error)?;
         }
         Ok(sessions.len() as u64)
+    }
+
+    async fn update_opening_seals(&mut self, limit: u32) -> Result<u64> {
+        let Some(first_key) = self.cipher.current_prefix() else {
+            return Ok(0);
+        };
+        let mut sealed: i64 = 0;
+        // Two ranges of the index by key: `<>` would read the whole log.
+        for under_another_key in [
+            "SELECT id, opening FROM log_entries
+             WHERE opening IS NOT NULL AND substr(opening, 1, 5) < $1
+             ORDER BY substr(opening, 1, 5) LIMIT $2",
+            "SELECT id, opening FROM log_entries
+             WHERE opening IS NOT NULL AND substr(opening, 1, 5) > $1
+             ORDER BY substr(opening, 1, 5) LIMIT $2",
+        ] {
+            let openings = query(under_another_key)
+                .bind(&first_key[..])
+                .bind(i64::from(limit) - sealed)
+                .fetch_all(&mut *self.connection)
+                .await
+                .map_err(db_error)?;
+            for row in &openings {
+                let id = blob(row, "id", EntryId::from_slice)?;
+                let opening = self.seal_anew(log_opening(&id), get(row, "opening")?)?;
+                query("UPDATE log_entries SET opening = $2 WHERE id = $1")
+                    .bind(&id.as_bytes()[..])
+                    .bind(opening)
+                    .execute(&mut *self.connection)
+                    .await
+                    .map_err(db_error)?;
+                sealed += 1;
+            }
+        }
+        Ok(sealed.cast_unsigned())
     }
 }

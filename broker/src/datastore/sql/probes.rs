@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use sotto_common::error::Result;
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
-use sotto_common::ids::{CommunityId, NodeId, SessionId};
+use sotto_common::ids::{CommunityId, EntryId, NodeId, SessionId};
 use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
 use sqlx::query;
@@ -141,12 +141,14 @@ impl ProbeTx for EngineTx<'_> {
 
     async fn put_batch(&mut self, batch: &BatchRecord) -> Result<()> {
         query(
-            "INSERT INTO batches (session, number, tags_digest, matches) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO batches (session, number, tags_digest, matches, entry)
+             VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(&batch.session.as_bytes()[..])
         .bind(i64::from(batch.number))
         .bind(&batch.tags_digest[..])
         .bind(&batch.matches)
+        .bind(batch.entry.as_ref().map(|id| &id.as_bytes()[..]))
         .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
@@ -154,18 +156,22 @@ impl ProbeTx for EngineTx<'_> {
     }
 
     async fn get_batch(&mut self, session: SessionId, number: u32) -> Result<Option<BatchRecord>> {
-        query("SELECT tags_digest, matches FROM batches WHERE session = $1 AND number = $2")
+        query("SELECT tags_digest, matches, entry FROM batches WHERE session = $1 AND number = $2")
             .bind(&session.as_bytes()[..])
             .bind(i64::from(number))
             .fetch_optional(&mut *self.connection)
             .await
             .map_err(db_error)?
             .map(|row| {
+                let entry: Option<&[u8]> = get(&row, "entry")?;
                 Ok(BatchRecord {
                     session,
                     number,
                     tags_digest: bytes(&row, "tags_digest")?,
                     matches: get(&row, "matches")?,
+                    entry: entry
+                        .map(|id| EntryId::from_slice(id).map_err(|_| corrupt("entry")))
+                        .transpose()?,
                 })
             })
             .transpose()

@@ -1,0 +1,76 @@
+-- The audit log (protocol §11): entries, the trees of their leaves, and what was signed of these.
+-- As in ../sqlite.
+
+CREATE TABLE log_entries (
+    seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- the order in which they were put
+    community TEXT NOT NULL,
+    place BIGINT,                          -- in the tree of the community, once it was given one
+    kind TEXT NOT NULL,
+    at BIGINT NOT NULL,                    -- of an erased one the hour alone, as in its leaf
+    leaf BYTEA NOT NULL,
+    -- All from here on is NULL once it is erased.
+    id BYTEA UNIQUE,
+    verb TEXT,
+    nodes TEXT,                            -- a space before and after each
+    hit BYTEA,
+    follow_up BYTEA,
+    opening BYTEA,                         -- nonce and entry, at rest as configured
+    UNIQUE (community, place)
+);
+CREATE INDEX log_entries_without_place ON log_entries (community, seq) WHERE place IS NULL;
+CREATE INDEX log_entries_to_erase ON log_entries (community, at) WHERE opening IS NOT NULL;
+CREATE INDEX log_entries_by_hit ON log_entries (hit) WHERE kind = 'HIT' AND hit IS NOT NULL;
+CREATE INDEX log_entries_by_follow_up ON log_entries (community, follow_up, place)
+    WHERE follow_up IS NOT NULL;
+-- By the key that has sealed it, so that what is under an older one is found without a search.
+CREATE INDEX log_entries_by_key ON log_entries (substr(opening, 1, 5)) WHERE opening IS NOT NULL;
+
+-- How many places were given out. Who gives out the next ones locks the row until the commit.
+CREATE TABLE log_sizes (
+    community TEXT PRIMARY KEY,
+    size BIGINT NOT NULL
+);
+
+-- Of each tile the widest version.
+CREATE TABLE log_tiles (
+    community TEXT NOT NULL,
+    level BIGINT NOT NULL,
+    number BIGINT NOT NULL,                -- within its level
+    hashes BYTEA NOT NULL,
+    PRIMARY KEY (community, level, number)
+);
+
+CREATE TABLE log_checkpoints (
+    community TEXT NOT NULL,
+    size BIGINT NOT NULL,
+    root BYTEA NOT NULL,
+    signed_at BIGINT NOT NULL,
+    note TEXT NOT NULL,                    -- without cosignatures
+    PRIMARY KEY (community, size)
+);
+
+CREATE TABLE log_cosignatures (
+    community TEXT NOT NULL,
+    size BIGINT NOT NULL,
+    node TEXT NOT NULL,
+    line TEXT NOT NULL,
+    PRIMARY KEY (community, size, node),
+    FOREIGN KEY (community, size) REFERENCES log_checkpoints (community, size)
+);
+
+-- The largest checkpoint that has had so many cosignatures: a search back to the last one with
+-- enough of them would become long where witnesses stay away.
+CREATE TABLE log_cosigned (
+    community TEXT NOT NULL,
+    cosignatures BIGINT NOT NULL,
+    size BIGINT NOT NULL,
+    PRIMARY KEY (community, cosignatures)
+);
+
+-- Name and public key of the log, as first used.
+CREATE TABLE log_identity (
+    one BIGINT PRIMARY KEY CHECK (one = 1),
+    identity TEXT NOT NULL
+);
+
+ALTER TABLE batches ADD COLUMN entry BYTEA; -- its entry in the log; none in rows from before this column

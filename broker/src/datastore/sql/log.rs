@@ -1,0 +1,382 @@
+//! The audit log: entries and their places, tiles, checkpoints with their cosignatures.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use sotto_common::error::{Error, Result};
+use sotto_common::ids::{CommunityId, EntryId, FollowUpId, HitId, NodeId};
+use sotto_common::log::kind::{EntryKind, Verb};
+use sotto_common::log::tile::Tile;
+use sotto_common::time::Timestamp;
+use sqlx::query;
+
+use super::columns::{blob, get, int, number, text};
+use super::log_rows::{MICROS_PER_HOUR, nodes_pattern, nodes_text};
+use super::{EngineTx, db_error};
+use crate::datastore::{CheckpointRecord, EntryFilter, LogTx, LoggedRecord, NewEntry};
+
+/// Entries by place. What narrows them down to a few has an index, and a statement of its own.
+macro_rules! entries_where {
+    ($narrow:literal) => {
+        concat!(
+            "SELECT id, place, leaf, opening FROM log_entries
+             WHERE community = $1 AND place >= $2 AND place < $3 AND at >= $4 AND at < $5
+               AND ($6 IS NULL OR nodes LIKE $6)
+               AND ($7 IS NULL OR kind = $7)
+               AND ($8 IS NULL OR verb = $8)
+               AND ",
+            $narrow,
+            " ORDER BY place LIMIT $10"
+        )
+    };
+}
+
+#[async_trait]
+impl LogTx for EngineTx<'_> {
+    async fn put_entry(&mut self, entry: &NewEntry) -> Result<()> {
+        let opening = self.seal_opening(entry.id, &entry.opening);
+        query(
+            "INSERT INTO log_entries
+                 (community, kind, at, leaf, id, verb, nodes, hit, follow_up, opening)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        )
+        .bind(entry.community.as_str())
+        .bind(entry.action.kind().as_str())
+        .bind(entry.at.micros())
+        .bind(entry.leaf.to_bytes())
+        .bind(&entry.id.as_bytes()[..])
+        .bind(entry.action.verb().as_str())
+        .bind(nodes_text(&entry.nodes))
+        .bind(entry.hit.as_ref().map(|id| &id.as_bytes()[..]))
+        .bind(entry.follow_up.as_ref().map(|id| &id.as_bytes()[..]))
+        .bind(opening)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn get_communities_to_sequence(&mut self) -> Result<Vec<CommunityId>> {
+        query(concat!(
+            "SELECT community FROM log_entries WHERE place IS NULL
+             GROUP BY community ORDER BY ",
+            bytewise!("community")
+        ))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| text(row, "community"))
+        .collect()
+    }
+
+    async fn update_places(&mut self, community: &CommunityId, limit: u32) -> Result<u64> {
+        // Locked until this transaction ends: another that gives out places conflicts with it, and
+        // runs again on what it then finds.
+        let row = query(
+            "INSERT INTO log_sizes (community, size) VALUES ($1, 0)
+             ON CONFLICT (community) DO UPDATE SET size = log_sizes.size
+             RETURNING size",
+        )
+        .bind(community.as_str())
+        .fetch_one(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        let size: i64 = get(&row, "size")?;
+        let placed = query(
+            "UPDATE log_entries SET place = $2 + numbered.number - 1
+             FROM (SELECT seq, row_number() OVER (ORDER BY seq) AS number
+                   FROM (SELECT seq FROM log_entries WHERE community = $1 AND place IS NULL
+                         ORDER BY seq LIMIT $3) AS next) AS numbered
+             WHERE log_entries.seq = numbered.seq",
+        )
+        .bind(community.as_str())
+        .bind(size)
+        .bind(i64::from(limit))
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .rows_affected();
+        query("UPDATE log_sizes SET size = size + $2 WHERE community = $1")
+            .bind(community.as_str())
+            .bind(int(placed))
+            .execute(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        Ok(placed)
+    }
+
+    async fn get_place(&mut self, id: EntryId) -> Result<Option<u64>> {
+        query("SELECT place FROM log_entries WHERE id = $1 AND place IS NOT NULL")
+            .bind(&id.as_bytes()[..])
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(db_error)?
+            .map(|row| number(&row, "place"))
+            .transpose()
+    }
+
+    async fn get_log_size(&mut self, community: &CommunityId) -> Result<u64> {
+        let row = query("SELECT size FROM log_sizes WHERE community = $1")
+            .bind(community.as_str())
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        row.map_or(Ok(0), |row| number(&row, "size"))
+    }
+
+    async fn get_leaves(
+        &mut self,
+        community: &CommunityId,
+        range: Range<u64>,
+    ) -> Result<Vec<LoggedRecord>> {
+        query(
+            "SELECT id, place, leaf, opening FROM log_entries
+             WHERE community = $1 AND place >= $2 AND place < $3 ORDER BY place",
+        )
+        .bind(community.as_str())
+        .bind(int(range.start))
+        .bind(int(range.end))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| self.logged_record(row))
+        .collect()
+    }
+
+    async fn get_entries(
+        &mut self,
+        community: &CommunityId,
+        filter: &EntryFilter,
+        range: Range<u64>,
+        limit: u32,
+    ) -> Result<Vec<LoggedRecord>> {
+        let statement = if filter.follow_up.is_some() {
+            entries_where!("follow_up = $9")
+        } else {
+            entries_where!("$9 IS NULL")
+        };
+        query(statement)
+            .bind(community.as_str())
+            .bind(int(range.start))
+            .bind(int(range.end))
+            .bind(filter.since.map_or(i64::MIN, Timestamp::micros))
+            .bind(filter.until.map_or(i64::MAX, Timestamp::micros))
+            .bind(filter.node.as_ref().map(nodes_pattern))
+            .bind(filter.kind.map(EntryKind::as_str))
+            .bind(filter.verb.map(Verb::as_str))
+            .bind(filter.follow_up.as_ref().map(|id| &id.as_bytes()[..]))
+            .bind(i64::from(limit))
+            .fetch_all(&mut *self.connection)
+            .await
+            .map_err(db_error)?
+            .iter()
+            .map(|row| self.logged_record(row))
+            .collect()
+    }
+
+    async fn get_hit_entries(
+        &mut self,
+        community: &CommunityId,
+        hits: &[HitId],
+    ) -> Result<Vec<(HitId, LoggedRecord)>> {
+        let hits: Vec<_> = hits.iter().map(|id| hex::encode(id.as_bytes())).collect();
+        let hits = serde_json::to_string(&hits).map_err(Error::internal)?;
+        query(concat!(
+            "SELECT hit, id, place, leaf, opening FROM log_entries
+             WHERE community = $1 AND place IS NOT NULL AND kind = 'HIT' AND hit IS NOT NULL
+               AND hit IN (SELECT ",
+            from_hex!("element.value"),
+            " FROM ",
+            elements!("$2"),
+            ") ORDER BY place"
+        ))
+        .bind(community.as_str())
+        .bind(hits)
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| {
+            Ok((
+                blob(row, "hit", HitId::from_slice)?,
+                self.logged_record(row)?,
+            ))
+        })
+        .collect()
+    }
+
+    async fn delete_openings(
+        &mut self,
+        community: &CommunityId,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<u64> {
+        // An id is made of its time: it goes too, and of the time no more stays than the leaf has.
+        let erased = query(
+            "UPDATE log_entries SET id = NULL, verb = NULL, nodes = NULL, hit = NULL,
+                 follow_up = NULL, opening = NULL, at = at - at % $4
+             WHERE seq IN (SELECT seq FROM log_entries
+                           WHERE community = $1 AND opening IS NOT NULL AND at < $2
+                             AND place IS NOT NULL
+                           ORDER BY at LIMIT $3)",
+        )
+        .bind(community.as_str())
+        .bind(before.micros())
+        .bind(i64::from(limit))
+        .bind(MICROS_PER_HOUR)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(erased.rows_affected())
+    }
+
+    async fn put_tile(&mut self, community: &CommunityId, tile: Tile, bytes: &[u8]) -> Result<()> {
+        query(
+            "INSERT INTO log_tiles (community, level, number, hashes) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (community, level, number) DO UPDATE SET hashes = excluded.hashes
+             WHERE length(log_tiles.hashes) < length(excluded.hashes)",
+        )
+        .bind(community.as_str())
+        .bind(i64::from(tile.level()))
+        .bind(int(tile.index()))
+        .bind(bytes)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    async fn get_tile(
+        &mut self,
+        community: &CommunityId,
+        level: u8,
+        index: u64,
+    ) -> Result<Option<Vec<u8>>> {
+        query("SELECT hashes FROM log_tiles WHERE community = $1 AND level = $2 AND number = $3")
+            .bind(community.as_str())
+            .bind(i64::from(level))
+            .bind(int(index))
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(db_error)?
+            .map(|row| get(&row, "hashes"))
+            .transpose()
+    }
+
+    async fn get_communities_to_sign(&mut self) -> Result<Vec<CommunityId>> {
+        query(concat!(
+            "SELECT community FROM log_sizes
+             WHERE size > coalesce((SELECT max(signed.size) FROM log_checkpoints AS signed
+                                    WHERE signed.community = log_sizes.community), 0)
+             ORDER BY ",
+            bytewise!("community")
+        ))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| text(row, "community"))
+        .collect()
+    }
+
+    async fn put_checkpoint(
+        &mut self,
+        community: &CommunityId,
+        checkpoint: &CheckpointRecord,
+    ) -> Result<()> {
+        let added = query(
+            "INSERT INTO log_checkpoints (community, size, root, signed_at, note)
+             SELECT $1, $2, $3, $4, $5
+             WHERE NOT EXISTS (SELECT 1 FROM log_checkpoints WHERE community = $1 AND size >= $2)",
+        )
+        .bind(community.as_str())
+        .bind(int(checkpoint.size))
+        .bind(&checkpoint.root.as_bytes()[..])
+        .bind(checkpoint.signed_at.micros())
+        .bind(checkpoint.note.as_str())
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        if added.rows_affected() == 0 {
+            let text = "a checkpoint that is not larger than the latest one was not added";
+            return Err(Error::internal(text));
+        }
+        self.count_cosignatures(community, checkpoint.size).await
+    }
+
+    async fn get_checkpoint(
+        &mut self,
+        community: &CommunityId,
+        cosignatures: u32,
+    ) -> Result<Option<CheckpointRecord>> {
+        let row = query(
+            "SELECT * FROM log_checkpoints
+             WHERE community = $1
+               AND size = (SELECT max(size) FROM log_cosigned
+                           WHERE community = $1 AND cosignatures >= $2)",
+        )
+        .bind(community.as_str())
+        .bind(i64::from(cosignatures))
+        .fetch_optional(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        self.checkpoint_record(community, row).await
+    }
+
+    async fn get_checkpoint_of(
+        &mut self,
+        community: &CommunityId,
+        size: u64,
+    ) -> Result<Option<CheckpointRecord>> {
+        let row = query("SELECT * FROM log_checkpoints WHERE community = $1 AND size = $2")
+            .bind(community.as_str())
+            .bind(int(size))
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(db_error)?;
+        self.checkpoint_record(community, row).await
+    }
+
+    async fn put_cosignature(
+        &mut self,
+        community: &CommunityId,
+        size: u64,
+        node: &NodeId,
+        line: &str,
+    ) -> Result<()> {
+        query(
+            "INSERT INTO log_cosignatures (community, size, node, line) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (community, size, node) DO UPDATE SET line = excluded.line",
+        )
+        .bind(community.as_str())
+        .bind(int(size))
+        .bind(node.as_str())
+        .bind(line)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        self.count_cosignatures(community, size).await
+    }
+
+    async fn get_log_identity(&mut self) -> Result<Option<String>> {
+        query("SELECT identity FROM log_identity")
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(db_error)?
+            .map(|row| get(&row, "identity"))
+            .transpose()
+    }
+
+    async fn put_log_identity(&mut self, identity: &str) -> Result<()> {
+        query(
+            "INSERT INTO log_identity (one, identity) VALUES (1, $1) ON CONFLICT (one) DO NOTHING",
+        )
+        .bind(identity)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+}
