@@ -14,12 +14,14 @@ CREATE TABLE log_entries (
     nodes TEXT,                            -- a space before and after each
     hit BYTEA,
     follow_up BYTEA,
-    opening BYTEA,                         -- nonce and entry, at rest as configured
-    UNIQUE (community, place)
+    opening BYTEA                          -- nonce and entry, at rest as configured
 );
+-- An entry is in one of these two.
+CREATE UNIQUE INDEX log_entries_by_place ON log_entries (community, place) WHERE place IS NOT NULL;
 CREATE INDEX log_entries_without_place ON log_entries (community, seq) WHERE place IS NULL;
 CREATE INDEX log_entries_to_erase ON log_entries (community, at) WHERE opening IS NOT NULL;
-CREATE INDEX log_entries_by_hit ON log_entries (hit) WHERE kind = 'HIT' AND hit IS NOT NULL;
+CREATE INDEX log_entries_by_hit ON log_entries (community, hit)
+    WHERE kind = 'HIT' AND hit IS NOT NULL;
 CREATE INDEX log_entries_by_follow_up ON log_entries (community, follow_up, place)
     WHERE follow_up IS NOT NULL;
 -- By the key that has sealed it, so that what is under an older one is found without a search.

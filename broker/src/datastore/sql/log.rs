@@ -183,28 +183,30 @@ impl LogTx for EngineTx<'_> {
     ) -> Result<Vec<(HitId, LoggedRecord)>> {
         let hits: Vec<_> = hits.iter().map(|id| hex::encode(id.as_bytes())).collect();
         let hits = serde_json::to_string(&hits).map_err(Error::internal)?;
-        query(concat!(
+        // Asking for a place here would have SQLite look through all places instead.
+        let rows = query(concat!(
             "SELECT hit, id, place, leaf, opening FROM log_entries
-             WHERE community = $1 AND place IS NOT NULL AND kind = 'HIT' AND hit IS NOT NULL
+             WHERE community = $1 AND kind = 'HIT' AND hit IS NOT NULL
                AND hit IN (SELECT ",
             from_hex!("element.value"),
             " FROM ",
             elements!("$2"),
-            ") ORDER BY place"
+            ")"
         ))
         .bind(community.as_str())
         .bind(hits)
         .fetch_all(&mut *self.connection)
         .await
-        .map_err(db_error)?
-        .iter()
-        .map(|row| {
-            Ok((
-                blob(row, "hit", HitId::from_slice)?,
-                self.logged_record(row)?,
-            ))
-        })
-        .collect()
+        .map_err(db_error)?;
+        let mut entries = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let place: Option<i64> = get(row, "place")?;
+            if place.is_some() {
+                let hit = blob(row, "hit", HitId::from_slice)?;
+                entries.push((hit, self.logged_record(row)?));
+            }
+        }
+        Ok(entries)
     }
 
     async fn delete_openings(
