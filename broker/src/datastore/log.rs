@@ -74,7 +74,7 @@ pub(crate) trait LogTx: Send {
     /// Gives the entries without a place the next ones, in the order in which they were put, at most
     /// `limit`; returns how many got one.
     async fn update_places(&mut self, community: &CommunityId, limit: u32) -> Result<u64>;
-    /// The place of an entry, once it has one.
+    /// The place of an entry, once it has one and until it is erased.
     async fn get_place(&mut self, id: EntryId) -> Result<Option<u64>>;
     /// How many entries have a place.
     async fn get_log_size(&mut self, community: &CommunityId) -> Result<u64>;

@@ -59,8 +59,18 @@ macro_rules! suite {
             steps_keep_their_clear_part_when_statements_are_erased,
             events_of_follow_ups_have_a_cursor_for_each_node,
             a_file_is_its_chunks_in_order_under_a_later_key_too,
+            entries_get_places_in_the_order_in_which_they_were_put,
+            entries_are_listed_by_filter_and_range,
+            the_entry_that_found_a_hit_is_found_once_it_has_a_place,
+            what_is_erased_leaves_its_leaf_kind_and_hour,
+            openings_open_under_a_later_key_too,
+            a_tile_gives_way_to_a_wider_one_only,
+            a_log_that_has_grown_is_to_be_signed,
+            the_latest_checkpoint_with_enough_cosignatures_is_found,
+            the_log_keeps_the_name_and_key_of_its_first_use,
             concurrent_writers_leave_no_gap_in_a_cursor,
             concurrent_readers_that_write_lose_no_update,
+            places_given_out_at_once_leave_no_gap_and_none_is_given_twice,
             a_bound_holds_for_writers_that_each_see_room,
             what_two_writers_put_is_there_once,
             a_lease_runs_out_by_the_clock_of_the_ledger,
@@ -142,6 +152,7 @@ macro_rules! tx {
 mod concurrency;
 mod follow_ups;
 mod hits;
+mod log;
 mod membership;
 mod probes;
 mod publications;
@@ -150,6 +161,7 @@ mod replicas;
 use concurrency::*;
 use follow_ups::*;
 use hits::*;
+use log::*;
 use membership::*;
 use probes::*;
 use publications::*;
@@ -164,6 +176,7 @@ fn every_storage_method_has_a_case() {
         include_str!("suite/probes.rs"),
         include_str!("suite/hits.rs"),
         include_str!("suite/follow_ups.rs"),
+        include_str!("suite/log.rs"),
         include_str!("suite/replicas.rs"),
         include_str!("suite/concurrency.rs"),
         include_str!("suite.rs"),
@@ -172,13 +185,17 @@ fn every_storage_method_has_a_case() {
     let (traits, _) = traits
         .split_once("pub(crate) struct Datastore")
         .expect("traits, then the ledger");
-    let missing: Vec<_> = [traits, include_str!("follow_ups.rs")]
-        .into_iter()
-        .flat_map(str::lines)
-        .filter_map(|line| line.strip_prefix("    async fn "))
-        .filter_map(|line| line.split_once('(').map(|(name, _)| name))
-        .filter(|name| !cases.contains(&format!(".{name}(")))
-        .collect();
+    let missing: Vec<_> = [
+        traits,
+        include_str!("follow_ups.rs"),
+        include_str!("log.rs"),
+    ]
+    .into_iter()
+    .flat_map(str::lines)
+    .filter_map(|line| line.strip_prefix("    async fn "))
+    .filter_map(|line| line.split_once('(').map(|(name, _)| name))
+    .filter(|name| !cases.contains(&format!(".{name}(")))
+    .collect();
     assert!(missing.is_empty(), "no case uses {missing:?}");
 }
 

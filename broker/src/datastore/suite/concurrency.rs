@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
+use sotto_common::log::action::Action;
 
 use super::*;
 
@@ -44,6 +45,33 @@ pub(super) async fn concurrent_readers_that_write_lose_no_update(store: &Datasto
     .await;
     let used = tx!(store, tx => tx.get_quota_use(community, nl, Policy::Phone, 7).await);
     assert_eq!(used, WRITERS * TURNS);
+}
+
+pub(super) async fn places_given_out_at_once_leave_no_gap_and_none_is_given_twice(
+    store: &Datastore,
+) {
+    let community = &community();
+    let placed = join_all((0..WRITERS).map(async |_| {
+        let mut placed = 0;
+        for _ in 0..TURNS {
+            let entry = &log::entry(Action::Read, NOW);
+            tx!(store, tx => tx.put_entry(entry).await);
+            placed += tx!(store, tx => tx.update_places(community, 3).await);
+            // What can be read is the log up to its size.
+            let (size, leaves) = tx!(store, tx => {
+                let size = tx.get_log_size(community).await?;
+                Ok((size, tx.get_leaves(community, 0..u64::MAX).await?))
+            });
+            let places: Vec<_> = leaves.iter().map(|leaf| leaf.index).collect();
+            assert_eq!(places, (0..size).collect::<Vec<_>>());
+        }
+        placed
+    }))
+    .await;
+    let rest = tx!(store, tx => tx.update_places(community, 1000).await);
+    assert_eq!(placed.into_iter().sum::<u64>() + rest, WRITERS * TURNS);
+    let size = tx!(store, tx => tx.get_log_size(community).await);
+    assert_eq!(size, WRITERS * TURNS);
 }
 
 pub(super) async fn a_bound_holds_for_writers_that_each_see_room(store: &Datastore) {

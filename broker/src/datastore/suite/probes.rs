@@ -1,5 +1,7 @@
 //! Sessions, recorded answers, quota.
 
+use sotto_common::ids::EntryId;
+
 use super::*;
 
 pub(super) fn session() -> SessionRecord {
@@ -31,12 +33,14 @@ pub(super) async fn sessions_count_their_batches_and_forget_when_closed(store: &
     assert_eq!(tx!(store, tx => tx.get_last_batch(session.id).await), None);
 
     let later = NOW.plus(Duration::from_hours(1));
-    for number in [4, 2] {
+    let entry = EntryId::generate(NOW, &mut os_rng());
+    for (number, entry) in [(4, Some(entry)), (2, None)] {
         let batch = &BatchRecord {
             session: session.id,
             number,
             tags_digest: [3; 32],
             matches: vec![8, 9],
+            entry,
         };
         tx!(store, tx => tx.put_batch(batch).await);
         tx!(store, tx => tx.update_session_counts(session.id, 10, later).await);
@@ -46,6 +50,9 @@ pub(super) async fn sessions_count_their_batches_and_forget_when_closed(store: &
         (batch.number, batch.tags_digest, batch.matches),
         (4, [3; 32], vec![8, 9])
     );
+    assert_eq!(batch.entry, Some(entry));
+    let batch = tx!(store, tx => tx.get_batch(session.id, 2).await).expect("there");
+    assert_eq!(batch.entry, None);
     assert_eq!(
         tx!(store, tx => tx.get_last_batch(session.id).await),
         Some(4)
