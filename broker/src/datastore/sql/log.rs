@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use sotto_common::error::{Error, Result};
-use sotto_common::ids::{CommunityId, EntryId, FollowUpId, HitId, NodeId};
+use sotto_common::ids::{CommunityId, EntryId, HitId, NodeId};
 use sotto_common::log::kind::{EntryKind, Verb};
 use sotto_common::log::tile::Tile;
 use sotto_common::time::Timestamp;
