@@ -2,6 +2,8 @@
 
 mod follow_up;
 mod hit;
+#[cfg(test)]
+mod logged;
 mod membership;
 mod probe;
 mod publication;
@@ -11,7 +13,7 @@ use std::sync::Arc;
 
 use futures::Stream;
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::ids::{NodeId, Role};
+use sotto_common::ids::{CommunityId, NodeId, Role, SpiffeId};
 use sotto_common::selector::Policy;
 use sotto_common::service::identity::{self, PeerIdentity, Revocation};
 use sotto_proto::convert::policy;
@@ -44,6 +46,20 @@ impl Api {
         let peer = identity::peer(request.extensions(), &self.revocation).map_err(to_status)?;
         request.extensions_mut().insert(peer);
         Ok(request)
+    }
+
+    /// Logs what an operator or an auditor has read, before it is answered; what cannot be logged is
+    /// not answered (protocol §11: "one entry for each read request by an auditor or operator").
+    async fn log_read(
+        &self,
+        caller: &SpiffeId,
+        community: &CommunityId,
+        call: &'static str,
+    ) -> Result<()> {
+        match caller.role() {
+            Role::Operator | Role::Auditor => self.broker.log_read(caller, community, call).await,
+            _ => Ok(()),
+        }
     }
 
     /// Runs `work` as the source of an answer stream. It ends with the broker's shutdown, with the
@@ -135,6 +151,11 @@ fn peer<T>(request: &Request<T>) -> Result<PeerIdentity> {
         .get::<PeerIdentity>()
         .cloned()
         .ok_or_else(|| Error::new(ErrorCode::IdentityMissing, "who calls is not known"))
+}
+
+/// Who calls.
+fn spiffe<T>(request: &Request<T>) -> Result<SpiffeId> {
+    peer(request).map(|peer| peer.spiffe().clone())
 }
 
 /// A calling node.

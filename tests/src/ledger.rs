@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use sha2::{Digest as _, Sha256};
 use sotto_common::testing::postgres::Server;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _};
 
 /// Which engine keeps the ledgers of the tests: `sqlite`, if it is not set, or `postgres`.
 pub const ENGINE: &str = "SOTTO_TEST_LEDGER";
@@ -95,7 +96,8 @@ impl Footprint {
         }
     }
 
-    /// Fails if any transaction has changed the ledger since, or any filter file changed.
+    /// Fails if the ledger holds anything else than then, an entry of the log more, or if any filter
+    /// file changed.
     pub async fn assert_unchanged(&mut self) {
         let version = self.ledger.version().await;
         assert_eq!(version, self.version, "a refusal changed the ledger");
@@ -111,21 +113,21 @@ impl OpenLedger {
     /// Another one whenever the ledger holds something else.
     async fn version(&mut self) -> String {
         match self {
-            // SQLite's count of commits by others that changed the file.
-            Self::File(file) => {
-                let row = sqlx::query("PRAGMA data_version").fetch_one(file).await;
-                row.expect("a version").get::<i64, _>(0).to_string()
-            }
+            Self::File(file) => file_contents(file).await,
             Self::Server(server) => contents(server).await,
         }
     }
 }
 
-/// A digest of every row of every table, but for those that the broker writes to by itself.
+/// How many entries the log has. The broker gives them their places, and signs, by itself.
+const ENTRIES: &str = "SELECT count(*) FROM log_entries";
+
+/// A digest of every row of every table, but for those that the broker writes to by itself, and the
+/// number of entries of the log.
 async fn contents(server: &mut PgConnection) -> String {
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT table_name::text FROM information_schema.tables
-         WHERE table_schema = 'public'
+         WHERE table_schema = 'public' AND table_name NOT LIKE 'log\\_%'
            AND table_name NOT IN ('commit_marks', 'replicas', 'replica_leases', 'jobs')
          ORDER BY table_name",
     )
@@ -142,7 +144,46 @@ async fn contents(server: &mut PgConnection) -> String {
             .expect("a digest");
         digests.push((table, digest));
     }
-    format!("{digests:?}")
+    let entries: i64 = sqlx::query_scalar(ENTRIES)
+        .fetch_one(&mut *server)
+        .await
+        .expect("counted");
+    format!("{digests:?}, {entries} entries")
+}
+
+/// As [`contents`], of a file.
+async fn file_contents(file: &mut SqliteConnection) -> String {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM sqlite_schema
+         WHERE type = 'table' AND substr(name, 1, 4) <> 'log_' AND substr(name, 1, 7) <> 'sqlite_'
+           AND name NOT IN ('replicas', 'replica_leases', 'jobs')
+         ORDER BY name",
+    )
+    .fetch_all(&mut *file)
+    .await
+    .expect("tables");
+    assert!(!tables.is_empty());
+    let mut digests = vec![];
+    for table in tables {
+        let quoted = "SELECT 'quote(\"' || name || '\")' FROM pragma_table_info($1)";
+        let columns: Vec<String> = sqlx::query_scalar(quoted)
+            .bind(&table)
+            .fetch_all(&mut *file)
+            .await
+            .expect("columns");
+        let rows = columns.join(" || ',' || ");
+        let rows = format!("SELECT {rows} FROM \"{table}\" ORDER BY 1");
+        let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(rows))
+            .fetch_all(&mut *file)
+            .await
+            .expect("rows");
+        digests.push((table, hex::encode(Sha256::digest(rows.join("\n")))));
+    }
+    let entries: i64 = sqlx::query_scalar(ENTRIES)
+        .fetch_one(&mut *file)
+        .await
+        .expect("counted");
+    format!("{digests:?}, {entries} entries")
 }
 
 /// How many sessions of a ledger on a file have their case reference sealed under this key.

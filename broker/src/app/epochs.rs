@@ -7,11 +7,14 @@ use scoped_futures::ScopedFutureExt as _;
 use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, Epoch, NodeId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::Entry;
 use sotto_common::membership::{EpochState, KeyConfirmation, MAX_EPOCH, Manifest};
 use sotto_common::sealed::Sealed;
 use sotto_proto::convert;
 use sotto_proto::v1;
 
+use super::journal::{self, about};
 use super::membership::{check_profile, may_read, statement_of};
 use super::{Broker, enrolled, envelope, known_epoch, manifest_of};
 use crate::datastore::{Act, EpochRecord, MemberRecord, Tx};
@@ -60,6 +63,7 @@ impl Broker {
             not_after: manifest.not_after,
         };
         let manifest = &manifest;
+        let (now, journal) = (self.now(), &self.journal);
         self.store
             .run_tx("open_epoch", |tx| {
                 async move {
@@ -77,7 +81,12 @@ impl Broker {
                         return Err(invalid("the number leaves out more than 1000 epochs"));
                     }
                     check_members(tx, manifest).await?;
-                    tx.put_epoch(community, record, members).await
+                    tx.put_epoch(community, record, members).await?;
+                    let entry = Entry {
+                        statement: Some(journal::digest_of(signed)),
+                        ..journal.by_node(caller, Action::OpenEpoch, community, now)?
+                    };
+                    journal::put(tx, &about::epoch(entry, record.epoch)).await
                 }
                 .scope_boxed()
             })
@@ -142,7 +151,7 @@ impl Broker {
             .await
     }
 
-    /// Member: confirms the epoch key. The last confirmation activates the epoch.
+    /// Member: confirms the epoch key. The last confirmation activates the epoch. Idempotent.
     ///
     /// # Errors
     /// `KEY_MISMATCH` for another KID or manifest, `SIGNATURE_INVALID`, `EPOCH_NOT_ACTIVE` if the
@@ -160,7 +169,7 @@ impl Broker {
                 "must be the caller's, for this community",
             ));
         }
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         let (claimed, bytes) = (&claimed, &signed.encode_to_vec());
         self.store
             .run_tx("confirm_epoch", |tx| {
@@ -168,14 +177,24 @@ impl Broker {
                     enrolled(tx, community, caller).await?;
                     let record = known_epoch(tx, community, claimed.epoch).await?;
                     check_confirmation(&record, signed, claimed)?;
+                    let members = tx.get_members(community, record.epoch).await?;
+                    // A confirmation says the same whenever it is made.
+                    let mut own = members.iter().filter(|m| m.node == *caller);
+                    if own.any(|m| m.confirmed) {
+                        return Ok(record.state);
+                    }
                     tx.update_confirmation(community, record.epoch, caller, bytes)
                         .await?;
-                    let members = tx.get_members(community, record.epoch).await?;
-                    if record.state == EpochState::Open && members.iter().all(|m| m.confirmed) {
-                        let active = EpochState::Active;
-                        tx.update_epoch_state(community, record.epoch, active, now)
-                            .await?;
-                        return Ok(active);
+                    let entry = Entry {
+                        statement: Some(journal::statement(signed)),
+                        ..journal.by_node(caller, Action::ConfirmEpoch, community, now)?
+                    };
+                    journal::put(tx, &about::epoch(entry, record.epoch)).await?;
+                    let mut others = members.iter().filter(|m| m.node != *caller);
+                    if record.state == EpochState::Open && others.all(|m| m.confirmed) {
+                        let entry =
+                            journal.by_node(caller, Action::ActivateEpoch, community, now)?;
+                        return move_epoch(tx, &record, EpochState::Active, entry).await;
                     }
                     Ok(record.state)
                 }
@@ -194,14 +213,17 @@ impl Broker {
         community: &CommunityId,
         epoch: Epoch,
     ) -> Result<()> {
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         self.store
             .run_tx("close_confirmations", |tx| {
                 async move {
-                    match custodian_epoch(tx, caller, community, epoch).await?.state {
+                    let record = custodian_epoch(tx, caller, community, epoch).await?;
+                    match record.state {
                         EpochState::Open => {
-                            let active = EpochState::Active;
-                            tx.update_epoch_state(community, epoch, active, now).await
+                            let entry =
+                                journal.by_node(caller, Action::ActivateEpoch, community, now)?;
+                            let active = move_epoch(tx, &record, EpochState::Active, entry);
+                            active.await.map(drop)
                         }
                         EpochState::Active => Ok(()),
                         EpochState::Ended => Err(ended()),
@@ -222,16 +244,7 @@ impl Broker {
         community: &CommunityId,
         epoch: Epoch,
     ) -> Result<()> {
-        self.store
-            .run_tx("end_epoch", |tx| {
-                async move {
-                    custodian_epoch(tx, caller, community, epoch).await?;
-                    Ok(())
-                }
-                .scope_boxed()
-            })
-            .await?;
-        self.end(community, epoch).await
+        self.end(Some(caller), community, epoch).await
     }
 
     /// Operator: suspends a node; every epoch that lists it ends at once (protocol §8).
@@ -248,32 +261,36 @@ impl Broker {
         if reason.trim().is_empty() {
             return Err(Error::field("reason", "say why"));
         }
-        let at = self.now();
+        let (at, journal) = (self.now(), &self.journal);
         let epochs = self
             .store
             .run_tx("suspend_node", |tx| {
                 async move {
                     enrolled(tx, community, node).await?;
                     tx.update_suspension(community, node, reason).await?;
-                    let subject = node.as_str();
                     let act = Act {
                         at,
                         operator,
                         community,
                         what: "suspend",
-                        subject,
+                        subject: node.as_str(),
                         reason,
                     };
                     tx.put_act(&act).await?;
+                    let entry = Entry {
+                        detail: journal::detail(reason),
+                        ..journal.by_operator(operator, Action::SuspendNode, community, at)?
+                    };
+                    journal::put(tx, &about::node(entry, node)).await?;
                     let mut listing = Vec::new();
                     for record in tx.get_epochs(community).await? {
                         let lists = manifest_of(&record)?.member(node).is_ok();
                         if lists && record.state != EpochState::Ended {
                             // In the same step: a stop here must leave no epoch behind in which
                             // the suspended node can still be matched.
-                            let ended = EpochState::Ended;
-                            tx.update_epoch_state(community, record.epoch, ended, at)
-                                .await?;
+                            let action = Action::EndEpoch;
+                            let entry = journal.by_operator(operator, action, community, at)?;
+                            move_epoch(tx, &record, EpochState::Ended, entry).await?;
                             listing.push(record.epoch);
                         }
                     }
@@ -304,24 +321,58 @@ impl Broker {
             })
             .await?;
         for (community, epoch) in overdue {
-            self.end(&community, epoch).await?;
+            self.end(None, &community, epoch).await?;
         }
         Ok(())
     }
 
-    async fn end(&self, community: &CommunityId, epoch: Epoch) -> Result<()> {
-        let now = self.now();
+    /// Ends an epoch for its custodian, or by itself.
+    async fn end(
+        &self,
+        custodian: Option<&NodeId>,
+        community: &CommunityId,
+        epoch: Epoch,
+    ) -> Result<()> {
+        let (now, journal) = (self.now(), &self.journal);
         self.store
             .run_tx("end_epoch", |tx| {
                 async move {
-                    tx.update_epoch_state(community, epoch, EpochState::Ended, now)
-                        .await
+                    let action = Action::EndEpoch;
+                    let (record, entry) = if let Some(caller) = custodian {
+                        let record = custodian_epoch(tx, caller, community, epoch).await?;
+                        (record, journal.by_node(caller, action, community, now)?)
+                    } else {
+                        let record = known_epoch(tx, community, epoch).await?;
+                        (record, journal.by_broker(action, community, now))
+                    };
+                    if record.state == EpochState::Ended {
+                        return Ok(());
+                    }
+                    let moved = move_epoch(tx, &record, EpochState::Ended, entry);
+                    moved.await.map(drop)
                 }
                 .scope_boxed()
             })
             .await?;
         self.delete_filters_of(community, epoch).await
     }
+}
+
+/// Moves an epoch on, and logs it; returns its new state.
+async fn move_epoch(
+    tx: &mut (dyn Tx + '_),
+    record: &EpochRecord,
+    to: EpochState,
+    entry: Entry,
+) -> Result<EpochState> {
+    tx.update_epoch_state(&entry.community, record.epoch, to, entry.at)
+        .await?;
+    let entry = Entry {
+        change: Some(journal::change(record.state.as_str(), to.as_str())),
+        ..about::epoch(entry, record.epoch)
+    };
+    journal::put(tx, &entry).await?;
+    Ok(to)
 }
 
 /// The envelopes in the order of the members, one for each.

@@ -7,11 +7,14 @@ use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::hit::{HitDecision, HitEvent, HitFeedback, HitState, transition};
 use sotto_common::ids::{CommunityId, Epoch, NodeId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::Entry;
 use sotto_common::time::{CLOCK_SKEW, Timestamp};
 use sotto_proto::convert;
 use sotto_proto::v1;
 
 use super::hits::own_hit;
+use super::journal::{self, Journal, about};
 use super::{Broker, enrolled, known_epoch, manifest_of};
 use crate::datastore::{FeedbackRecord, HitRecord, HitStatistic, Tx};
 
@@ -51,11 +54,11 @@ impl Broker {
             let text = "more than 5 minutes ahead of the broker";
             return Err(Error::field("decided_at", text));
         }
-        let claimed = &claimed;
+        let (claimed, journal) = (&claimed, &self.journal);
         let (hit, moved) = self
             .store
             .run_tx("hit_feedback", |tx| {
-                async move { take(tx, claimed, signed, now).await }.scope_boxed()
+                async move { take(tx, journal, claimed, signed, now).await }.scope_boxed()
             })
             .await?;
         if moved {
@@ -88,7 +91,7 @@ impl Broker {
         epoch: Epoch,
         before: Timestamp,
     ) -> Result<()> {
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         loop {
             let expired = self
                 .store
@@ -98,7 +101,8 @@ impl Broker {
                             .get_untouched_hits(community, epoch, before, EXPIRY_STEP)
                             .await?;
                         for hit in &hits {
-                            move_hit(tx, hit, HitEvent::Expire, now).await?;
+                            let entry = journal.by_broker(Action::ExpireHit, community, now);
+                            move_hit(tx, hit, HitEvent::Expire, entry).await?;
                         }
                         Ok(hits.len())
                     }
@@ -146,6 +150,7 @@ impl Broker {
 /// The feedback within its transaction; returns the hit, and whether the prober's stream moved.
 async fn take(
     tx: &mut (dyn Tx + '_),
+    journal: &Journal,
     claimed: &HitFeedback,
     signed: &v1::DsseEnvelope,
     now: Timestamp,
@@ -163,7 +168,11 @@ async fn take(
     if again || is_done(claimed.decision, hit.state) {
         return Ok((hit, false));
     }
-    let hit = move_hit(tx, &hit, claimed.decision.event(), now).await?;
+    let entry = Entry {
+        statement: Some(journal::statement(signed)),
+        ..journal.by_node(prober, Action::DecideHit, community, now)?
+    };
+    let hit = move_hit(tx, &hit, claimed.decision.event(), entry).await?;
     let record = FeedbackRecord {
         hit: hit.id,
         statement,
@@ -194,7 +203,7 @@ fn is_done(decision: HitDecision, state: HitState) -> bool {
     }
 }
 
-/// Moves a hit, and tells its prober's stream.
+/// Moves a hit at the time of the entry, tells its prober's stream, and logs it.
 ///
 /// # Errors
 /// `ILLEGAL_TRANSITION`.
@@ -202,16 +211,21 @@ pub(super) async fn move_hit(
     tx: &mut (dyn Tx + '_),
     hit: &HitRecord,
     event: HitEvent,
-    now: Timestamp,
+    entry: Entry,
 ) -> Result<HitRecord> {
     let moved = HitRecord {
         state: transition(hit.state, event)?,
-        touched_at: now,
+        touched_at: entry.at,
         ..hit.clone()
     };
     tx.update_hit(&moved).await?;
     tx.put_hit_event(&moved.key.community, &moved.prober, moved.id)
         .await?;
+    let entry = Entry {
+        change: Some(journal::change(hit.state.as_str(), moved.state.as_str())),
+        ..about::hit(entry, &moved)
+    };
+    journal::put(tx, &entry).await?;
     Ok(moved)
 }
 

@@ -1,8 +1,8 @@
 //! Formal follow-ups (protocol §10, workflow.md "Follow-up"): the broker checks hit, parties, order,
 //! state and time of every step, and keeps what the parties seal as it came. It can open nothing.
 //!
-//! Everything that a step does is one transaction: the step, the follow-up, its hit, and the events
-//! of both streams.
+//! Everything that a step does is one transaction: the step, the follow-up, its hit, the events of
+//! both streams, and the entries of the log.
 
 mod attachments;
 mod figures;
@@ -19,12 +19,15 @@ use sotto_common::followup::step::{AnswerClear, StepClear, StepDetail, StepState
 use sotto_common::followup::{FollowUpStep, Party};
 use sotto_common::hit::{HitEvent, HitState};
 use sotto_common::ids::{CommunityId, NodeId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::{Entry, Step};
 use sotto_common::time::Timestamp;
 use sotto_proto::convert::{self, follow_up::body_digest};
 use sotto_proto::v1;
 
 use super::feedback::move_hit;
 use super::hits::own_hit;
+use super::journal::{self, Journal, about};
 use super::{Broker, enrolled, known_epoch, manifest_of};
 use crate::datastore::{
     FollowUpEvent, FollowUpRecord, HitRecord, Presence, Signal, StackKey, StepRecord, Tx,
@@ -63,6 +66,7 @@ pub(crate) struct StepTaken {
 
 /// A statement on its way in.
 struct Incoming<'a> {
+    journal: &'a Journal,
     signed: &'a v1::DsseEnvelope,
     statement: &'a StepStatement,
     body: [u8; 32],
@@ -107,6 +111,7 @@ impl Broker {
         }
         let now = self.now();
         let incoming = &Incoming {
+            journal: &self.journal,
             signed,
             statement: &statement,
             body: body_digest(signed),
@@ -174,10 +179,9 @@ async fn begin(tx: &mut (dyn Tx + '_), id_taken: bool, incoming: &Incoming<'_>) 
         let text = format!("{MAX_OPEN} follow-ups are open at this holder");
         return Err(Error::new(ErrorCode::LimitReached, text));
     }
-    move_hit(tx, &hit, HitEvent::FollowUp, incoming.now).await?;
     let record = FollowUpRecord {
         follow_up,
-        key: hit.key,
+        key: hit.key.clone(),
         filter_version: hit.filter_version,
         matched_at: hit.last_seen,
         posterior: hit.posterior,
@@ -186,8 +190,10 @@ async fn begin(tx: &mut (dyn Tx + '_), id_taken: bool, incoming: &Incoming<'_>) 
         reminder: None,
         erased: false,
     };
+    let entry = incoming.hit_entry(&record)?;
+    move_hit(tx, &hit, HitEvent::FollowUp, entry).await?;
     tx.put_follow_up(&record).await?;
-    keep_step(tx, &record, incoming).await?;
+    keep_step(tx, &record, incoming, "").await?;
     Ok(Outcome {
         hit_moved: true,
         ..Outcome::new(record, incoming.now)
@@ -209,9 +215,10 @@ async fn go_on(
             ..Outcome::new(record, step.taken_at)
         });
     }
+    let before = record.follow_up.state.as_str();
     let next = record.follow_up.apply(clear, incoming.body, now)?;
     // What was due before this step stands before it in both streams.
-    time::remind(tx, &mut record, now).await?;
+    time::remind(tx, incoming.journal, &mut record, now).await?;
     record.follow_up = next;
     check_bounds(&record, incoming)?;
     record.statement_bytes += incoming.signed.encoded_len() as u64;
@@ -225,17 +232,49 @@ async fn go_on(
         _ => {}
     }
     tx.update_follow_up(&outcome.record).await?;
-    keep_step(tx, &outcome.record, incoming).await?;
-    match &clear.detail {
-        StepDetail::NotHeld => {
-            outcome.hit_moved = end_hit(tx, &outcome.record, HitEvent::NotHeld, now).await?;
-        }
-        StepDetail::Close => {
-            outcome.hit_moved = end_hit(tx, &outcome.record, HitEvent::CloseFollowUp, now).await?;
-        }
-        _ => {}
+    keep_step(tx, &outcome.record, incoming, before).await?;
+    let ends_hit = match &clear.detail {
+        StepDetail::NotHeld => Some(HitEvent::NotHeld),
+        StepDetail::Close => Some(HitEvent::CloseFollowUp),
+        _ => None,
+    };
+    if let Some(event) = ends_hit {
+        let entry = incoming.hit_entry(&outcome.record)?;
+        outcome.hit_moved = end_hit(tx, &outcome.record, event, entry).await?;
     }
     Ok(outcome)
+}
+
+impl Incoming<'_> {
+    /// An entry of what the sender does by its step.
+    fn entry(&self, action: Action) -> Result<Entry> {
+        let clear = &self.statement.clear;
+        self.journal
+            .by_node(&clear.sender, action, &clear.community, self.now)
+    }
+
+    /// The entry of the step itself: what is sealed in it stays out of the log.
+    fn step_entry(&self, record: &FollowUpRecord, before: &str) -> Result<Entry> {
+        let clear = &self.statement.clear;
+        let entry = about::follow_up(self.entry(Action::TakeStep)?, record);
+        Ok(Entry {
+            change: Some(journal::change(before, record.follow_up.state.as_str())),
+            detail: clear.step().as_str().to_owned(),
+            statement: Some(journal::digest_of(self.signed)),
+            step: Some(Step {
+                number: clear.seq,
+                clear: self.statement.clear_bytes.clone(),
+            }),
+            ..entry
+        })
+    }
+
+    /// The entry of what the step does to the hit.
+    fn hit_entry(&self, record: &FollowUpRecord) -> Result<Entry> {
+        let mut entry = self.entry(Action::FollowUpHit)?;
+        entry.object.follow_up = Some(record.follow_up.id);
+        Ok(entry)
+    }
 }
 
 impl Outcome {
@@ -302,11 +341,12 @@ async fn check_files(
     Ok(())
 }
 
-/// Keeps the step as it came, and tells both parties.
+/// Keeps the step as it came, logs it, and tells both parties.
 async fn keep_step(
     tx: &mut (dyn Tx + '_),
     record: &FollowUpRecord,
     incoming: &Incoming<'_>,
+    before: &str,
 ) -> Result<()> {
     let clear = &incoming.statement.clear;
     tx.put_step(&StepRecord {
@@ -318,6 +358,7 @@ async fn keep_step(
         taken_at: incoming.now,
     })
     .await?;
+    journal::put(tx, &incoming.step_entry(record, before)?).await?;
     tell(tx, &record.follow_up, FollowUpEvent::Step(clear.seq)).await
 }
 
@@ -339,7 +380,7 @@ async fn end_hit(
     tx: &mut (dyn Tx + '_),
     record: &FollowUpRecord,
     event: HitEvent,
-    now: Timestamp,
+    entry: Entry,
 ) -> Result<bool> {
     let follow_up = &record.follow_up;
     let hit = tx
@@ -349,7 +390,7 @@ async fn end_hit(
     let Some(hit) = hit.filter(followed_up) else {
         return Ok(false);
     };
-    move_hit(tx, &hit, event, now).await?;
+    move_hit(tx, &hit, event, entry).await?;
     Ok(true)
 }
 

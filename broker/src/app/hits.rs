@@ -9,12 +9,15 @@ use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::layers::posterior;
 use sotto_common::hit::{HitEvent, HitState, transition};
 use sotto_common::ids::{CommunityId, HitId, NodeId, RecordRef};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::Entry;
 use sotto_common::random::os_rng;
 use sotto_common::time::Timestamp;
 use sotto_proto::v1;
 use tokio::sync::watch;
 
 use super::feedback::move_hit;
+use super::journal::{self, Journal, about};
 use super::{Broker, enrolled};
 use crate::datastore::{Act, GuardKey, HitEventRecord, HitFilter, HitRecord, Signal, StackKey, Tx};
 use crate::matcher::HolderMatches;
@@ -33,6 +36,7 @@ pub(super) struct Outcome {
 
 /// Whose hits are recorded, under which rules.
 pub(super) struct Guard<'a> {
+    pub(super) journal: &'a Journal,
     pub(super) key: &'a StackKey,
     pub(super) prober: &'a NodeId,
     pub(super) hit_cap: u64,
@@ -144,6 +148,12 @@ impl Guard<'_> {
             touched_at: self.now,
         };
         tx.put_hit(&hit).await?;
+        let action = if held_back {
+            Action::QuarantineHit
+        } else {
+            Action::FindHit
+        };
+        self.log(tx, action, &hit, "").await?;
         if !held_back {
             tx.put_hit_event(&self.key.community, self.prober, hit.id)
                 .await?;
@@ -170,9 +180,9 @@ impl Guard<'_> {
         } else {
             HitEvent::NoLongerMatches
         };
-        let state = transition(hit.state, event)?;
-        let moved = state != hit.state;
-        hit.state = state;
+        let before = hit.state;
+        hit.state = transition(before, event)?;
+        let moved = hit.state != before;
         if moved {
             hit.touched_at = self.now;
         }
@@ -188,12 +198,39 @@ impl Guard<'_> {
         if matched || moved || marked {
             tx.update_hit(&hit).await?;
         }
+        if moved {
+            let action = if matched {
+                Action::ReviveHit
+            } else {
+                Action::RetractHit
+            };
+            self.log(tx, action, &hit, before.as_str()).await?;
+        }
         if moved || marked {
             tx.put_hit_event(&self.key.community, self.prober, hit.id)
                 .await?;
             *events = true;
         }
         Ok(hit)
+    }
+
+    /// Logs what the prober's batch has made of a hit.
+    async fn log(
+        &self,
+        tx: &mut (dyn Tx + '_),
+        action: Action,
+        hit: &HitRecord,
+        before: &str,
+    ) -> Result<()> {
+        let community = &self.key.community;
+        let entry = self
+            .journal
+            .by_node(self.prober, action, community, self.now)?;
+        let entry = Entry {
+            change: Some(journal::change(before, hit.state.as_str())),
+            ..about::hit(entry, hit)
+        };
+        journal::put(tx, &entry).await
     }
 }
 
@@ -352,34 +389,10 @@ impl Broker {
         if reason.trim().is_empty() {
             return Err(Error::field("reason", "say why"));
         }
-        let at = self.now();
-        let subject = &format!("{} {} {}", group.prober, group.holder, group.policy);
         let mut released = 0;
         loop {
             let step = self
-                .store
-                .run_tx("release_quarantine", |tx| {
-                    async move {
-                        let hits = tx.get_quarantined(community, group, RELEASE_STEP).await?;
-                        for hit in &hits {
-                            move_hit(tx, hit, HitEvent::Release, at).await?;
-                        }
-                        if !hits.is_empty() {
-                            let what = "release";
-                            tx.put_act(&Act {
-                                at,
-                                operator,
-                                community,
-                                what,
-                                subject,
-                                reason,
-                            })
-                            .await?;
-                        }
-                        Ok(hits.len() as u64)
-                    }
-                    .scope_boxed()
-                })
+                .release_some(operator, community, group, reason)
                 .await?;
             self.announce_hits();
             released += step;
@@ -387,6 +400,46 @@ impl Broker {
                 return Ok(released);
             }
         }
+    }
+
+    async fn release_some(
+        &self,
+        operator: &str,
+        community: &CommunityId,
+        group: &GuardKey,
+        reason: &str,
+    ) -> Result<u64> {
+        let (at, journal) = (self.now(), &self.journal);
+        let subject = &format!("{} {} {}", group.prober, group.holder, group.policy);
+        self.store
+            .run_tx("release_quarantine", |tx| {
+                async move {
+                    let hits = tx.get_quarantined(community, group, RELEASE_STEP).await?;
+                    for hit in &hits {
+                        let action = Action::ReleaseHit;
+                        let entry = Entry {
+                            detail: journal::detail(reason),
+                            ..journal.by_operator(operator, action, community, at)?
+                        };
+                        move_hit(tx, hit, HitEvent::Release, entry).await?;
+                    }
+                    if !hits.is_empty() {
+                        let what = "release";
+                        tx.put_act(&Act {
+                            at,
+                            operator,
+                            community,
+                            what,
+                            subject,
+                            reason,
+                        })
+                        .await?;
+                    }
+                    Ok(hits.len() as u64)
+                }
+                .scope_boxed()
+            })
+            .await
     }
 }
 

@@ -2,15 +2,22 @@
 //!
 //! "An action takes effect only once its entry is durable; both are written in one transaction."
 
+pub(super) mod about;
+
+use prost::Message as _;
+use scoped_futures::ScopedFutureExt as _;
+use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, Result};
 use sotto_common::ids::{CommunityId, EntryId, NodeId, Role, SpiffeId};
 use sotto_common::log::action::Action;
-use sotto_common::log::entry::Entry;
+use sotto_common::log::entry::{Change, Entry, MAX_DETAIL, MAX_STATEMENT, Statement};
 use sotto_common::log::leaf::{Leaf, Opening, OpeningNonce};
 use sotto_common::random::os_rng;
 use sotto_common::time::Timestamp;
 use sotto_proto::convert::log::write_entry;
+use sotto_proto::v1;
 
+use super::Broker;
 use crate::datastore::{NewEntry, Tx};
 
 /// The software that writes the entries.
@@ -103,6 +110,65 @@ impl Journal {
     }
 }
 
+impl Broker {
+    /// Logs that an operator or an auditor has read, before it is answered (protocol §11). Of a
+    /// community that does not exist nothing can be read, and nothing is logged.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written: then nothing is to be answered.
+    pub(crate) async fn log_read(
+        &self,
+        reader: &SpiffeId,
+        community: &CommunityId,
+        call: &'static str,
+    ) -> Result<()> {
+        let (now, journal) = (self.now(), &self.journal);
+        self.store
+            .run_tx("log_read", |tx| {
+                async move {
+                    if tx.get_profile(community).await?.is_none() {
+                        return Ok(());
+                    }
+                    let mut entry = journal.by_identity(reader, Action::Read, community, now);
+                    entry.detail = detail(call);
+                    put(tx, &entry).await
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+}
+
+/// A change of state.
+pub(super) fn change(from: &str, to: &str) -> Change {
+    Change {
+        from: from.to_owned(),
+        to: to.to_owned(),
+    }
+}
+
+/// As much of a text as an entry takes.
+pub(super) fn detail(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_DETAIL)].to_owned()
+}
+
+/// The digest of a signed statement that is not in the log itself.
+pub(super) fn digest_of(signed: &v1::DsseEnvelope) -> Statement {
+    Statement {
+        digest: Sha256::digest(&signed.payload).into(),
+        envelope: None,
+    }
+}
+
+/// A signed statement with nothing sealed and no salt; of one that is too long, the digest.
+pub(super) fn statement(signed: &v1::DsseEnvelope) -> Statement {
+    let envelope = signed.encode_to_vec();
+    Statement {
+        envelope: (envelope.len() <= MAX_STATEMENT).then_some(envelope),
+        ..digest_of(signed)
+    }
+}
+
 /// Puts an entry, in the transaction of what it is about. It gets its place in the tree later.
 ///
 /// # Errors
@@ -130,4 +196,29 @@ pub(super) async fn put(tx: &mut (dyn Tx + '_), entry: &Entry) -> Result<()> {
         follow_up: entry.object.follow_up,
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_between_two_characters() {
+        assert_eq!(detail("its key is lost"), "its key is lost");
+        let long = format!("{}€ and so on", "x".repeat(MAX_DETAIL - 1));
+        assert_eq!(detail(&long), "x".repeat(MAX_DETAIL - 1));
+    }
+
+    #[test]
+    fn a_statement_that_is_too_long_is_in_the_log_as_its_digest() {
+        let signed = |length| v1::DsseEnvelope {
+            payload: vec![7; length].into(),
+            ..Default::default()
+        };
+        let (short, long) = (signed(100), signed(MAX_STATEMENT));
+        let whole = statement(&short);
+        assert_eq!(whole.envelope, Some(short.encode_to_vec()));
+        assert_eq!(whole.digest, digest_of(&short).digest);
+        assert_eq!(statement(&long), digest_of(&long));
+    }
 }

@@ -1,14 +1,19 @@
 //! Communities, nodes and their limits (protocol §8).
 
+use std::collections::BTreeSet;
+
 use prost::Message as _;
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, NodeId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::Entry;
 use sotto_common::membership::{KeyStatement, NotifyHolder, Profile};
 use sotto_common::selector::Policy;
 use sotto_proto::convert;
 use sotto_proto::v1;
 
+use super::journal::{self, about};
 use super::{Broker, enrolled, envelope};
 use crate::datastore::{Act, Limits, NodeRecord, Tx};
 
@@ -34,6 +39,7 @@ impl Broker {
     /// `ALREADY_EXISTS`; `INVALID_FIELD` without a custodian.
     pub(crate) async fn create_community(
         &self,
+        operator: &str,
         name: &CommunityId,
         profile: Profile,
         custodians: &[NodeId],
@@ -46,7 +52,7 @@ impl Broker {
         }
         check_profile(&profile)?;
         let profile = &v1::Profile::from(profile).encode_to_vec();
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         self.store
             .run_tx("create_community", |tx| {
                 async move {
@@ -56,34 +62,43 @@ impl Broker {
                             "a community of this name exists",
                         ));
                     }
-                    tx.put_custodians(name, custodians).await
+                    tx.put_custodians(name, custodians).await?;
+                    let action = Action::CreateCommunity;
+                    journal::put(tx, &journal.by_operator(operator, action, name, now)?).await
                 }
                 .scope_boxed()
             })
             .await
     }
 
-    /// Operator: replaces the proposed profile, and the custodians if any are given.
+    /// Operator: replaces the proposed profile, and the custodians if any are given. Idempotent.
     ///
     /// # Errors
     /// `NOT_A_MEMBER` if there is no such community.
     pub(crate) async fn propose_profile(
         &self,
+        operator: &str,
         name: &CommunityId,
         profile: Profile,
         custodians: &[NodeId],
     ) -> Result<()> {
         check_profile(&profile)?;
         let profile = &v1::Profile::from(profile).encode_to_vec();
+        let (now, journal) = (self.now(), &self.journal);
         self.store
             .run_tx("propose_profile", |tx| {
                 async move {
                     proposed_profile(tx, name).await?;
-                    tx.update_profile(name, profile).await?;
-                    if custodians.is_empty() {
+                    let same = tx.get_profile(name).await?.as_ref() == Some(profile);
+                    if same && are_custodians(tx, name, custodians).await? {
                         return Ok(());
                     }
-                    tx.put_custodians(name, custodians).await
+                    tx.update_profile(name, profile).await?;
+                    if !custodians.is_empty() {
+                        tx.put_custodians(name, custodians).await?;
+                    }
+                    let action = Action::ProposeProfile;
+                    journal::put(tx, &journal.by_operator(operator, action, name, now)?).await
                 }
                 .scope_boxed()
             })
@@ -118,8 +133,13 @@ impl Broker {
     ///
     /// # Errors
     /// `NOT_A_MEMBER` if there is no such community, `ALREADY_EXISTS` if the node is enrolled.
-    pub(crate) async fn enrol(&self, community: &CommunityId, node: &NodeId) -> Result<()> {
-        let now = self.now();
+    pub(crate) async fn enrol(
+        &self,
+        operator: &str,
+        community: &CommunityId,
+        node: &NodeId,
+    ) -> Result<()> {
+        let (now, journal) = (self.now(), &self.journal);
         self.store
             .run_tx("enrol_node", |tx| {
                 async move {
@@ -129,7 +149,10 @@ impl Broker {
                         let text = "the node is enrolled; to replace its keys, suspend it first";
                         return Err(Error::new(ErrorCode::AlreadyExists, text));
                     }
-                    tx.put_node(community, node, now).await
+                    tx.put_node(community, node, now).await?;
+                    let action = Action::EnrolNode;
+                    let entry = journal.by_operator(operator, action, community, now)?;
+                    journal::put(tx, &about::node(entry, node)).await
                 }
                 .scope_boxed()
             })
@@ -168,7 +191,7 @@ impl Broker {
         policy: Option<Policy>,
         change: LimitsChange,
     ) -> Result<()> {
-        let at = self.now();
+        let (at, journal) = (self.now(), &self.journal);
         let reason = &format!("{change:?}");
         self.store
             .run_tx("set_limits", |tx| {
@@ -180,7 +203,16 @@ impl Broker {
                             daily_refs: change.daily_refs.unwrap_or(old.daily_refs),
                             max_class: change.max_class.unwrap_or(old.max_class),
                         };
+                        if new == old {
+                            continue;
+                        }
                         tx.put_limits(community, node, policy, new).await?;
+                        let action = Action::SetLimits;
+                        let entry = journal.by_operator(operator, action, community, at)?;
+                        let mut entry = about::node(entry, node);
+                        entry.object.policy = Some(policy);
+                        entry.limits = Some((new.daily_refs, new.max_class));
+                        journal::put(tx, &entry).await?;
                     }
                     let subject = node.as_str();
                     tx.put_act(&Act {
@@ -229,7 +261,7 @@ impl Broker {
             .await
     }
 
-    /// Node: hands in its key statement.
+    /// Node: hands in its key statement. Idempotent.
     ///
     /// # Errors
     /// `NOT_A_MEMBER`, `INVALID_FIELD` if it is about another node or community,
@@ -250,6 +282,7 @@ impl Broker {
             ));
         }
         let (bytes, key) = (&statement.encode_to_vec(), stated.keys.signing.as_bytes());
+        let (now, journal) = (self.now(), &self.journal);
         self.store
             .run_tx("submit_key_statement", |tx| {
                 async move {
@@ -261,7 +294,15 @@ impl Broker {
                              the operator must suspend and enrol it again",
                         ));
                     }
-                    tx.update_statement(community, caller, bytes, key).await
+                    if known.statement.as_ref() == Some(bytes) {
+                        return Ok(());
+                    }
+                    tx.update_statement(community, caller, bytes, key).await?;
+                    let entry = Entry {
+                        statement: Some(journal::statement(statement)),
+                        ..journal.by_node(caller, Action::SubmitKeys, community, now)?
+                    };
+                    journal::put(tx, &entry).await
                 }
                 .scope_boxed()
             })
@@ -309,6 +350,16 @@ async fn proposed_profile(tx: &mut (dyn Tx + '_), community: &CommunityId) -> Re
     v1::Profile::decode(&bytes[..])
         .map_err(Error::internal)?
         .try_into()
+}
+
+/// Whether these are the custodians already; none given = they stay.
+async fn are_custodians(
+    tx: &mut (dyn Tx + '_),
+    name: &CommunityId,
+    given: &[NodeId],
+) -> Result<bool> {
+    let now: BTreeSet<_> = tx.get_custodians(name).await?.into_iter().collect();
+    Ok(given.is_empty() || given.iter().cloned().collect::<BTreeSet<_>>() == now)
 }
 
 async fn policies(

@@ -1,24 +1,27 @@
 //! Probe sessions and batches (protocol §7).
 
+mod opening;
+
 use std::collections::{BTreeSet, HashSet};
 
 use scoped_futures::ScopedFutureExt as _;
-use sha2::{Digest as _, Sha256};
-use sotto_common::epoch::Kid;
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::grounds::Grounds;
-use sotto_common::ids::{NodeId, RecordRef, SessionId};
-use sotto_common::membership::Manifest;
-use sotto_common::probe::{MAX_BATCH, SessionNonce, session_commitment, tags_digest};
+use sotto_common::ids::{CommunityId, EntryId, NodeId, RecordRef, SessionId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::{Batch, Entry};
+use sotto_common::probe::{SessionNonce, answer_digest, tags_digest};
 use sotto_common::secret::Tag;
-use sotto_common::service::tls::MAX_MESSAGE;
 use sotto_common::time::Timestamp;
 use std::time::Duration;
 
+use self::opening::{check_opening, check_resumption, max_pairs, session_record};
+use super::journal::{self, Journal, about};
 use super::{Broker, active_epoch, enrolled};
 use crate::app::hits::{Guard, Outcome};
 use crate::datastore::{BatchRecord, SessionRecord, StackKey, Tx};
 use crate::matcher::{HolderMatches, Question};
+
+pub(crate) use opening::Opening;
 
 /// Most probe sessions that a node has open in a community; another one closes the one that was
 /// not used for longest.
@@ -26,18 +29,6 @@ const MAX_OPEN_SESSIONS: u64 = 256;
 
 /// A session that is not used for this long is closed: it can wait a week for its quota.
 const IDLE_SESSION: Duration = Duration::from_hours(7 * 24);
-
-/// What opens or resumes a session, checked for its form.
-pub(crate) struct Opening {
-    pub(crate) id: SessionId,
-    pub(crate) key: StackKey,
-    pub(crate) forms: [u8; 32],
-    pub(crate) kid: Kid,
-    pub(crate) canary_tags: Vec<Tag>,
-    pub(crate) nonce: SessionNonce,
-    pub(crate) grounds: Grounds,
-    pub(crate) targets: BTreeSet<NodeId>,
-}
 
 /// A session as one stream has it open. The nonce lives here only.
 pub(crate) struct ProbeSession {
@@ -75,6 +66,30 @@ pub(crate) struct Opened {
     pub(crate) max_pairs: u32,
 }
 
+/// The answer to a batch.
+pub(crate) struct BatchAnswer {
+    /// A serialised `ProbeMatches`.
+    pub(crate) matches: Vec<u8>,
+    /// The place of the batch's entry in the log, as far as it is known.
+    pub(crate) leaf_index: Option<u64>,
+}
+
+/// What a batch's transaction has done.
+struct Recorded {
+    matches: Vec<u8>,
+    entry: Option<EntryId>,
+    /// Whether the hit stream moved.
+    hits_moved: bool,
+}
+
+/// A batch on its way in.
+struct Asked<'a> {
+    session: &'a ProbeSession,
+    number: u32,
+    tags_digest: [u8; 32],
+    now: Timestamp,
+}
+
 impl Broker {
     /// Opens a session, or resumes it under the same nonce and opening.
     ///
@@ -83,6 +98,7 @@ impl Broker {
     pub(crate) async fn open_session(&self, prober: &NodeId, opening: Opening) -> Result<Opened> {
         let now = self.now();
         let (record, opening_ref) = (&session_record(prober, &opening, now), &opening);
+        let journal = &self.journal;
         let (manifest, refs_left_today, last_answered) = self
             .store
             .run_tx("open_session", |tx| {
@@ -96,7 +112,7 @@ impl Broker {
                         check_resumption(&known, record)?;
                         tx.get_last_batch(record.id).await?
                     } else {
-                        put_session(tx, record).await?;
+                        put_session(tx, journal, record).await?;
                         None
                     };
                     let left = refs_left(tx, key, prober, now).await?;
@@ -126,8 +142,9 @@ impl Broker {
         })
     }
 
-    /// Tests a batch and answers with its serialised `ProbeMatches`. Idempotent by number, for
-    /// hits and for quota; the hits are durable when this returns.
+    /// Tests a batch and answers with its serialised `ProbeMatches`, and with the place of its entry
+    /// in the log. Idempotent by number, for hits, for quota and for the log; the hits are durable
+    /// when this returns.
     ///
     /// # Errors
     /// `BATCH_MALFORMED`, `BATCH_MISMATCH`, `QUOTA_EXHAUSTED` with the time to wait; nothing of
@@ -137,9 +154,9 @@ impl Broker {
         session: &ProbeSession,
         number: u32,
         pairs: Vec<(Tag, RecordRef)>,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<BatchAnswer> {
         check_batch(&pairs, session.max_pairs)?;
-        let digest = tags_digest(&session.nonce, number, &pairs);
+        let tags_digest = tags_digest(&session.nonce, number, &pairs);
         let (tags, refs): (Vec<Tag>, Vec<RecordRef>) = pairs.into_iter().unzip();
         let shared = self.matching.read().await;
         let now = self.now();
@@ -157,17 +174,43 @@ impl Broker {
         });
         drop(tags);
         let outcome = &Outcome { refs, matches };
-        let (bytes, events) = self
+        let asked = &Asked {
+            session,
+            number,
+            tags_digest,
+            now,
+        };
+        let journal = &self.journal;
+        let recorded = self
             .store
             .run_tx("probe_batch", |tx| {
-                async move { answer(tx, session, number, digest, outcome, now).await }.scope_boxed()
+                async move { answer(tx, journal, asked, outcome).await }.scope_boxed()
             })
             .await?;
         drop(shared);
-        if events {
+        if recorded.hits_moved {
             self.announce_hits();
         }
-        Ok(bytes)
+        let leaf_index = match recorded.entry {
+            Some(entry) => self.place_if_known(&session.key.community, entry).await,
+            None => None,
+        };
+        Ok(BatchAnswer {
+            matches: recorded.matches,
+            leaf_index,
+        })
+    }
+
+    /// The place of a batch's entry. An answer that is recorded goes out without it, too: the entry
+    /// is durable and gets its place later.
+    async fn place_if_known(&self, community: &CommunityId, entry: EntryId) -> Option<u64> {
+        match self.place(community, entry).await {
+            Ok(index) => Some(index),
+            Err(error) => {
+                tracing::warn!(%error, "a batch is answered without the place of its entry");
+                None
+            }
+        }
     }
 
     /// Closes a session; its commitment and recorded answers are erased.
@@ -175,12 +218,15 @@ impl Broker {
     /// # Errors
     /// `SESSION_UNKNOWN`.
     pub(crate) async fn close_session(&self, session: &ProbeSession) -> Result<(u32, u64)> {
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         self.store
             .run_tx("close_session", |tx| {
                 async move {
                     let record = open_session_row(tx, session).await?;
-                    tx.update_session_closed(session.id, now).await?;
+                    let community = &session.key.community;
+                    let action = Action::CloseSession;
+                    let entry = journal.by_node(&session.prober, action, community, now)?;
+                    close(tx, &record, entry).await?;
                     Ok((record.batches, record.refs))
                 }
                 .scope_boxed()
@@ -190,12 +236,17 @@ impl Broker {
 
     /// Closes the sessions that nobody uses, and forgets quota use that can no longer count.
     pub(crate) async fn expire_sessions(&self) -> Result<()> {
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         self.store
             .run_tx("expire_sessions", |tx| {
                 async move {
                     for id in tx.get_idle_sessions(now.minus(IDLE_SESSION)).await? {
-                        tx.update_session_closed(id, now).await?;
+                        let Some(record) = tx.get_session(id).await? else {
+                            continue;
+                        };
+                        let community = &record.key.community;
+                        let entry = journal.by_broker(Action::CloseSession, community, now);
+                        close(tx, &record, entry).await?;
                     }
                     // A clock that steps back must not refill yesterday's quota at once.
                     tx.delete_quota_use(now.day() - 2).await
@@ -206,23 +257,31 @@ impl Broker {
     }
 }
 
-/// The batch within its transaction: recorded answer, quota, hits, record of the answer. Returns
-/// the answer, and whether the hit stream moved.
+/// The batch within its transaction: recorded answer, quota, hits, entry of the log, record of the
+/// answer.
 async fn answer(
     tx: &mut (dyn Tx + '_),
-    session: &ProbeSession,
-    number: u32,
-    digest: [u8; 32],
+    journal: &Journal,
+    asked: &Asked<'_>,
     outcome: &Outcome,
-    now: Timestamp,
-) -> Result<(Vec<u8>, bool)> {
-    open_session_row(tx, session).await?;
+) -> Result<Recorded> {
+    let Asked {
+        session,
+        number,
+        tags_digest,
+        now,
+    } = *asked;
+    let row = open_session_row(tx, session).await?;
     // The stream may be older than a suspension or the end of its epoch.
     enrolled(tx, &session.key.community, &session.prober).await?;
     active_epoch(tx, &session.key.community, session.key.epoch, now).await?;
     if let Some(recorded) = tx.get_batch(session.id, number).await? {
-        if recorded.tags_digest == digest {
-            return Ok((recorded.matches, false));
+        if recorded.tags_digest == tags_digest {
+            return Ok(Recorded {
+                matches: recorded.matches,
+                entry: recorded.entry,
+                hits_moved: false,
+            });
         }
         let text = "this batch number was used with other pairs";
         return Err(Error::new(ErrorCode::BatchMismatch, text));
@@ -230,22 +289,55 @@ async fn answer(
     let refs = outcome.refs.len() as u64;
     count_refs(tx, session, refs, now).await?;
     let guard = Guard {
+        journal,
         key: &session.key,
         prober: &session.prober,
         hit_cap: session.hit_cap,
         prior: session.prior,
         now,
     };
-    let (matches, events) = guard.record(tx, outcome).await?;
+    let (matches, hits_moved) = guard.record(tx, outcome).await?;
+    // protocol §11: "every batch, with or without hits".
+    let entry = batch_entry(journal, asked, &row, outcome, &matches)?;
+    journal::put(tx, &entry).await?;
     let batch = BatchRecord {
         session: session.id,
         number,
-        tags_digest: digest,
+        tags_digest,
         matches: matches.clone(),
+        entry: Some(entry.id),
     };
     tx.put_batch(&batch).await?;
     tx.update_session_counts(session.id, refs, now).await?;
-    Ok((matches, events))
+    Ok(Recorded {
+        matches,
+        entry: Some(entry.id),
+        hits_moved,
+    })
+}
+
+/// The entry of a batch that is answered with these bytes.
+fn batch_entry(
+    journal: &Journal,
+    asked: &Asked<'_>,
+    row: &SessionRecord,
+    outcome: &Outcome,
+    answer: &[u8],
+) -> Result<Entry> {
+    let (session, number) = (asked.session, asked.number);
+    let (prober, community) = (&session.prober, &session.key.community);
+    let entry = journal.by_node(prober, Action::AnswerBatch, community, asked.now)?;
+    let versions = outcome.matches.iter().flat_map(|found| &found.versions);
+    Ok(Entry {
+        batch: Some(Batch {
+            number,
+            refs: outcome.refs.len() as u64,
+            matches: versions.filter(|version| **version > 0).count() as u64,
+            tags_digest: asked.tags_digest,
+            answer_digest: answer_digest(&session.nonce, number, answer),
+        }),
+        ..about::session(entry, row)
+    })
 }
 
 /// Counts a batch whole or not at all (protocol §7).
@@ -303,79 +395,29 @@ async fn open_session_row(tx: &mut (dyn Tx + '_), session: &ProbeSession) -> Res
         })
 }
 
-async fn put_session(tx: &mut (dyn Tx + '_), record: &SessionRecord) -> Result<()> {
-    let (community, prober) = (&record.key.community, &record.prober);
+async fn put_session(
+    tx: &mut (dyn Tx + '_),
+    journal: &Journal,
+    record: &SessionRecord,
+) -> Result<()> {
+    let (community, prober, now) = (&record.key.community, &record.prober, record.opened_at);
     if tx.count_open_sessions(community, prober).await? >= MAX_OPEN_SESSIONS
         && let Some(longest_unused) = tx.get_longest_unused_session(community, prober).await?
+        && let Some(longest_unused) = tx.get_session(longest_unused).await?
     {
         // A prober that has lost the ids of its sessions must not lock itself out.
-        tx.update_session_closed(longest_unused, record.opened_at)
-            .await?;
+        let entry = journal.by_node(prober, Action::CloseSession, community, now)?;
+        close(tx, &longest_unused, entry).await?;
     }
-    tx.put_session(record).await
+    tx.put_session(record).await?;
+    let entry = journal.by_node(prober, Action::OpenSession, community, now)?;
+    journal::put(tx, &about::session(entry, record)).await
 }
 
-/// protocol §4: the opening carries the canaries of its key, and the forms of its code.
-fn check_opening(opening: &Opening, manifest: &Manifest) -> Result<()> {
-    let row = manifest.policy(opening.key.policy)?;
-    if opening.kid != manifest.kid() {
-        return Err(Error::new(
-            ErrorCode::KeyMismatch,
-            "kid is not that of the epoch's key",
-        ));
-    }
-    let carried: HashSet<_> = opening.canary_tags.iter().collect();
-    let expected: HashSet<_> = row.canary_tags.iter().collect();
-    if carried != expected {
-        let text = "the canary tags are not the epoch's: the key is wrong";
-        return Err(Error::new(ErrorCode::CanaryMissing, text));
-    }
-    if opening.forms != row.forms {
-        let text = "forms is not the epoch's: the normal form has drifted";
-        return Err(Error::new(ErrorCode::FormsMismatch, text));
-    }
-    Ok(())
-}
-
-/// protocol §7: "resumes under its id with the same nonce and opening".
-fn check_resumption(known: &SessionRecord, asked: &SessionRecord) -> Result<()> {
-    if known.prober != asked.prober {
-        // Another node's session is as good as unknown.
-        return Err(Error::new(
-            ErrorCode::SessionMismatch,
-            "this session id is taken",
-        ));
-    }
-    if known.closed {
-        return Err(Error::new(
-            ErrorCode::SessionUnknown,
-            "the session is closed: open a new one",
-        ));
-    }
-    if known.commitment != asked.commitment || known.opening != asked.opening {
-        let text = "a session resumes with the same nonce and opening";
-        return Err(Error::new(ErrorCode::SessionMismatch, text));
-    }
-    Ok(())
-}
-
-/// Most pairs of a batch whose answer, should every ref match every holder, is one message of
-/// 4 MiB (protocol §12); 4096 at most (protocol §7).
-fn max_pairs(opening: &Opening, manifest: &Manifest) -> u32 {
-    /// What is around the refs of an answer.
-    const ENVELOPE: usize = 64 * 1024;
-    /// A record ref with its tags and lengths.
-    const REF: usize = 24;
-    /// A holder: name of at most 35 bytes, version, probability, hit id, tags and lengths.
-    const HOLDER: usize = 80;
-    let others = manifest.members.len().saturating_sub(1);
-    let holders = match opening.targets.len() {
-        0 => others,
-        targets => targets.min(others),
-    };
-    let pairs = (MAX_MESSAGE - ENVELOPE) / (REF + HOLDER * holders);
-    // Unwrap safety: at most 4096.
-    u32::try_from(pairs.clamp(1, MAX_BATCH)).unwrap_or(1)
+/// Closes a session that is open, and logs it.
+async fn close(tx: &mut (dyn Tx + '_), record: &SessionRecord, entry: Entry) -> Result<()> {
+    tx.update_session_closed(record.id, entry.at).await?;
+    journal::put(tx, &about::session(entry, record)).await
 }
 
 fn check_batch(pairs: &[(Tag, RecordRef)], max_pairs: u32) -> Result<()> {
@@ -391,48 +433,4 @@ fn check_batch(pairs: &[(Tag, RecordRef)], max_pairs: u32) -> Result<()> {
         return malformed("a record ref stands once in a batch".into());
     }
     Ok(())
-}
-
-fn session_record(prober: &NodeId, opening: &Opening, now: Timestamp) -> SessionRecord {
-    SessionRecord {
-        id: opening.id,
-        key: opening.key.clone(),
-        prober: prober.clone(),
-        commitment: Some(session_commitment(&opening.nonce)),
-        opening: opening_digest(opening),
-        grounds: opening.grounds.clone(),
-        batches: 0,
-        refs: 0,
-        opened_at: now,
-        closed: false,
-    }
-}
-
-/// A digest of the opening's fields besides id and what the manifest fixes: a column of the
-/// ledger, not part of the protocol. The nonce, which the ledger does not have, keeps a reader of
-/// the ledger from guessing the case reference.
-fn opening_digest(opening: &Opening) -> [u8; 32] {
-    let StackKey {
-        community,
-        epoch,
-        policy,
-    } = &opening.key;
-    let epoch = epoch.to_string();
-    let mut fields = vec![
-        community.as_str(),
-        &epoch,
-        policy.name(),
-        opening.grounds.purpose().as_str(),
-        opening.grounds.legal_basis().as_str(),
-        opening.grounds.reference(),
-        opening.grounds.case_ref(),
-    ];
-    fields.extend(opening.targets.iter().map(NodeId::as_str));
-    let mut hasher = Sha256::new();
-    hasher.update(opening.nonce.secret().expose());
-    for field in fields {
-        hasher.update((field.len() as u64).to_be_bytes());
-        hasher.update(field);
-    }
-    hasher.finalize().into()
 }

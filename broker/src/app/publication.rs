@@ -10,6 +10,8 @@ use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::admission;
 use sotto_common::ids::{CommunityId, Epoch, NodeId, PublicationId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::Entry;
 use sotto_common::publication::{FilterHeader, MAX_CHUNK, PublicationState};
 use sotto_common::random::os_rng;
 use sotto_common::selector::Policy;
@@ -20,7 +22,8 @@ use self::checks::{
     check_chunk, check_header, header_of, is_final, known_publication, offer_of, own_publication,
     record_of, salt_digest, switch,
 };
-use self::stacks::{Moves, end};
+use self::stacks::{Ending, Moves, end};
+use super::journal::{self, about};
 use super::{Broker, active_epoch, blocking, enrolled};
 use crate::cache::Part;
 use crate::datastore::{ChunkRecord, PublicationRecord, StackKey};
@@ -54,7 +57,7 @@ impl Broker {
             ));
         }
         let (header, bytes) = (&header, &signed.encode_to_vec());
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         let (acknowledged, state, generation) = self
             .store
             .run_tx("create_publication", |tx| {
@@ -76,8 +79,15 @@ impl Broker {
                     }
                     tx.put_salt(community, &salt_digest(header), header.publication)
                         .await?;
-                    tx.put_publication(&record_of(header, bytes.clone()))
-                        .await?;
+                    let record = record_of(header, bytes.clone());
+                    tx.put_publication(&record).await?;
+                    let action = Action::AnnouncePublication;
+                    let entry = Entry {
+                        // The header has the salt.
+                        statement: Some(journal::digest_of(signed)),
+                        ..journal.by_node(caller, action, community, now)?
+                    };
+                    journal::put(tx, &about::publication(entry, &record)).await?;
                     Ok((0, PublicationState::Uploading, 0))
                 }
                 .scope_boxed()
@@ -177,6 +187,14 @@ impl Broker {
         id: PublicationId,
     ) -> Result<()> {
         let turn = self.upload_lock(id).lock().await;
+        let ending = &Ending {
+            journal: &self.journal,
+            by: Some(caller),
+            action: Action::WithdrawPublication,
+            state: PublicationState::Withdrawn,
+            why: "",
+            now: self.now(),
+        };
         let moves = self
             .store
             .run_tx("withdraw_publication", |tx| {
@@ -197,7 +215,7 @@ impl Broker {
                     if record.state == PublicationState::Uploading {
                         gone.push(record);
                     }
-                    let mut moves = end(tx, gone, PublicationState::Withdrawn).await?;
+                    let mut moves = end(tx, gone, ending).await?;
                     // One that had ended before may still be waited for.
                     moves.generation = moves.generation.max(ended_in);
                     Ok(moves)
@@ -311,6 +329,14 @@ impl Broker {
             return Err(error);
         }
         let refuse = is_final(error.code);
+        let ending = &Ending {
+            journal: &self.journal,
+            by: Some(&record.holder),
+            action: Action::RejectPublication,
+            state: PublicationState::Refused,
+            why: error.code.as_str(),
+            now: self.now(),
+        };
         let (now, moves) = self
             .store
             .run_tx("settle_publication", |tx| {
@@ -318,7 +344,7 @@ impl Broker {
                     let now = tx.get_publication(record.id).await?.ok_or_else(unknown)?;
                     let refused = refuse && now.state == PublicationState::Uploading;
                     let gone = if refused { vec![now.clone()] } else { vec![] };
-                    Ok((now, end(tx, gone, PublicationState::Refused).await?))
+                    Ok((now, end(tx, gone, ending).await?))
                 }
                 .scope_boxed()
             })
@@ -346,7 +372,7 @@ impl Broker {
             object: Some(object),
             ..record.clone()
         };
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         let switched = self
             .store
             .run_tx("activate_publication", |tx| {
@@ -356,7 +382,7 @@ impl Broker {
                     enrolled(tx, &header.community, &header.holder).await?;
                     header.check_times(now, manifest.not_after)?;
                     check_header(tx, header, &manifest).await?;
-                    switch(tx, checked).await
+                    switch(tx, journal, checked, now).await
                 }
                 .scope_boxed()
             })

@@ -18,7 +18,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::view::{announced_of, event_of, follow_up_of, presence_rate_of, step_of};
 use super::membership::{answer, given};
-use super::{Answers, Api, AsyncAnswers, Sender, node, node_or_reader, peer, reader, to_the_end};
+use super::{
+    Answers, Api, AsyncAnswers, Sender, node, node_or_reader, peer, reader, spiffe, to_the_end,
+};
 use crate::app::{Announced, Broker, Download, Place};
 use crate::datastore::{FollowUpFilter, FollowUpRange};
 
@@ -179,7 +181,7 @@ impl FollowUpService for Api {
         request: Request<v1::ListFollowUpStatisticsRequest>,
     ) -> Result<Response<v1::ListFollowUpStatisticsResponse>, Status> {
         answer!({
-            let party = node_or_reader(&request)?;
+            let (party, caller) = (node_or_reader(&request)?, spiffe(&request)?);
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let range = FollowUpRange {
@@ -188,6 +190,8 @@ impl FollowUpService for Api {
                 to: optional_time("to", message.to)?,
             };
             let lines = self.broker.follow_up_statistics(&community, range).await?;
+            let call = "FollowUpService/ListFollowUpStatistics";
+            self.log_read(&caller, &community, call).await?;
             let rows = lines.iter().map(Into::into).collect();
             Ok(v1::ListFollowUpStatisticsResponse { rows })
         })
@@ -199,10 +203,13 @@ impl FollowUpService for Api {
     ) -> Result<Response<v1::ListPresenceRatesResponse>, Status> {
         answer!({
             reader(&request)?;
+            let caller = spiffe(&request)?;
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let since = optional_time("since", message.since)?;
             let rates = self.broker.presence_rates(&community, since).await?;
+            let call = "FollowUpService/ListPresenceRates";
+            self.log_read(&caller, &community, call).await?;
             let rows = rates.iter().map(presence_rate_of).collect();
             Ok(v1::ListPresenceRatesResponse { rows })
         })

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::membership::{answer, given};
 use super::{
-    Answers, Api, AsyncAnswers, Sender, node, operator, optional_policy, peer, to_the_end,
+    Answers, Api, AsyncAnswers, Sender, node, operator, optional_policy, peer, spiffe, to_the_end,
 };
 use crate::app::Broker;
 use crate::datastore::{GuardKey, HitFilter, HitRecord, HitStatistic};
@@ -117,6 +117,7 @@ impl HitService for Api {
     ) -> Result<Response<v1::ListHitStatisticsResponse>, Status> {
         answer!({
             operator(&request)?;
+            let reader = spiffe(&request)?;
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let since = message.since.map(|since| timestamp("since", Some(since)));
@@ -124,6 +125,8 @@ impl HitService for Api {
                 .broker
                 .hit_statistics(&community, since.transpose()?)
                 .await?;
+            let call = "HitService/ListHitStatistics";
+            self.log_read(&reader, &community, call).await?;
             let rows = rows.iter().map(statistic_of).collect();
             Ok(v1::ListHitStatisticsResponse { rows })
         })
@@ -158,6 +161,8 @@ impl HitService for Api {
             operator(&request)?;
             let community = text("community", &request.get_ref().community)?;
             let groups = self.broker.quarantine(&community).await?;
+            let call = "HitService/ListQuarantine";
+            self.log_read(&spiffe(&request)?, &community, call).await?;
             let groups = groups
                 .into_iter()
                 .map(|(key, hits)| v1::QuarantineGroup {

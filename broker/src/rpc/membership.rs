@@ -12,7 +12,7 @@ use sotto_proto::v1;
 use sotto_proto::v1::membership_service_server::MembershipService;
 use tonic::{Request, Response, Status};
 
-use super::{Api, node, node_or_operator, operator, optional_policy, to_the_end};
+use super::{Api, node, node_or_operator, operator, optional_policy, spiffe, to_the_end};
 use crate::app::{EpochView, LimitsChange};
 use crate::datastore::NodeRecord;
 
@@ -33,13 +33,13 @@ impl MembershipService for Api {
         request: Request<v1::CreateCommunityRequest>,
     ) -> Answer<v1::CreateCommunityResponse> {
         answer!({
-            operator(&request)?;
+            let operator = operator(&request)?;
             let message = request.into_inner();
             let name = text("community", &message.community)?;
             let profile = profile(message.profile)?;
             let custodians = nodes("custodians", &message.custodians)?;
             self.broker
-                .create_community(&name, profile, &custodians)
+                .create_community(&operator, &name, profile, &custodians)
                 .await?;
             Ok(v1::CreateCommunityResponse {})
         })
@@ -50,13 +50,13 @@ impl MembershipService for Api {
         request: Request<v1::ProposeProfileRequest>,
     ) -> Answer<v1::ProposeProfileResponse> {
         answer!({
-            operator(&request)?;
+            let operator = operator(&request)?;
             let message = request.into_inner();
             let name = text("community", &message.community)?;
             let profile = profile(message.profile)?;
             let custodians = nodes("custodians", &message.custodians)?;
             self.broker
-                .propose_profile(&name, profile, &custodians)
+                .propose_profile(&operator, &name, profile, &custodians)
                 .await?;
             Ok(v1::ProposeProfileResponse {})
         })
@@ -70,6 +70,8 @@ impl MembershipService for Api {
             let member = node_or_operator(&request)?;
             let name = text("community", &request.get_ref().community)?;
             let (profile, custodians) = self.broker.community(&name, member.as_ref()).await?;
+            let call = "MembershipService/GetCommunity";
+            self.log_read(&spiffe(&request)?, &name, call).await?;
             Ok(v1::GetCommunityResponse {
                 community: name.to_string(),
                 proposed_profile: Some(profile.into()),
@@ -83,12 +85,11 @@ impl MembershipService for Api {
         request: Request<v1::EnrolNodeRequest>,
     ) -> Answer<v1::EnrolNodeResponse> {
         answer!({
-            operator(&request)?;
+            let operator = operator(&request)?;
             let message = request.into_inner();
             let community = text("community", &message.community)?;
-            self.broker
-                .enrol(&community, &text("node_id", &message.node_id)?)
-                .await?;
+            let node = text("node_id", &message.node_id)?;
+            self.broker.enrol(&operator, &community, &node).await?;
             Ok(v1::EnrolNodeResponse {})
         })
     }
@@ -121,6 +122,8 @@ impl MembershipService for Api {
             let member = node_or_operator(&request)?;
             let community = text("community", &request.get_ref().community)?;
             let nodes = self.broker.nodes(&community, member.as_ref()).await?;
+            let call = "MembershipService/ListNodes";
+            self.log_read(&spiffe(&request)?, &community, call).await?;
             let nodes = nodes
                 .into_iter()
                 .map(enrolled_node)
@@ -156,7 +159,7 @@ impl MembershipService for Api {
         request: Request<v1::GetLimitsRequest>,
     ) -> Answer<v1::GetLimitsResponse> {
         answer!({
-            let caller = node_or_operator(&request)?;
+            let (caller, reader) = (node_or_operator(&request)?, spiffe(&request)?);
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let node = match caller {
@@ -167,6 +170,8 @@ impl MembershipService for Api {
                 None => text("node_id", &message.node_id)?,
             };
             let rows = self.broker.limits(&community, &node).await?;
+            let call = "MembershipService/GetLimits";
+            self.log_read(&reader, &community, call).await?;
             let limits = rows
                 .into_iter()
                 .map(|row| v1::PolicyLimits {
@@ -243,6 +248,8 @@ impl MembershipService for Api {
             let member = node_or_operator(&request)?;
             let community = text("community", &request.get_ref().community)?;
             let views = self.broker.epochs(&community, member.as_ref()).await?;
+            let call = "MembershipService/ListEpochs";
+            self.log_read(&spiffe(&request)?, &community, call).await?;
             Ok(v1::ListEpochsResponse {
                 epochs: views.iter().map(summary).collect(),
             })

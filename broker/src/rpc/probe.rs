@@ -118,11 +118,11 @@ async fn batch_answer(
     let pairs = pairs_of(&batch)?;
     let (broker, session) = (Arc::clone(broker), Arc::clone(session));
     let tested = async move { broker.probe_batch(&session, batch.number, pairs).await };
-    let matches = to_the_end(tested).await?;
+    let answer = to_the_end(tested).await?;
     Ok(Answered::Answer(v1::ProbeAnswer {
         number: batch.number,
-        matches: matches.into(),
-        leaf_index: None,
+        matches: answer.matches.into(),
+        leaf_index: answer.leaf_index,
     }))
 }
 

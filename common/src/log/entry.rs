@@ -42,7 +42,8 @@ pub struct Entry {
     pub batch: Option<Batch>,
     /// Quota and class, as set.
     pub limits: Option<(u64, u8)>,
-    /// The call of a READ, an operator's reason, the step of a follow-up.
+    /// The call of a READ, an operator's reason, why a publication was rejected, the step of a
+    /// follow-up, whether a file was kept.
     pub detail: String,
     /// The signed statement that it rests on.
     pub statement: Option<Statement>,

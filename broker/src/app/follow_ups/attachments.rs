@@ -11,15 +11,18 @@ use sotto_common::followup::attachment::{AttachmentClear, AttachmentHasher, SEGM
 use sotto_common::followup::step::MAX_ATTACHMENTS;
 use sotto_common::followup::{FollowUpState, Party};
 use sotto_common::ids::{AttachmentId, CommunityId, FollowUpId, NodeId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::Entry;
 use sotto_common::publication::MAX_CHUNK;
 use sotto_common::random::os_rng;
 use sotto_common::sealed::Suite;
 use sotto_proto::convert::follow_up::read_attachment;
 
-use super::mismatch;
 use super::reading::own_follow_up;
+use super::{mismatch, unknown};
 use crate::app::Broker;
-use crate::datastore::{AttachmentChunk, AttachmentRecord, Tx};
+use crate::app::journal::{self, about};
+use crate::datastore::{AttachmentChunk, AttachmentRecord, FollowUpRecord, Tx};
 use crate::objects::{ObjectKey, ObjectOwner};
 
 /// Most sealed bytes of the files of one follow-up.
@@ -27,6 +30,11 @@ pub(super) const MAX_SEALED: u64 = 4 * 1024 * 1024 * 1024;
 
 /// Chunks that are read from the store before their turn.
 const CHUNKS_AHEAD: usize = 4;
+
+/// What the log says of a file that is all here.
+const KEPT: &str = "kept";
+/// What it says of one that is not what was announced.
+const THROWN_AWAY: &str = "thrown away";
 
 /// A file as its sender announces it.
 pub(crate) struct Announced {
@@ -75,11 +83,13 @@ impl Broker {
         announced: &Announced,
     ) -> Result<(u64, u64)> {
         let record = &announced.record();
+        let (now, journal) = (self.now(), &self.journal);
         let acknowledged = self
             .store
             .run_tx("create_attachment", |tx| {
                 async move {
-                    accepted(tx, caller, &announced.community, record.follow_up).await?;
+                    let community = &announced.community;
+                    let follow_up = accepted(tx, caller, community, record.follow_up).await?;
                     if let Some(known) = tx.get_attachment(record.follow_up, record.id).await? {
                         return again(tx, &known, record).await;
                     }
@@ -90,6 +100,9 @@ impl Broker {
                         return Err(Error::new(ErrorCode::LimitReached, text));
                     }
                     tx.put_attachment(record).await?;
+                    let action = Action::AnnounceAttachment;
+                    let entry = journal.by_node(caller, action, community, now)?;
+                    journal::put(tx, &file_entry(entry, &follow_up, record.id)).await?;
                     Ok(0)
                 }
                 .scope_boxed()
@@ -190,21 +203,46 @@ impl Broker {
         if record.whole {
             return Ok(());
         }
-        let (record, chunks) = (&record, &chunks);
-        let is_right = match self.digest(record, chunks).await {
+        let is_right = match self.digest(&record, &chunks).await {
             Ok(digest) => digest == record.digest,
             // What the store has lost or altered is uploaded again, as is what never was right.
             Err(error) if error.code == ErrorCode::Internal => false,
             Err(error) => return Err(error),
         };
-        let settled = self
-            .store
+        let settled = self.settle(&record, &chunks, is_right).await?;
+        if is_right && settled {
+            return Ok(());
+        }
+        if settled {
+            let objects = chunks.into_iter().map(|chunk| chunk.object);
+            self.delete_unneeded(objects.collect()).await;
+        }
+        Err(state(
+            "what was uploaded has another digest than was announced: begin again at 0",
+        ))
+    }
+
+    /// Keeps a file that is all here, or throws away what was uploaded; false if that is not what
+    /// stands there any more.
+    async fn settle(
+        &self,
+        record: &AttachmentRecord,
+        chunks: &[AttachmentChunk],
+        is_right: bool,
+    ) -> Result<bool> {
+        let (follow_up, id) = (record.follow_up, record.id);
+        let (now, journal) = (self.now(), &self.journal);
+        self.store
             .run_tx("settle_attachment", |tx| {
                 async move {
                     // Another broker may have been asked to do the same, and its holder may have
                     // begun again.
-                    if tx.get_attachment_chunks(follow_up, id).await? != *chunks {
+                    if tx.get_attachment_chunks(follow_up, id).await? != chunks {
                         return Ok(false);
+                    }
+                    let known = tx.get_attachment(follow_up, id).await?;
+                    if is_right && known.is_some_and(|known| known.whole) {
+                        return Ok(true);
                     }
                     if is_right {
                         let whole = AttachmentRecord {
@@ -215,21 +253,19 @@ impl Broker {
                     } else {
                         tx.delete_attachment_chunks(follow_up, id).await?;
                     }
+                    let of = tx.get_follow_up(follow_up).await?.ok_or_else(unknown)?;
+                    let (holder, community) = (&of.follow_up.holder, &of.key.community);
+                    let action = Action::CompleteAttachment;
+                    let entry = Entry {
+                        detail: if is_right { KEPT } else { THROWN_AWAY }.to_owned(),
+                        ..journal.by_node(holder, action, community, now)?
+                    };
+                    journal::put(tx, &file_entry(entry, &of, id)).await?;
                     Ok(true)
                 }
                 .scope_boxed()
             })
-            .await?;
-        if is_right && settled {
-            return Ok(());
-        }
-        if settled {
-            let objects = chunks.iter().map(|chunk| chunk.object.clone());
-            self.delete_unneeded(objects.collect()).await;
-        }
-        Err(state(
-            "what was uploaded has another digest than was announced: begin again at 0",
-        ))
+            .await
     }
 
     /// The digest of what is stored, read piece by piece.
@@ -257,28 +293,34 @@ impl Broker {
     /// `FOLLOW_UP_UNKNOWN`; `ATTACHMENT_UNKNOWN`, also once it is erased; `INVALID_FIELD` for an
     /// offset behind its end.
     pub(crate) async fn begin_download(&self, caller: &NodeId, place: &Place) -> Result<Download> {
+        let (now, journal) = (self.now(), &self.journal);
         let (record, chunks) = self
             .store
-            .read_tx("begin_download", |tx| {
+            .run_tx("begin_download", |tx| {
                 async move {
                     let Place {
                         community,
                         follow_up,
                         attachment,
-                        ..
+                        offset,
                     } = place;
-                    own_follow_up(tx, caller, community, *follow_up).await?;
+                    let of = own_follow_up(tx, caller, community, *follow_up).await?;
                     let record = tx.get_attachment(*follow_up, *attachment).await?;
                     let record = record.filter(|record| record.answered);
+                    let record = record.ok_or_else(unknown_file)?;
+                    if *offset > record.sealed_size {
+                        return Err(Error::field("offset", "behind the end of the file"));
+                    }
                     let chunks = tx.get_attachment_chunks(*follow_up, *attachment).await?;
-                    Ok((record.ok_or_else(unknown_file)?, chunks))
+                    // "Reading a hit or an answer = CONSULTATION" (workflow.md "Audit").
+                    let action = Action::FetchAttachment;
+                    let entry = journal.by_node(caller, action, community, now)?;
+                    journal::put(tx, &file_entry(entry, &of, *attachment)).await?;
+                    Ok((record, chunks))
                 }
                 .scope_boxed()
             })
             .await?;
-        if place.offset > record.sealed_size {
-            return Err(Error::field("offset", "behind the end of the file"));
-        }
         let wanted = chunks.into_iter().filter_map(|chunk| {
             let skipped = place.offset.saturating_sub(chunk.start);
             let wanted = usize::try_from(skipped).ok()?..usize::try_from(chunk.length).ok()?;
@@ -334,13 +376,20 @@ async fn again(
     tx.get_attachment_length(known.follow_up, known.id).await
 }
 
-/// Only the holder of a request that it has accepted gives files.
+/// An entry about a file of a follow-up.
+fn file_entry(entry: Entry, of: &FollowUpRecord, id: AttachmentId) -> Entry {
+    let mut entry = about::follow_up(entry, of);
+    entry.object.attachment = Some(id);
+    entry
+}
+
+/// Only the holder of a request that it has accepted gives files; returns the request.
 async fn accepted(
     tx: &mut (dyn Tx + '_),
     caller: &NodeId,
     community: &CommunityId,
     id: FollowUpId,
-) -> Result<()> {
+) -> Result<FollowUpRecord> {
     let record = own_follow_up(tx, caller, community, id).await?;
     if record.follow_up.side_of(caller) != Some(Party::Holder) {
         return Err(mismatch("files go with the answer of the HOLDER"));
@@ -352,7 +401,7 @@ async fn accepted(
         );
         return Err(Error::new(ErrorCode::AttachmentState, text));
     }
-    Ok(())
+    Ok(record)
 }
 
 /// Where an upload stands, if it stands at the offset.

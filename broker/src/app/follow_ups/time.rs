@@ -6,15 +6,21 @@ use sotto_common::followup::clock::REMINDERS;
 use sotto_common::followup::record::{CLOSED_AFTER, FollowUp};
 use sotto_common::hit::HitEvent;
 use sotto_common::ids::{CommunityId, Epoch, FollowUpId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::Entry;
 use sotto_common::time::Timestamp;
 
 use super::{end_hit, tell};
+use crate::app::journal::{self, Journal, about};
 use crate::app::{Broker, manifest_of};
 use crate::datastore::{FollowUpEvent, FollowUpRecord, Tx};
 use crate::objects::ObjectKey;
 
 /// Follow-ups that one transaction of a job looks at.
 const STEP: u32 = 100;
+
+/// The reminder that says that the limit is over.
+const LIMIT_OVER: u8 = 100;
 
 impl Broker {
     /// Reminds, closes what has ended long ago, and erases what was kept long enough.
@@ -26,7 +32,7 @@ impl Broker {
 
     /// Returns whether there may be more.
     async fn remind_some(&self) -> Result<bool> {
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         let reminded = self
             .store
             .run_tx("remind_follow_ups", |tx| {
@@ -34,7 +40,7 @@ impl Broker {
                     let due = tx.get_due_reminders(now, STEP).await?;
                     let reminded = due.len();
                     for mut record in due {
-                        remind(tx, &mut record, now).await?;
+                        remind(tx, journal, &mut record, now).await?;
                         tx.update_follow_up(&record).await?;
                     }
                     Ok(reminded)
@@ -50,7 +56,7 @@ impl Broker {
 
     /// Closes those that ended 30 days ago; returns whether there may be more.
     async fn close_some(&self) -> Result<bool> {
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         let (closed, objects) = self
             .store
             .run_tx("close_follow_ups", |tx| {
@@ -60,18 +66,10 @@ impl Broker {
                         .await?;
                     let (mut closed, mut objects) = (0, Vec::new());
                     for record in ended {
-                        let Some(follow_up) = record.follow_up.closed_by_time(now) else {
-                            continue;
-                        };
-                        let record = FollowUpRecord {
-                            follow_up,
-                            ..record
-                        };
-                        tx.update_follow_up(&record).await?;
-                        objects.extend(drop_unanswered(tx, record.follow_up.id).await?);
-                        end_hit(tx, &record, HitEvent::CloseFollowUp, now).await?;
-                        tell(tx, &record.follow_up, FollowUpEvent::Closed(now)).await?;
-                        closed += 1;
+                        if let Some(dropped) = close(tx, journal, record, now).await? {
+                            objects.extend(dropped);
+                            closed += 1;
+                        }
                     }
                     Ok((closed, objects))
                 }
@@ -110,7 +108,7 @@ impl Broker {
         epoch: Epoch,
         until: Timestamp,
     ) -> Result<bool> {
-        let now = self.now();
+        let (now, journal) = (self.now(), &self.journal);
         let (erased, objects) = self
             .store
             .run_tx("erase_follow_ups", |tx| {
@@ -125,6 +123,8 @@ impl Broker {
                         objects.extend(drop_files(tx, id, |_| true).await?);
                         record.erased = true;
                         tx.update_follow_up(&record).await?;
+                        let entry = journal.by_broker(Action::EraseFollowUp, community, now);
+                        journal::put(tx, &about::follow_up(entry, &record)).await?;
                         tell(tx, &record.follow_up, FollowUpEvent::Erased(now)).await?;
                     }
                     Ok((erased, objects))
@@ -141,16 +141,51 @@ impl Broker {
     }
 }
 
-/// Tells the reminders that are due, each once, and notes the next one. The record is still to be
-/// written.
+/// Closes what has ended long enough ago; returns the objects of files that no answer names.
+async fn close(
+    tx: &mut (dyn Tx + '_),
+    journal: &Journal,
+    record: FollowUpRecord,
+    now: Timestamp,
+) -> Result<Option<Vec<ObjectKey>>> {
+    let Some(follow_up) = record.follow_up.closed_by_time(now) else {
+        return Ok(None);
+    };
+    let change = journal::change(record.follow_up.state.as_str(), follow_up.state.as_str());
+    let record = FollowUpRecord {
+        follow_up,
+        ..record
+    };
+    tx.update_follow_up(&record).await?;
+    let community = &record.key.community;
+    let entry = Entry {
+        change: Some(change),
+        ..journal.by_broker(Action::CloseFollowUp, community, now)
+    };
+    journal::put(tx, &about::follow_up(entry, &record)).await?;
+    let dropped = drop_unanswered(tx, record.follow_up.id).await?;
+    let mut entry = journal.by_broker(Action::FollowUpHit, community, now);
+    entry.object.follow_up = Some(record.follow_up.id);
+    end_hit(tx, &record, HitEvent::CloseFollowUp, entry).await?;
+    tell(tx, &record.follow_up, FollowUpEvent::Closed(now)).await?;
+    Ok(Some(dropped))
+}
+
+/// Tells the reminders that are due, each once, logs the one at the end of the limit, and notes the
+/// next one. The record is still to be written.
 pub(super) async fn remind(
     tx: &mut (dyn Tx + '_),
+    journal: &Journal,
     record: &mut FollowUpRecord,
     now: Timestamp,
 ) -> Result<()> {
     while let Some((percent, at)) = record.reminder
         && at <= now
     {
+        if percent >= LIMIT_OVER {
+            let entry = journal.by_broker(Action::MissLimit, &record.key.community, now);
+            journal::put(tx, &about::follow_up(entry, record)).await?;
+        }
         tell(tx, &record.follow_up, FollowUpEvent::Reminder(percent)).await?;
         record.reminder = reminder_after(&record.follow_up, percent);
     }

@@ -6,12 +6,16 @@ use sotto_common::filter::Class;
 use sotto_common::filter::admission::{self, Facts, Offer};
 use sotto_common::filter::layers::MAX_SUPPLEMENTS;
 use sotto_common::ids::{CommunityId, NodeId, PublicationId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::Entry;
 use sotto_common::membership::Manifest;
 use sotto_common::publication::{FilterHeader, LayerRole, PublicationState};
+use sotto_common::time::Timestamp;
 use sotto_proto::convert;
 
-use super::stacks::{Moves, end};
+use super::stacks::{Ending, Moves, end};
 use super::{not_uploading, unknown};
+use crate::app::journal::{self, Journal, about};
 use crate::app::{enrolled, envelope};
 use crate::datastore::{ChunkRecord, Limits, PublicationRecord, StackKey, Tx};
 
@@ -107,18 +111,28 @@ pub(super) async fn check_layer(
 /// moved or is no longer needed.
 pub(super) async fn switch(
     tx: &mut (dyn Tx + '_),
+    journal: &Journal,
     checked: &PublicationRecord,
+    now: Timestamp,
 ) -> Result<(PublicationRecord, Moves)> {
     // Another broker may have been asked to do the same.
-    let now = tx.get_publication(checked.id).await?.ok_or_else(unknown)?;
-    if now.state != PublicationState::Uploading {
-        return Err(not_uploading(now.state));
+    let before = tx.get_publication(checked.id).await?.ok_or_else(unknown)?;
+    if before.state != PublicationState::Uploading {
+        return Err(not_uploading(before.state));
     }
     let replaced = match checked.supplement_of {
         None => tx.get_stack(&checked.key, &checked.holder).await?,
         Some(_) => vec![],
     };
-    let mut moves = end(tx, replaced, PublicationState::Replaced).await?;
+    let ending = Ending {
+        journal,
+        by: Some(&checked.holder),
+        action: Action::ReplacePublication,
+        state: PublicationState::Replaced,
+        why: "",
+        now,
+    };
+    let mut moves = end(tx, replaced, &ending).await?;
     if moves.generation == 0 {
         moves.generation = tx.update_generation().await?;
     }
@@ -131,6 +145,16 @@ pub(super) async fn switch(
         .objects
         .extend(chunks.into_iter().map(|chunk| chunk.object));
     tx.delete_chunks(active.id).await?;
+    let (holder, community) = (&active.holder, &active.key.community);
+    let entry = journal.by_node(holder, Action::ActivatePublication, community, now)?;
+    let entry = Entry {
+        change: Some(journal::change(
+            before.state.as_str(),
+            active.state.as_str(),
+        )),
+        ..about::publication(entry, &active)
+    };
+    journal::put(tx, &entry).await?;
     Ok((active, moves))
 }
 

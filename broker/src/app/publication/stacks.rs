@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::ids::{CommunityId, Epoch};
+use sotto_common::ids::{CommunityId, Epoch, NodeId};
+use sotto_common::log::action::Action;
+use sotto_common::log::entry::Entry;
 use sotto_common::membership::EpochState;
 use sotto_common::publication::PublicationState;
+use sotto_common::time::Timestamp;
 
 use super::checks::header_of;
+use crate::app::journal::{self, Journal, about};
 use crate::app::{Broker, known_epoch};
 use crate::datastore::{PublicationRecord, Tx};
 use crate::matcher::{Layer, LayerFacts};
@@ -33,11 +37,41 @@ impl Moves {
     }
 }
 
+/// How publications end, and who ends them.
+pub(super) struct Ending<'a> {
+    pub(super) journal: &'a Journal,
+    /// The holder; `None` = the broker by itself.
+    pub(super) by: Option<&'a NodeId>,
+    pub(super) action: Action,
+    pub(super) state: PublicationState,
+    /// Why, if there is something to say.
+    pub(super) why: &'static str,
+    pub(super) now: Timestamp,
+}
+
+impl Ending<'_> {
+    /// The entry of the end of a publication.
+    fn entry(&self, record: &PublicationRecord) -> Result<Entry> {
+        let community = &record.key.community;
+        let entry = match self.by {
+            Some(node) => self
+                .journal
+                .by_node(node, self.action, community, self.now)?,
+            None => self.journal.by_broker(self.action, community, self.now),
+        };
+        Ok(Entry {
+            change: Some(journal::change(record.state.as_str(), self.state.as_str())),
+            detail: self.why.to_owned(),
+            ..about::publication(entry, record)
+        })
+    }
+}
+
 /// Ends publications, and forgets their headers, with them their salts, and their chunks.
 pub(super) async fn end(
     tx: &mut (dyn Tx + '_),
     gone: Vec<PublicationRecord>,
-    state: PublicationState,
+    ending: &Ending<'_>,
 ) -> Result<Moves> {
     let mut moves = Moves::of([]);
     if gone.is_empty() {
@@ -45,8 +79,9 @@ pub(super) async fn end(
     }
     moves.generation = tx.update_generation().await?;
     for record in gone {
-        tx.update_publication(&record.moved(state, moves.generation)?)
+        tx.update_publication(&record.moved(ending.state, moves.generation)?)
             .await?;
+        journal::put(tx, &ending.entry(&record)?).await?;
         let chunks = tx.get_chunks(record.id).await?;
         moves.objects.extend(record.object);
         moves
@@ -61,8 +96,11 @@ impl Broker {
     /// Ends the publications whose time is over.
     pub(crate) async fn expire_publications(&self) -> Result<()> {
         let now = self.now();
-        self.end_publications("expire_publications", |record| record.expires_at <= now)
-            .await?;
+        let action = Action::ExpirePublication;
+        self.end_publications("expire_publications", action, |record| {
+            record.expires_at <= now
+        })
+        .await?;
         for (community, epoch) in self.ended_epochs_with_filters().await? {
             self.delete_filters_of(&community, epoch).await?;
         }
@@ -100,7 +138,8 @@ impl Broker {
         community: &CommunityId,
         epoch: Epoch,
     ) -> Result<()> {
-        self.end_publications("end_publications", |record| {
+        let action = Action::ExpirePublication;
+        self.end_publications("end_publications", action, |record| {
             record.key.community == *community && record.key.epoch == epoch
         })
         .await
@@ -109,6 +148,7 @@ impl Broker {
     async fn end_publications(
         &self,
         name: &'static str,
+        action: Action,
         which: impl Fn(&PublicationRecord) -> bool + Sync,
     ) -> Result<()> {
         let which = &which;
@@ -121,13 +161,21 @@ impl Broker {
         if !any {
             return Ok(());
         }
+        let ending = &Ending {
+            journal: &self.journal,
+            by: None,
+            action,
+            state: PublicationState::Expired,
+            why: "",
+            now: self.now(),
+        };
         let moves = self
             .store
             .run_tx(name, |tx| {
                 async move {
                     let mut gone = standing(tx).await?;
                     gone.retain(which);
-                    end(tx, gone, PublicationState::Expired).await
+                    end(tx, gone, ending).await
                 }
                 .scope_boxed()
             })
@@ -159,7 +207,8 @@ impl Broker {
                 Ok(_) => {}
             }
         }
-        self.end_publications("end_lost", |record| lost.contains(&record.id))
+        let action = Action::LosePublication;
+        self.end_publications("end_lost", action, |record| lost.contains(&record.id))
             .await
     }
 
