@@ -6,7 +6,7 @@ pub mod thread;
 use sotto_common::error::{Error, Result};
 use sotto_common::hit::HitState;
 use sotto_common::ids::{Epoch, HitId, NodeId, RecordRef};
-use sotto_common::selector::Policy;
+use sotto_common::selector::{MatchClass, Policy};
 use sotto_common::time::Timestamp;
 use sotto_proto::convert::{epoch, id, text, timestamp, to_timestamp};
 use sotto_proto::v1;
@@ -81,32 +81,11 @@ impl TryFrom<v1::Hit> for Hit {
 /// Below this posterior a match is weak: it is more probably by chance than true.
 const WEAK_POSTERIOR: f64 = 0.5;
 
-/// Whether matches of a policy are weak however probable they are (selectors.md "Persons").
-const fn is_weak(policy: Policy) -> bool {
-    use Policy as P;
-    match policy {
-        P::Phone
-        | P::Email
-        | P::Domain
-        | P::Ip
-        | P::Url
-        | P::Iban
-        | P::CryptoAddress
-        | P::FileHash
-        | P::Passport
-        | P::NationalId
-        | P::VehiclePlate
-        | P::Vin
-        | P::Imei
-        | P::VesselImo => false,
-    }
-}
-
 impl Hit {
     /// Whether it cannot be confirmed without a second factor: its policy says little, or it is
     /// more probably by chance than true.
     pub fn needs_second_factor(&self) -> bool {
-        is_weak(self.policy) || self.posterior < WEAK_POSTERIOR
+        self.policy.match_class() == MatchClass::Weak || self.posterior < WEAK_POSTERIOR
     }
 
     /// The hit on the wire; the community is the node's own.
