@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 use sotto_common::dsse::StatementKind;
 use sotto_common::filter::{self, Class};
 use sotto_common::ids::PublicationId;
-use sotto_common::publication::{FilterHeader, LayerRole};
+use sotto_common::publication::{FilterHeader, FilterLabels, LayerRole};
 use sotto_common::random::os_rng;
 use sotto_common::secret::{Selector, Tag};
 use sotto_common::selector::Policy;
@@ -103,6 +103,7 @@ impl TestNode {
             audience: std::collections::BTreeSet::new(),
             created_at: self.now(),
             expires_at: keys.manifest.not_after,
+            labels: FilterLabels::default(),
         };
         Draft {
             header,

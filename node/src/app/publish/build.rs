@@ -8,7 +8,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::{Class, DistinctTags, Filter};
 use sotto_common::ids::{NodeId, PublicationId};
-use sotto_common::publication::{FilterHeader, LayerRole};
+use sotto_common::publication::{FilterHeader, FilterLabels, LayerRole};
 use sotto_common::random::os_rng;
 use sotto_common::secret::Tag;
 use sotto_common::selector::Policy;
@@ -188,6 +188,7 @@ impl App {
             audience: plan.audience(),
             created_at: now,
             expires_at: manifest.not_after,
+            labels: FilterLabels::default(),
         }
     }
 
