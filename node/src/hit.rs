@@ -104,6 +104,7 @@ impl Hit {
             first_seen: Some(to_timestamp(self.first_seen)),
             last_seen: Some(to_timestamp(self.last_seen)),
             unmatched_since: self.unmatched_since.map(to_timestamp),
+            ..v1::Hit::default()
         }
     }
 }
