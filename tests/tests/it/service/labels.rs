@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sotto_proto::v1;
+use sotto_tests::unit::grounds;
 use sotto_tests::{Sandbox, Unit};
 
 use super::scene::{import, numbers, units_with};
@@ -57,4 +58,15 @@ async fn a_hit_says_whom_to_turn_to_and_how_it_may_be_handled_as_its_holder_is_c
     sandbox
         .eventually(async || shows(&nl, "Night desk").await)
         .await;
+
+    // Who asks of the moment is told at once.
+    let question = v1::CheckSelectorRequest {
+        policy: "phone/1".into(),
+        value: "+31612340000".into(),
+        grounds: Some(grounds()),
+        ..Default::default()
+    };
+    let answer = nl.analyst().check_selector(question).await.expect("asked");
+    let hits = answer.into_inner().hits;
+    assert!(hits.len() == 1 && says(&hits[0], "Night desk"), "{hits:?}");
 }
