@@ -26,7 +26,7 @@ use sotto_common::ids::{
     CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId,
 };
 use sotto_common::membership::EpochState;
-use sotto_common::publication::PublicationState;
+use sotto_common::publication::{FilterLabels, PublicationState};
 use sotto_common::selector::Policy;
 use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::sqlite::Sqlite;
@@ -41,8 +41,9 @@ pub(crate) use log::{CheckpointRecord, EntryFilter, LogTx, LoggedRecord, NewEntr
 pub(crate) use model::{
     Act, AttachmentChunk, AttachmentRecord, BatchRecord, ChunkRecord, EpochRecord, FeedbackRecord,
     FollowUpEvent, FollowUpEventRecord, FollowUpFilter, FollowUpRange, FollowUpRecord, GuardKey,
-    HitEventRecord, HitFilter, HitRecord, HitStatistic, Limits, MemberRecord, NodeRecord, Presence,
-    PresenceCount, PublicationRecord, ReplicaRecord, SessionRecord, StackKey, StepRecord,
+    HitEventRecord, HitFilter, HitRecord, HitStatistic, LabelledHit, Limits, MemberRecord,
+    NodeRecord, Presence, PresenceCount, PublicationRecord, ReplicaRecord, SessionRecord, StackKey,
+    StepRecord,
 };
 pub(crate) use wakeups::{Signal, Wakeups};
 
@@ -197,6 +198,13 @@ pub(crate) trait PublicationTx: Send {
     async fn count_uploads(&mut self, community: &CommunityId, holder: &NodeId) -> Result<u64>;
     /// The publications that moved in a generation after this one, in that order.
     async fn get_moved_publications(&mut self, after: u64) -> Result<Vec<PublicationRecord>>;
+    /// What a holder says with the filter that was activated under a version; nothing if none is known.
+    async fn get_labels(
+        &mut self,
+        key: &StackKey,
+        holder: &NodeId,
+        version: u64,
+    ) -> Result<FilterLabels>;
     /// Writes what [`PublicationRecord::moved`] has changed.
     async fn update_publication(&mut self, publication: &PublicationRecord) -> Result<()>;
     /// Adds a chunk, of a number from 0.
@@ -289,7 +297,7 @@ pub(crate) trait HitTx: Send {
         community: &CommunityId,
         prober: &NodeId,
         id: HitId,
-    ) -> Result<Option<HitRecord>>;
+    ) -> Result<Option<LabelledHit>>;
     /// Hits of `prober` after `after`, in the order of their ids, quarantined ones left out.
     async fn get_hits(
         &mut self,
@@ -298,7 +306,7 @@ pub(crate) trait HitTx: Send {
         filter: &HitFilter,
         after: Option<HitId>,
         limit: u32,
-    ) -> Result<Vec<HitRecord>>;
+    ) -> Result<Vec<LabelledHit>>;
     /// A hit was seen again, or changed state.
     async fn update_hit(&mut self, hit: &HitRecord) -> Result<()>;
     /// Epochs with hits that can expire, ended ones too.

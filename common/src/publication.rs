@@ -1,5 +1,7 @@
 //! Publications: the header of a filter, and its states (protocol §5.4, §6).
 
+mod labels;
+
 use std::collections::BTreeSet;
 
 use crate::epoch::Kid;
@@ -9,6 +11,8 @@ use crate::grounds::codes;
 use crate::ids::{CommunityId, Epoch, NodeId, PublicationId};
 use crate::selector::Policy;
 use crate::time::{CLOCK_SKEW, Timestamp};
+
+pub use labels::{FilterLabels, MAX_CONTACT_UNIT};
 
 /// Most bytes in one chunk of an upload (protocol §6).
 pub const MAX_CHUNK: usize = 1024 * 1024;
@@ -104,6 +108,8 @@ pub struct FilterHeader {
     pub created_at: Timestamp,
     /// When it stops matching.
     pub expires_at: Timestamp,
+    /// What it says to those who match it.
+    pub labels: FilterLabels,
 }
 
 impl FilterHeader {

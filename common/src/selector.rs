@@ -14,6 +14,7 @@ mod file_hash;
 mod iban;
 mod imei;
 mod ip;
+mod match_class;
 mod phone;
 mod refang;
 mod stop_list;
@@ -26,6 +27,7 @@ use std::str::FromStr;
 
 pub use canary::{canaries, canonical_canaries};
 pub use corpus::{forms, forms_over};
+pub use match_class::MatchClass;
 pub use stop_list::{InvalidStopList, StopList};
 
 use crate::ids::InvalidId;

@@ -1,5 +1,6 @@
 //! What a node is told: its configuration file and environment.
 
+mod labels;
 mod query;
 mod sources;
 
@@ -20,6 +21,7 @@ use sotto_common::service::tls::{ClientCertificates, ConnectionLimits};
 
 use crate::auth::oidc::OidcConfig;
 
+pub use labels::LabelsConfig;
 pub use sources::{Columns, SourceConfig, SourceDatabase, Sources};
 
 /// Variables of the environment that go over the file begin with this and two underscores.
@@ -140,6 +142,8 @@ pub struct PublisherConfig {
     /// When the time of a row is over, rows whose time is over within this time go with it: there is
     /// at most one base for them in so long, and none of them matches too long.
     pub gather_expiries: HumanDuration,
+    /// What filters say to those who match them.
+    pub labels: LabelsConfig,
 }
 
 impl Default for PublisherConfig {
@@ -149,6 +153,7 @@ impl Default for PublisherConfig {
             debounce: HumanDuration(Duration::from_secs(2)),
             patience: HumanDuration(Duration::from_secs(10)),
             gather_expiries: HumanDuration(Duration::from_hours(1)),
+            labels: LabelsConfig::default(),
         }
     }
 }

@@ -6,9 +6,10 @@ pub mod thread;
 use sotto_common::error::{Error, Result};
 use sotto_common::hit::HitState;
 use sotto_common::ids::{Epoch, HitId, NodeId, RecordRef};
-use sotto_common::selector::Policy;
+use sotto_common::publication::FilterLabels;
+use sotto_common::selector::{MatchClass, Policy};
 use sotto_common::time::Timestamp;
-use sotto_proto::convert::{epoch, id, text, timestamp, to_timestamp};
+use sotto_proto::convert::{epoch, handling_code, id, labels, text, timestamp, to_timestamp};
 use sotto_proto::v1;
 
 /// A hit of this node; it never holds a selector or a tag.
@@ -38,6 +39,9 @@ pub struct Hit {
     pub last_seen: Timestamp,
     /// Of a `FOLLOWED_UP` hit: when it was first probed without a match since it matched last.
     pub unmatched_since: Option<Timestamp>,
+    /// What the holder says of the version that matched last. Answers do not tell it, the broker's
+    /// stream does.
+    pub labels: FilterLabels,
 }
 
 impl TryFrom<v1::Hit> for Hit {
@@ -74,6 +78,7 @@ impl TryFrom<v1::Hit> for Hit {
                 .unmatched_since
                 .map(|at| timestamp("unmatched_since", Some(at)))
                 .transpose()?,
+            labels: labels(&wire.contact_unit, wire.handling_code, &wire.handling_text)?,
         })
     }
 }
@@ -81,32 +86,11 @@ impl TryFrom<v1::Hit> for Hit {
 /// Below this posterior a match is weak: it is more probably by chance than true.
 const WEAK_POSTERIOR: f64 = 0.5;
 
-/// Whether matches of a policy are weak however probable they are (selectors.md "Persons").
-const fn is_weak(policy: Policy) -> bool {
-    use Policy as P;
-    match policy {
-        P::Phone
-        | P::Email
-        | P::Domain
-        | P::Ip
-        | P::Url
-        | P::Iban
-        | P::CryptoAddress
-        | P::FileHash
-        | P::Passport
-        | P::NationalId
-        | P::VehiclePlate
-        | P::Vin
-        | P::Imei
-        | P::VesselImo => false,
-    }
-}
-
 impl Hit {
     /// Whether it cannot be confirmed without a second factor: its policy says little, or it is
     /// more probably by chance than true.
     pub fn needs_second_factor(&self) -> bool {
-        is_weak(self.policy) || self.posterior < WEAK_POSTERIOR
+        self.policy.match_class() == MatchClass::Weak || self.posterior < WEAK_POSTERIOR
     }
 
     /// The hit on the wire; the community is the node's own.
@@ -125,6 +109,9 @@ impl Hit {
             first_seen: Some(to_timestamp(self.first_seen)),
             last_seen: Some(to_timestamp(self.last_seen)),
             unmatched_since: self.unmatched_since.map(to_timestamp),
+            contact_unit: self.labels.contact_unit().to_owned(),
+            handling_code: handling_code(&self.labels).into(),
+            handling_text: self.labels.handling_text().to_owned(),
         }
     }
 }

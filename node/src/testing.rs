@@ -13,6 +13,7 @@ use sotto_common::ids::{Epoch, HitId, RecordRef};
 use sotto_common::membership::{
     KemKey, Manifest, ManifestPolicy, MemberKeys, PolicyProfile, Profile,
 };
+use sotto_common::publication::FilterLabels;
 use sotto_common::random::os_rng;
 use sotto_common::sealed::{HpkeKeyPair, Suite};
 use sotto_common::secret::{Selector, Tag};
@@ -88,6 +89,7 @@ pub(crate) fn hit(n: u8, epoch: Epoch, record_ref: RecordRef) -> Hit {
         first_seen: Timestamp::from_seconds(10),
         last_seen: Timestamp::from_seconds(20),
         unmatched_since: None,
+        labels: FilterLabels::default(),
     }
 }
 

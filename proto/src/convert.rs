@@ -22,6 +22,8 @@ use sotto_common::time::Timestamp;
 
 use crate::v1;
 
+pub use publication::{handling_code, labels};
+
 /// Most bytes in the payload of a signed statement.
 pub const MAX_STATEMENT: usize = 1024 * 1024;
 

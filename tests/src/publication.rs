@@ -4,8 +4,9 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use sotto_common::dsse::StatementKind;
 use sotto_common::filter::{self, Class};
+use sotto_common::followup::codes::HandlingCode;
 use sotto_common::ids::PublicationId;
-use sotto_common::publication::{FilterHeader, LayerRole};
+use sotto_common::publication::{FilterHeader, FilterLabels, LayerRole};
 use sotto_common::random::os_rng;
 use sotto_common::secret::{Selector, Tag};
 use sotto_common::selector::Policy;
@@ -49,6 +50,14 @@ impl Draft {
     pub fn only_for(mut self, audience: &[&str]) -> Self {
         let nodes = audience.iter().map(|node| node.parse().expect("a node id"));
         self.header.audience = nodes.collect();
+        self
+    }
+
+    /// With a unit to turn to, and how its hits may be handled.
+    #[must_use]
+    pub fn labelled(mut self, unit: &str, how: &str) -> Self {
+        let labels = FilterLabels::new(unit, Some(HandlingCode::H3), how);
+        self.header.labels = labels.expect("labels");
         self
     }
 
@@ -103,6 +112,7 @@ impl TestNode {
             audience: std::collections::BTreeSet::new(),
             created_at: self.now(),
             expires_at: keys.manifest.not_after,
+            labels: FilterLabels::default(),
         };
         Draft {
             header,

@@ -110,6 +110,14 @@ impl Unit {
         self.path("data")
     }
 
+    /// Changes its configuration, for the next start.
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let file = self.path("node.toml");
+        let config = std::fs::read_to_string(&file).expect("a configuration");
+        assert!(config.contains(from), "{from} is not in it");
+        std::fs::write(&file, config.replace(from, to)).expect("written");
+    }
+
     /// Whether its service runs.
     pub const fn runs(&self) -> bool {
         self.here.is_some() || self.program.runs()

@@ -16,7 +16,7 @@ use sotto_proto::v1;
 use super::hits::own_hit;
 use super::journal::{self, Journal, about};
 use super::{Broker, enrolled, known_epoch, manifest_of};
-use crate::datastore::{FeedbackRecord, HitRecord, HitStatistic, Tx};
+use crate::datastore::{FeedbackRecord, HitRecord, HitStatistic, LabelledHit, Tx};
 
 /// Most bytes of a signed feedback; an honest one has about 300. It is kept with the hit.
 const MAX_FEEDBACK: usize = 2048;
@@ -39,7 +39,7 @@ impl Broker {
         caller: &NodeId,
         community: &CommunityId,
         signed: &v1::DsseEnvelope,
-    ) -> Result<HitRecord> {
+    ) -> Result<LabelledHit> {
         if signed.encoded_len() > MAX_FEEDBACK {
             let text = format!("a signed feedback has at most {MAX_FEEDBACK} bytes");
             return Err(Error::field("feedback", text));
@@ -154,10 +154,10 @@ async fn take(
     claimed: &HitFeedback,
     signed: &v1::DsseEnvelope,
     now: Timestamp,
-) -> Result<(HitRecord, bool)> {
+) -> Result<(LabelledHit, bool)> {
     let (prober, community) = (&claimed.node, &claimed.community);
     enrolled(tx, community, prober).await?;
-    let hit = own_hit(tx, community, prober, claimed.hit).await?;
+    let LabelledHit { hit, labels } = own_hit(tx, community, prober, claimed.hit).await?;
     let manifest = manifest_of(&known_epoch(tx, community, hit.key.epoch).await?)?;
     convert::verify::<HitFeedback>(signed, &manifest.member(prober)?.signing)?;
 
@@ -166,7 +166,7 @@ async fn take(
     // What was taken once must not be taken for a decision about a later match of the hit.
     let again = known.iter().any(|known| known.statement == statement);
     if again || is_done(claimed.decision, hit.state) {
-        return Ok((hit, false));
+        return Ok((LabelledHit { hit, labels }, false));
     }
     let entry = Entry {
         statement: Some(journal::statement(signed)),
@@ -181,7 +181,7 @@ async fn take(
         taken_at: now,
     };
     tx.put_feedback(&record).await?;
-    Ok((hit, true))
+    Ok((LabelledHit { hit, labels }, true))
 }
 
 /// Whether a hit in this state has had the decision already.

@@ -163,7 +163,9 @@ async fn take(tx: &mut (dyn Tx + '_), incoming: &Incoming<'_>) -> Result<Outcome
 /// The step that makes a follow-up.
 async fn begin(tx: &mut (dyn Tx + '_), id_taken: bool, incoming: &Incoming<'_>) -> Result<Outcome> {
     let clear = &incoming.statement.clear;
-    let hit = own_hit(tx, &clear.community, &clear.sender, clear.hit).await?;
+    let hit = own_hit(tx, &clear.community, &clear.sender, clear.hit)
+        .await?
+        .hit;
     check_signature(tx, &hit.key, incoming).await?;
     if hit.holder != clear.recipient {
         return Err(mismatch("the hit is not on a filter of the recipient"));
@@ -387,7 +389,7 @@ async fn end_hit(
         .get_hit(&follow_up.community, &follow_up.requester, follow_up.hit)
         .await?;
     let followed_up = |hit: &HitRecord| hit.state == HitState::FollowedUp;
-    let Some(hit) = hit.filter(followed_up) else {
+    let Some(hit) = hit.map(|known| known.hit).filter(followed_up) else {
         return Ok(false);
     };
     move_hit(tx, &hit, event, entry).await?;

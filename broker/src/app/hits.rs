@@ -11,6 +11,7 @@ use sotto_common::hit::{HitEvent, HitState, transition};
 use sotto_common::ids::{CommunityId, HitId, NodeId, RecordRef};
 use sotto_common::log::action::Action;
 use sotto_common::log::entry::Entry;
+use sotto_common::publication::FilterLabels;
 use sotto_common::random::os_rng;
 use sotto_common::time::Timestamp;
 use sotto_proto::v1;
@@ -19,7 +20,9 @@ use tokio::sync::watch;
 use super::feedback::move_hit;
 use super::journal::{self, Journal, about};
 use super::{Broker, enrolled};
-use crate::datastore::{Act, GuardKey, HitEventRecord, HitFilter, HitRecord, Signal, StackKey, Tx};
+use crate::datastore::{
+    Act, GuardKey, HitEventRecord, HitFilter, HitRecord, LabelledHit, Signal, StackKey, Tx,
+};
 use crate::matcher::HolderMatches;
 
 /// Days that a holder can look back at the hits on its filters.
@@ -44,9 +47,50 @@ pub(super) struct Guard<'a> {
     pub(super) now: Timestamp,
 }
 
+/// What is kept in mind while a batch is recorded.
+#[derive(Default)]
+struct Notes {
+    /// Whether the prober's stream moved.
+    events: bool,
+    /// What holders say of versions of their filters; each is asked of the ledger once.
+    labels: HashMap<(NodeId, u64), FilterLabels>,
+}
+
+impl Notes {
+    /// Whether the holder says something else of the version that matches now than of the one that
+    /// matched last.
+    async fn relabelled(
+        &mut self,
+        tx: &mut (dyn Tx + '_),
+        hit: &HitRecord,
+        version: u64,
+    ) -> Result<bool> {
+        if version == hit.filter_version {
+            return Ok(false);
+        }
+        let before = self.labels(tx, hit, hit.filter_version).await?;
+        Ok(before != self.labels(tx, hit, version).await?)
+    }
+
+    async fn labels(
+        &mut self,
+        tx: &mut (dyn Tx + '_),
+        hit: &HitRecord,
+        version: u64,
+    ) -> Result<FilterLabels> {
+        let of = (hit.holder.clone(), version);
+        if let Some(known) = self.labels.get(&of) {
+            return Ok(known.clone());
+        }
+        let labels = tx.get_labels(&hit.key, &hit.holder, version).await?;
+        self.labels.insert(of, labels.clone());
+        Ok(labels)
+    }
+}
+
 /// A page of hits.
 pub(crate) struct HitPage {
-    pub(crate) hits: Vec<HitRecord>,
+    pub(crate) hits: Vec<LabelledHit>,
     pub(crate) next: Option<String>,
 }
 
@@ -64,7 +108,7 @@ impl Guard<'_> {
             .map(|hit| ((hit.record_ref, hit.holder.clone()), hit))
             .collect();
         let mut answers: BTreeMap<usize, Vec<v1::HolderMatch>> = BTreeMap::new();
-        let mut events = false;
+        let mut notes = Notes::default();
         for at_holder in &outcome.matches {
             let guard_key = self.guard_key(&at_holder.holder);
             let counted = tx.get_hit_count(&self.key.community, &guard_key).await?;
@@ -74,14 +118,14 @@ impl Guard<'_> {
             {
                 let hit = match known.remove(&(record_ref, at_holder.holder.clone())) {
                     Some(hit) => {
-                        self.seen_again(tx, hit, at_holder, version, &mut events)
+                        self.seen_again(tx, hit, at_holder, version, &mut notes)
                             .await?
                     }
                     None if version == 0 => continue,
                     None => {
                         let held_back = count >= self.hit_cap;
                         count += 1;
-                        self.first_seen(tx, record_ref, at_holder, version, held_back, &mut events)
+                        self.first_seen(tx, record_ref, at_holder, version, held_back, &mut notes)
                             .await?
                     }
                 };
@@ -107,7 +151,7 @@ impl Guard<'_> {
                 holders,
             })
             .collect();
-        Ok((v1::ProbeMatches { refs }.encode_to_vec(), events))
+        Ok((v1::ProbeMatches { refs }.encode_to_vec(), notes.events))
     }
 
     fn guard_key(&self, holder: &NodeId) -> GuardKey {
@@ -126,7 +170,7 @@ impl Guard<'_> {
         at_holder: &HolderMatches,
         version: u64,
         held_back: bool,
-        events: &mut bool,
+        notes: &mut Notes,
     ) -> Result<HitRecord> {
         let hit = HitRecord {
             id: HitId::generate(self.now, &mut os_rng()),
@@ -157,7 +201,7 @@ impl Guard<'_> {
         if !held_back {
             tx.put_hit_event(&self.key.community, self.prober, hit.id)
                 .await?;
-            *events = true;
+            notes.events = true;
         }
         Ok(hit)
     }
@@ -169,7 +213,7 @@ impl Guard<'_> {
         mut hit: HitRecord,
         at_holder: &HolderMatches,
         version: u64,
-        events: &mut bool,
+        notes: &mut Notes,
     ) -> Result<HitRecord> {
         if hit.state == HitState::Quarantined {
             return Ok(hit);
@@ -189,6 +233,7 @@ impl Guard<'_> {
         let unmatched_since = unmatched_since(&hit, matched, self.now);
         let marked = unmatched_since != hit.unmatched_since;
         hit.unmatched_since = unmatched_since;
+        let relabelled = matched && notes.relabelled(tx, &hit, version).await?;
         if matched {
             hit.last_seen = self.now;
             hit.filter_version = version;
@@ -206,10 +251,10 @@ impl Guard<'_> {
             };
             self.log(tx, action, &hit, before.as_str()).await?;
         }
-        if moved || marked {
+        if moved || marked || relabelled {
             tx.put_hit_event(&self.key.community, self.prober, hit.id)
                 .await?;
-            *events = true;
+            notes.events = true;
         }
         Ok(hit)
     }
@@ -274,7 +319,7 @@ impl Broker {
         let next = hits
             .last()
             .filter(|_| more)
-            .map(|last| write_token(caller, filter, last.id));
+            .map(|last| write_token(caller, filter, last.hit.id));
         Ok(HitPage { hits, next })
     }
 
@@ -287,7 +332,7 @@ impl Broker {
         caller: &NodeId,
         community: &CommunityId,
         id: HitId,
-    ) -> Result<HitRecord> {
+    ) -> Result<LabelledHit> {
         self.store
             .read_tx("get_hit", |tx| {
                 async move {
@@ -452,9 +497,9 @@ pub(super) async fn own_hit(
     community: &CommunityId,
     caller: &NodeId,
     id: HitId,
-) -> Result<HitRecord> {
+) -> Result<LabelledHit> {
     let hit = tx.get_hit(community, caller, id).await?;
-    hit.filter(|hit| hit.state != HitState::Quarantined)
+    hit.filter(|known| known.hit.state != HitState::Quarantined)
         .ok_or_else(|| Error::new(ErrorCode::HitUnknown, "no hit of the caller has this id"))
 }
 

@@ -11,7 +11,7 @@ use sotto_common::ids::{
     CommunityId, EntryId, Epoch, HitId, NodeId, PublicationId, RecordRef, ReplicaId, SessionId,
 };
 use sotto_common::membership::{DEFAULT_DAILY_REFS, EpochState};
-use sotto_common::publication::PublicationState;
+use sotto_common::publication::{FilterLabels, PublicationState};
 use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
 
@@ -105,6 +105,8 @@ pub(crate) struct PublicationRecord {
     pub(crate) fpr: f64,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Timestamp,
+    /// What it says to those who match it; stays when the filter is gone.
+    pub(crate) labels: FilterLabels,
     /// The generation of the filters that its last move began; 0 while it is uploading.
     pub(crate) generation: u64,
     /// Where its bits are, while it is active.
@@ -199,6 +201,14 @@ pub(crate) struct HitRecord {
     pub(crate) touched_at: Timestamp,
 }
 
+/// A hit as its prober reads it.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct LabelledHit {
+    pub(crate) hit: HitRecord,
+    /// What the holder says of the version that matched last.
+    pub(crate) labels: FilterLabels,
+}
+
 /// A decision about a hit that was taken, as the prober signed it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct FeedbackRecord {
@@ -250,7 +260,7 @@ pub(crate) struct GuardKey {
 #[derive(Clone, Debug)]
 pub(crate) struct HitEventRecord {
     pub(crate) cursor: u64,
-    pub(crate) hit: HitRecord,
+    pub(crate) hit: LabelledHit,
 }
 
 /// What an operator did, and why.

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use sotto_common::epoch::Kid;
 use sotto_common::error::{Error, ErrorCode};
+use sotto_common::followup::codes::HandlingCode;
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
 use sotto_common::hit::{HitDecision, HitState};
 use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, PublicationId, RecordRef, SessionId};
 use sotto_common::membership::EpochState;
-use sotto_common::publication::PublicationState;
+use sotto_common::publication::{FilterLabels, PublicationState};
 use sotto_common::random::os_rng;
 use sotto_common::selector::Policy;
 use sotto_common::service::config::SecretFile;
@@ -44,6 +45,7 @@ macro_rules! suite {
             quota_use_is_kept_by_day,
             hits_are_found_by_ref_and_id_and_change,
             hits_are_listed_by_filter_and_page,
+            a_hit_says_what_its_holder_says_of_the_version_that_matched_last,
             quarantined_hits_are_counted_and_never_listed,
             untouched_hits_are_those_that_can_expire_longest_untouched_first,
             feedback_is_kept_with_its_hit_in_order,

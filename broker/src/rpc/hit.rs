@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sotto_common::error::{Error, Result};
 use sotto_common::ids::{CommunityId, HitId, NodeId};
 use sotto_common::time::Timestamp;
-use sotto_proto::convert::{epoch, id, policy, text, timestamp, to_timestamp};
+use sotto_proto::convert::{epoch, handling_code, id, policy, text, timestamp, to_timestamp};
 use sotto_proto::status::to_status;
 use sotto_proto::v1;
 use sotto_proto::v1::hit_service_server::HitService;
@@ -16,7 +16,7 @@ use super::{
     Answers, Api, AsyncAnswers, Sender, node, operator, optional_policy, peer, spiffe, to_the_end,
 };
 use crate::app::Broker;
-use crate::datastore::{GuardKey, HitFilter, HitRecord, HitStatistic};
+use crate::datastore::{GuardKey, HitFilter, HitStatistic, LabelledHit};
 
 const DEFAULT_PAGE: u32 = 100;
 const MAX_PAGE: u32 = 1000;
@@ -274,7 +274,7 @@ fn first_instant(day: i64) -> prost_types::Timestamp {
     to_timestamp(Timestamp::from_seconds(day * 86_400))
 }
 
-fn hit_of(hit: &HitRecord) -> v1::Hit {
+fn hit_of(LabelledHit { hit, labels }: &LabelledHit) -> v1::Hit {
     v1::Hit {
         hit_id: hit.id.as_bytes().to_vec().into(),
         community: hit.key.community.to_string(),
@@ -289,5 +289,8 @@ fn hit_of(hit: &HitRecord) -> v1::Hit {
         first_seen: Some(to_timestamp(hit.first_seen)),
         last_seen: Some(to_timestamp(hit.last_seen)),
         unmatched_since: hit.unmatched_since.map(to_timestamp),
+        contact_unit: labels.contact_unit().to_owned(),
+        handling_code: handling_code(labels).into(),
+        handling_text: labels.handling_text().to_owned(),
     }
 }

@@ -270,7 +270,14 @@ fn complete<T: AsRef<str>>(what: &'static str, missing: &[T]) -> Result<()> {
 }
 
 fn bounded(field: &'static str, text: &Confidential, max: usize) -> Result<()> {
-    let text = text.expose();
+    check_text(field, text.expose(), max)
+}
+
+/// A text of a form: at most so many characters, which act on no terminal.
+///
+/// # Errors
+/// `INVALID_FIELD`, naming the field.
+pub(crate) fn check_text(field: &'static str, text: &str, max: usize) -> Result<()> {
     if text.chars().count() > max {
         return Err(Error::field(field, format!("at most {max} characters")));
     }

@@ -2,16 +2,19 @@
 
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::grounds::Grounds;
-use sotto_common::ids::{NodeId, SessionId};
+use sotto_common::ids::{HitId, NodeId, SessionId};
 use sotto_common::probe::SessionNonce;
+use sotto_common::publication::FilterLabels;
 use sotto_common::random::os_rng;
 use sotto_common::secret::Selector;
 use sotto_common::selector::Policy;
+use sotto_proto::v1;
 
 use super::epochs::EpochKeys;
 use super::session::{Opening, Pairs, found};
 use super::{App, check_targets};
-use crate::broker::{Backoff, is_passing};
+use crate::broker::{Backoff, ask, is_passing};
+use crate::hit::Hit;
 use crate::store::RecordHit;
 
 /// How often the question is put while the broker is out of reach.
@@ -101,6 +104,31 @@ impl App {
         for hit in &hits {
             joined.extend(self.store.record_hit(hit.id).await?);
         }
+        self.label(&mut joined).await;
         Ok(joined)
+    }
+
+    /// Adds what the holders say of their filters, which an answer does not tell. The stream does, a
+    /// moment later: that it is not known now is no failure.
+    async fn label(&self, hits: &mut [RecordHit]) {
+        for joined in hits {
+            match self.labels_of(joined.hit.id).await {
+                Ok(labels) => joined.hit.labels = labels,
+                Err(error) => {
+                    tracing::debug!(%error, "what holders say of their filters comes by the stream");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn labels_of(&self, hit: HitId) -> Result<FilterLabels> {
+        let request = v1::GetHitRequest {
+            community: self.community.to_string(),
+            hit_id: hit.as_bytes().to_vec().into(),
+        };
+        let told = ask!(self.broker.hits(), get_hit, request).await?.hit;
+        let told = told.ok_or_else(|| Error::field("hit", "missing"))?;
+        Ok(Hit::try_from(told)?.labels)
     }
 }

@@ -254,6 +254,7 @@ impl App {
             wanted: &wanted,
             layers: &layers,
             version: last_version + 1,
+            labels: self.settings.publisher.labels.of(policy),
         };
         let item = self.outbox_item(&plan).await?;
         let params = item.header.params;

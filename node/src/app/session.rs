@@ -13,6 +13,7 @@ use sotto_common::hit::HitState;
 use sotto_common::ids::{HitId, NodeId, RecordRef, SessionId};
 use sotto_common::membership::Manifest;
 use sotto_common::probe::SessionNonce;
+use sotto_common::publication::FilterLabels;
 use sotto_common::secret::Tag;
 use sotto_common::selector::Policy;
 use sotto_common::tag::RecordRefKey;
@@ -289,7 +290,8 @@ impl Decoys<'_> {
     }
 }
 
-/// The hits of an answer. State and first time of those known before come by the hit stream.
+/// The hits of an answer. State and first time of those known before come by the hit stream, and so
+/// does what their holders say of their filters.
 ///
 /// # Errors
 /// `INTERNAL` for an answer that is not one to this question: of a ref that was not asked, of a
@@ -349,6 +351,7 @@ pub(crate) fn found(
                 first_seen: now,
                 last_seen: now,
                 unmatched_since: None,
+                labels: FilterLabels::default(),
             });
         }
     }

@@ -83,12 +83,19 @@ pub(crate) const HIT: &[&str] = &[
     "posterior",
     "cases",
     "remarks",
+    "match_class",
+    "contact_unit",
+    "handling_code",
+    "handling_text",
 ];
 
 const EVENT: &[&str] = &[
     "cursor", HIT[0], HIT[1], HIT[2], HIT[3], HIT[4], HIT[5], HIT[6], HIT[7], HIT[8], HIT[9],
-    HIT[10], HIT[11], HIT[12], HIT[13],
+    HIT[10], HIT[11], HIT[12], HIT[13], HIT[14], HIT[15], HIT[16], HIT[17],
 ];
+
+/// Most characters of a text of another unit in a table; `hits show` has all of it.
+const SHORT: usize = 24;
 
 /// The most hits in a page (analyst.proto).
 const PAGE: u64 = 1000;
@@ -98,7 +105,9 @@ pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
     let time = |at| convert::timestamp("at", at).ok();
     let remarks = remarks(&record_hit);
     let state = code(record_hit.state().as_str_name(), "HIT_STATE_");
+    let match_class = match_class(&record_hit);
     let hit = record_hit.hit.unwrap_or_default();
+    let handling = handling_code(&hit);
     vec![
         Cell::new(hit_id(&hit.hit_id)),
         Cell::new(hit.policy),
@@ -117,7 +126,38 @@ pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
         Cell::in_words(hit.posterior, odds::posterior(hit.posterior)),
         Cell::texts(&record_hit.case_refs),
         Cell::texts(&remarks),
+        Cell::new(match_class),
+        shortened(hit.contact_unit),
+        Cell::new(handling),
+        shortened(hit.handling_text),
     ]
+}
+
+/// A text of another unit, which may be missing: all of it for machines, its beginning in a table.
+fn shortened(text: String) -> Cell {
+    if text.is_empty() {
+        return Cell::new(None::<String>);
+    }
+    let Some((end, _)) = text.char_indices().nth(SHORT) else {
+        return Cell::new(text);
+    };
+    let words = format!("{}…", &text[..end]);
+    Cell::in_words(text, words)
+}
+
+/// How much the match says; a node of an earlier version does not tell it.
+fn match_class(hit: &v1::RecordHit) -> Option<&'static str> {
+    given(code(hit.match_class().as_str_name(), "MATCH_CLASS_"))
+}
+
+/// How the hit may be handled, if its holder says so.
+fn handling_code(hit: &v1::Hit) -> Option<&'static str> {
+    given(code(hit.handling_code().as_str_name(), "HANDLING_CODE_"))
+}
+
+/// A code, unless it is that of nothing.
+fn given(code: &'static str) -> Option<&'static str> {
+    (code != "UNSPECIFIED").then_some(code)
 }
 
 /// What a person should know of a hit before anything else.
@@ -249,8 +289,12 @@ mod tests {
                 state: v1::HitState::New.into(),
                 false_positive_probability: 1.25e-9,
                 posterior: 0.5,
+                contact_unit: "Cybercrime desk of the north".into(),
+                handling_code: v1::HandlingCode::H3.into(),
+                handling_text: "ask\u{1b} first".into(),
                 ..Default::default()
             }),
+            match_class: v1::MatchClass::Exact.into(),
             state: v1::HitState::UnderReview.into(),
             case_refs: vec!["c-1".into(), "c-2".into()],
             record_removed: true,
@@ -263,5 +307,17 @@ mod tests {
         assert_eq!(row[10].shown(), "1 in 800 million by chance");
         assert_eq!(row[12].shown(), "c-1, c-2");
         assert_eq!(row[13].shown(), "record removed, feedback pending");
+        let last: Vec<_> = row[14..].iter().map(Cell::shown).collect();
+        assert_eq!(
+            last,
+            [
+                "EXACT",
+                "Cybercrime desk of the n…",
+                "H3",
+                "ask\u{fffd} first"
+            ]
+        );
+        let nothing = cells(v1::RecordHit::default());
+        assert!(nothing[14..].iter().all(|cell| cell.shown().is_empty()));
     }
 }

@@ -6,9 +6,11 @@ mod write;
 use scoped_futures::ScopedFutureExt as _;
 use serde_json::Value;
 use sotto_common::error::{Error, Result};
+use sotto_common::followup::codes::HandlingCode;
 use sotto_common::grounds::Grounds;
 use sotto_common::hit::HitState;
 use sotto_common::ids::{Epoch, HitId, NodeId, RecordRef, SessionId};
+use sotto_common::publication::FilterLabels;
 use sotto_common::secret::Selector;
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::db_error;
@@ -122,7 +124,19 @@ fn hit(row: &SqliteRow) -> Result<Hit> {
             .try_get::<Option<i64>, _>("unmatched_since")
             .map_err(db_error)?
             .map(time),
+        labels: labels(row)?,
     })
+}
+
+/// What the holder says of its filter, in a row of the table.
+fn labels(row: &SqliteRow) -> Result<FilterLabels> {
+    let text = |column: &str| row.try_get::<&str, _>(column).map_err(db_error);
+    let code = match text("handling_code")? {
+        "" => None,
+        code => Some(HandlingCode::parse(code).ok_or_else(|| damaged("handling code"))?),
+    };
+    FilterLabels::new(text("contact_unit")?, code, text("handling_text")?)
+        .map_err(|_| damaged("label of a filter"))
 }
 
 fn hit_id(bytes: &[u8]) -> Result<HitId> {

@@ -14,6 +14,9 @@ async fn hits_are_paged_through_and_sanitised() {
     assert_eq!(all.as_array().map(Vec::len), Some(service::HITS));
     assert_eq!(all[0]["value"], "+31612345678");
     assert_eq!(all[0]["record"], service::HOSTILE);
+    assert_eq!(all[0]["contact_unit"], service::HOSTILE);
+    assert_eq!(all[0]["handling_code"], "H3");
+    assert_eq!(all[0]["match_class"], "EXACT");
 
     let some = json(&run(&lab, &["hits", "ls", "--limit", "3", "--output", "json"]).await);
     assert_eq!(some.as_array().map(Vec::len), Some(3));
@@ -22,7 +25,7 @@ async fn hits_are_paged_through_and_sanitised() {
     assert!(table.contains("1 in 800 million by chance"), "{table}");
     let tsv = stdout(&run(&lab, &["hits", "ls", "--all", "--output", "tsv"]).await);
     assert_eq!(tsv.lines().count(), service::HITS);
-    assert!(tsv.lines().all(|line| line.split('\t').count() == 14));
+    assert!(tsv.lines().all(|line| line.split('\t').count() == 18));
     for printed in [table, tsv] {
         assert!(!printed.contains('\u{1b}'), "{printed}");
     }

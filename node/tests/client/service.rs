@@ -249,8 +249,12 @@ fn hit(number: usize) -> v1::RecordHit {
             posterior: 0.999_999,
             first_seen: Some(convert::to_timestamp(seen)),
             last_seen: Some(convert::to_timestamp(seen)),
+            contact_unit: HOSTILE.into(),
+            handling_code: v1::HandlingCode::H3.into(),
+            handling_text: HOSTILE.into(),
             ..Default::default()
         }),
+        match_class: v1::MatchClass::Exact.into(),
         dataset: "suspects".into(),
         record_id: HOSTILE.into(),
         canonical: "+31612345678".into(),

@@ -1,9 +1,10 @@
-//! States of hits and decisions about them (workflow.md "Hit").
+//! States of hits, decisions about them, and how much they say (workflow.md "Hit").
 
 use sotto_common::dsse::StatementKind;
 use sotto_common::error::{Error, Result};
 use sotto_common::hit::{HitDecision, HitFeedback, HitState, SecondFactor};
 use sotto_common::ids::HitId;
+use sotto_common::selector::MatchClass;
 
 use super::grounds::enum_both_ways;
 use super::{FORMAT, Statement, check_format, id, text, timestamp, to_timestamp};
@@ -27,6 +28,12 @@ enum_both_ways!(HitDecision {
     Confirm,
     FalsePositive,
     NotRelevant,
+});
+
+enum_both_ways!(MatchClass {
+    Exact,
+    Strong,
+    Weak,
 });
 
 enum_both_ways!(SecondFactor {

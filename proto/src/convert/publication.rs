@@ -8,8 +8,9 @@ use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::{Class, FilterParams, Salt};
 use sotto_common::ids::PublicationId;
 use sotto_common::membership::MAX_MEMBERS;
-use sotto_common::publication::{FilterHeader, LayerRole, PublicationState};
+use sotto_common::publication::{FilterHeader, FilterLabels, LayerRole, PublicationState};
 
+use super::follow_up::code;
 use super::grounds::enum_both_ways;
 use super::{
     FORMAT, Statement, array, check_format, epoch, id, policy, text, timestamp, to_timestamp,
@@ -75,6 +76,7 @@ impl TryFrom<v1::FilterHeader> for FilterHeader {
             audience,
             created_at: timestamp("created_at", wire.created_at)?,
             expires_at: timestamp("expires_at", wire.expires_at)?,
+            labels: labels(&wire.contact_unit, wire.handling_code, &wire.handling_text)?,
         })
     }
 }
@@ -104,6 +106,64 @@ impl From<FilterHeader> for v1::FilterHeader {
             audience: header.audience.iter().map(ToString::to_string).collect(),
             created_at: Some(to_timestamp(header.created_at)),
             expires_at: Some(to_timestamp(header.expires_at)),
+            contact_unit: header.labels.contact_unit().to_owned(),
+            handling_code: handling_code(&header.labels).into(),
+            handling_text: header.labels.handling_text().to_owned(),
+        }
+    }
+}
+
+/// Reads what a filter says to those who match it, from the three fields of a header or a hit.
+///
+/// # Errors
+/// `INVALID_FIELD`, naming the field.
+pub fn labels(contact_unit: &str, handling_code: i32, handling_text: &str) -> Result<FilterLabels> {
+    let handling = (handling_code != 0).then(|| code("handling_code", handling_code));
+    FilterLabels::new(contact_unit, handling.transpose()?, handling_text)
+}
+
+/// The handling code of a filter on the wire; unspecified if it does not say.
+pub fn handling_code(labels: &FilterLabels) -> v1::HandlingCode {
+    let code = labels.handling_code();
+    code.map(v1::HandlingCode::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_common::followup::codes::HandlingCode;
+
+    use super::*;
+
+    #[test]
+    fn labels_are_read_as_they_were_written() {
+        for (unit, code, text) in [
+            ("", None, ""),
+            ("Cyberteam Nord", Some(HandlingCode::H1), ""),
+            ("", Some(HandlingCode::H3), "ask before use"),
+        ] {
+            let given = FilterLabels::new(unit, code, text).expect("labels");
+            let number = handling_code(&given).into();
+            let read = labels(given.contact_unit(), number, given.handling_text());
+            assert_eq!(read.ok(), Some(given));
+        }
+    }
+
+    #[test]
+    fn labels_that_break_a_rule_are_refused_by_their_field() {
+        let (h1, h3) = (
+            i32::from(v1::HandlingCode::H1),
+            i32::from(v1::HandlingCode::H3),
+        );
+        for (unit, code, text, field) in [
+            ("one\ntwo", 0, "", "contact_unit"),
+            ("", 9, "", "handling_code"),
+            ("", h3, "", "handling_text"),
+            ("", h1, "ask before use", "handling_text"),
+            ("", 0, "ask before use", "handling_text"),
+        ] {
+            let error = labels(unit, code, text).expect_err("refused");
+            assert_eq!(error.code, ErrorCode::InvalidField);
+            assert_eq!(error.subject.as_deref(), Some(field));
         }
     }
 }

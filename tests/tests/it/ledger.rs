@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sotto_common::error::ErrorCode;
+use sotto_common::hit::HitDecision;
 use sotto_common::selector::Policy::{Email, Phone};
 use sotto_common::time::Timestamp;
 use sotto_proto::v1;
@@ -66,6 +67,60 @@ async fn probing_again_gives_the_same_hit_seen_later() {
         .map(|e| e.cursor)
         .collect();
     assert_eq!(cursors, [1, 2, 3], "seen again is no event");
+}
+
+/// Asserts whom a hit tells to turn to, and how it may be handled.
+fn assert_says(hit: &v1::Hit, unit: &str) {
+    assert_eq!(hit.contact_unit, unit);
+    assert_eq!(hit.handling_code(), v1::HandlingCode::H3);
+    assert_eq!(hit.handling_text, "ask before use");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hit_says_what_its_holder_said_with_the_version_that_matched_last() {
+    let (_sandbox, [nl, de]) = Sandbox::with_nodes(["nl-fiu", "de-bka"]).await;
+    let value = phones(0..1);
+    let publish = async |unit: &str| {
+        let draft = de.draft(Phone, &value).await;
+        let draft = draft.labelled(unit, "ask before use");
+        de.publish_draft(&draft).await.expect("published");
+        draft.id()
+    };
+    let hit = async || nl.hits().await.expect("listed").remove(0);
+    // Announced with the version of the next one, and never active: nobody matched it.
+    let never = de.draft(Phone, &value).await.labelled("Nobody", "never");
+    de.announce(&never).await.expect("announced");
+    publish("Team 7").await;
+    nl.find(Phone, &value).await;
+    assert_says(&hit().await, "Team 7");
+    publish("Night desk").await;
+    assert_says(&hit().await, "Team 7");
+    nl.find(Phone, &value).await;
+    assert_says(&hit().await, "Night desk");
+    // The same said again is no event.
+    let last = publish("Night desk").await;
+    nl.find(Phone, &value).await;
+    de.withdraw(last).await.expect("withdrawn");
+    assert_says(&hit().await, "Night desk");
+    let reviewed = nl.decide(&hit().await, HitDecision::BeginReview).await;
+    assert_says(&reviewed.expect("taken"), "Night desk");
+
+    let mut stream = nl.watch(0).await.expect("open");
+    for event in take(&mut stream, 3).await {
+        assert_says(&event.hit.expect("a hit"), "Night desk");
+    }
+    publish("Team 7").await;
+    nl.find(Phone, &value).await;
+    let told = take(&mut stream, 1).await.remove(0);
+    assert_eq!(told.cursor, 4, "found, told of the night desk, reviewed");
+    let told = told.hit.expect("a hit");
+    assert_says(&told, "Team 7");
+    let request = v1::GetHitRequest {
+        community: COMMUNITY.into(),
+        hit_id: told.hit_id.clone(),
+    };
+    let got = nl.hit_service().get_hit(request).await.expect("there");
+    assert_eq!(got.into_inner().hit, Some(told));
 }
 
 #[tokio::test(flavor = "multi_thread")]

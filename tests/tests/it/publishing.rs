@@ -156,6 +156,53 @@ async fn refuses_a_wire_header_with_other_pages_format_or_epoch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refuses_a_contact_unit_that_is_no_line_and_a_handling_text_without_its_code() {
+    let (sandbox, [nl, _de]) = Sandbox::with_nodes(MEMBERS).await;
+    let draft = nl.draft(Phone, &phones(0..3)).await;
+    let header = v1::FilterHeader::from(draft.header);
+    let mut footprint = sandbox.footprint().await;
+    let cases: [fn(&mut v1::FilterHeader); 7] = [
+        |h| h.contact_unit = "u".repeat(201),
+        |h| h.contact_unit = "one\ntwo".into(),
+        |h| h.handling_code = 99,
+        |h| h.handling_code = v1::HandlingCode::H3.into(),
+        |h| h.handling_text = "ask before use".into(),
+        |h| {
+            h.handling_code = v1::HandlingCode::H1.into();
+            h.handling_text = "ask before use".into();
+        },
+        |h| {
+            h.handling_code = v1::HandlingCode::H3.into();
+            h.handling_text = "a".repeat(257);
+        },
+    ];
+    for change in cases {
+        let mut header = header.clone();
+        change(&mut header);
+        let refused = nl.announce_wire(&header).await;
+        assert_refused(refused, Code::InvalidArgument, ErrorCode::InvalidField);
+    }
+    footprint.assert_unchanged().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_another_contact_unit_under_the_same_id() {
+    let (_sandbox, [nl, _de]) = Sandbox::with_nodes(MEMBERS).await;
+    let draft = nl.draft(Phone, &phones(0..3)).await;
+    let draft = draft.labelled("Team 7", "ask before use");
+    nl.announce(&draft).await.expect("announced");
+    nl.announce(&draft).await.expect("announced again");
+    let refused = nl
+        .announce(&draft.labelled("Team 8", "ask before use"))
+        .await;
+    assert_refused(
+        refused,
+        Code::FailedPrecondition,
+        ErrorCode::PublicationState,
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refuses_a_salt_that_was_ever_used_in_the_community() {
     let (sandbox, [nl, de]) = Sandbox::with_nodes(MEMBERS).await;
     let first = nl.draft(Phone, &phones(0..3)).await;

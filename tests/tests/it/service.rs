@@ -2,6 +2,7 @@
 //! §6, §7; workflow.md "Hit").
 
 mod flows;
+mod labels;
 mod restored;
 mod scene;
 mod sharing;

@@ -192,7 +192,7 @@ impl World {
     async fn hit_state(&self, prober: &str, id: HitId) -> HitState {
         let (community, prober) = (&community(), &node(prober));
         let hit = tx!(self, tx => tx.get_hit(community, prober, id).await);
-        hit.expect("there").state
+        hit.expect("there").hit.state
     }
 
     fn clock_now(&self) -> Timestamp {

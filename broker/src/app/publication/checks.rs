@@ -238,6 +238,7 @@ pub(super) fn record_of(header: &FilterHeader, bytes: Vec<u8>) -> PublicationRec
         fpr: 0.0,
         created_at: header.created_at,
         expires_at: header.expires_at,
+        labels: header.labels.clone(),
         generation: 0,
         object: None,
     }

@@ -1,7 +1,9 @@
 //! Columns of a row as domain types.
 
 use sotto_common::error::{Error, Result};
+use sotto_common::followup::codes::HandlingCode;
 use sotto_common::ids::InvalidId;
+use sotto_common::publication::FilterLabels;
 use sotto_common::time::Timestamp;
 use sqlx::Row as _;
 
@@ -50,6 +52,22 @@ pub(super) fn number<T: TryFrom<i64>>(row: &EngineRow, column: &'static str) -> 
 /// Reads a time column.
 pub(super) fn time(row: &EngineRow, column: &'static str) -> Result<Timestamp> {
     get(row, column).map(Timestamp::from_micros)
+}
+
+/// Reads what a filter says to those who match it; nothing where its publication is not known.
+pub(super) fn labels(row: &EngineRow) -> Result<FilterLabels> {
+    let written = |column| get::<Option<&str>>(row, column).map(Option::unwrap_or_default);
+    let code = match written("handling_code")? {
+        "" => None,
+        code => Some(HandlingCode::parse(code).ok_or_else(|| corrupt("handling code"))?),
+    };
+    FilterLabels::new(written("contact_unit")?, code, written("handling_text")?)
+        .map_err(|_| corrupt("label of a filter"))
+}
+
+/// A handling code as [`labels`] reads it.
+pub(super) fn handling_column(labels: &FilterLabels) -> &'static str {
+    labels.handling_code().map_or("", HandlingCode::as_str)
 }
 
 /// A count as the engines' integer; saturates.

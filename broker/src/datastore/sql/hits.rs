@@ -8,14 +8,34 @@ use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
 use sqlx::query;
 
-use super::columns::{blob, bytes, get, int, number, text, time};
+use super::columns::{blob, bytes, get, int, labels, number, text, time};
 use super::membership::{epoch_number, epoch_record};
 use super::publications::stack_key;
 use super::{EngineRow, EngineTx, db_error, probed};
 use crate::datastore::{
     EpochRecord, FeedbackRecord, GuardKey, HitEventRecord, HitFilter, HitRecord, HitStatistic,
-    HitTx, StackKey, StateColumn as _,
+    HitTx, LabelledHit, StackKey, StateColumn as _,
 };
+
+/// Hits with what their holder says of the version that matched last; the statements below add which
+/// hits. Of what was announced with one version one publication at most was activated, and has an f.
+macro_rules! labelled_hits {
+    ($columns:literal, $from:literal, $rest:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            "hits.*, publications.contact_unit, publications.handling_code,
+                 publications.handling_text
+             FROM ",
+            $from,
+            " LEFT JOIN publications ON publications.community = hits.community
+                 AND publications.epoch = hits.epoch AND publications.policy = hits.policy
+                 AND publications.holder = hits.holder
+                 AND publications.version = hits.filter_version AND publications.fpr > 0 ",
+            $rest
+        )
+    };
+}
 
 #[async_trait]
 impl HitTx for EngineTx<'_> {
@@ -66,16 +86,20 @@ impl HitTx for EngineTx<'_> {
         community: &CommunityId,
         prober: &NodeId,
         id: HitId,
-    ) -> Result<Option<HitRecord>> {
-        query("SELECT * FROM hits WHERE id = $1 AND community = $2 AND prober = $3")
-            .bind(&id.as_bytes()[..])
-            .bind(community.as_str())
-            .bind(prober.as_str())
-            .fetch_optional(&mut *self.connection)
-            .await
-            .map_err(db_error)?
-            .map(|row| hit_record(&row))
-            .transpose()
+    ) -> Result<Option<LabelledHit>> {
+        query(labelled_hits!(
+            "",
+            "hits",
+            "WHERE hits.id = $1 AND hits.community = $2 AND hits.prober = $3"
+        ))
+        .bind(&id.as_bytes()[..])
+        .bind(community.as_str())
+        .bind(prober.as_str())
+        .fetch_optional(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .map(|row| labelled_hit(&row))
+        .transpose()
     }
 
     async fn get_hits(
@@ -85,18 +109,19 @@ impl HitTx for EngineTx<'_> {
         filter: &HitFilter,
         after: Option<HitId>,
         limit: u32,
-    ) -> Result<Vec<HitRecord>> {
-        query(
-            "SELECT * FROM hits
-             WHERE community = $1 AND prober = $2 AND id > $3
-               AND state <> $4
-               AND ($5 IS NULL OR epoch = $5)
-               AND ($6 IS NULL OR policy = $6)
-               AND ($7 IS NULL OR holder = $7)
-               AND ($8 IS NULL OR state = $8)
-               AND ($9 IS NULL OR first_seen >= $9)
-             ORDER BY id LIMIT $10",
-        )
+    ) -> Result<Vec<LabelledHit>> {
+        query(labelled_hits!(
+            "",
+            "hits",
+            "WHERE hits.community = $1 AND hits.prober = $2 AND hits.id > $3
+               AND hits.state <> $4
+               AND ($5 IS NULL OR hits.epoch = $5)
+               AND ($6 IS NULL OR hits.policy = $6)
+               AND ($7 IS NULL OR hits.holder = $7)
+               AND ($8 IS NULL OR hits.state = $8)
+               AND ($9 IS NULL OR hits.first_seen >= $9)
+             ORDER BY hits.id LIMIT $10"
+        ))
         .bind(community.as_str())
         .bind(prober.as_str())
         .bind(after.map_or(vec![], |id| id.as_bytes().to_vec()))
@@ -111,7 +136,7 @@ impl HitTx for EngineTx<'_> {
         .await
         .map_err(db_error)?
         .iter()
-        .map(hit_record)
+        .map(labelled_hit)
         .collect()
     }
 
@@ -398,11 +423,12 @@ impl HitTx for EngineTx<'_> {
         cursor: u64,
         limit: u32,
     ) -> Result<Vec<HitEventRecord>> {
-        query(
-            "SELECT hit_events.cursor, hits.* FROM hit_events JOIN hits ON hits.id = hit_events.hit
-             WHERE hit_events.community = $1 AND hit_events.prober = $2 AND hit_events.cursor > $3
-             ORDER BY hit_events.cursor LIMIT $4",
-        )
+        query(labelled_hits!(
+            "hit_events.cursor, ",
+            "hit_events JOIN hits ON hits.id = hit_events.hit",
+            "WHERE hit_events.community = $1 AND hit_events.prober = $2 AND hit_events.cursor > $3
+             ORDER BY hit_events.cursor LIMIT $4"
+        ))
         .bind(community.as_str())
         .bind(prober.as_str())
         .bind(int(cursor))
@@ -414,7 +440,7 @@ impl HitTx for EngineTx<'_> {
         .map(|row| {
             Ok(HitEventRecord {
                 cursor: number(row, "cursor")?,
-                hit: hit_record(row)?,
+                hit: labelled_hit(row)?,
             })
         })
         .collect()
@@ -454,6 +480,13 @@ fn hit_statistic(row: &EngineRow) -> Result<HitStatistic> {
         retracted: number(row, "retracted")?,
         expired: number(row, "expired")?,
         mean_fpr: get(row, "mean_fpr")?,
+    })
+}
+
+fn labelled_hit(row: &EngineRow) -> Result<LabelledHit> {
+    Ok(LabelledHit {
+        hit: hit_record(row)?,
+        labels: labels(row)?,
     })
 }
 

@@ -3,12 +3,12 @@
 use async_trait::async_trait;
 use sotto_common::error::Result;
 use sotto_common::ids::{CommunityId, Epoch, NodeId, PublicationId};
-use sotto_common::publication::PublicationState;
+use sotto_common::publication::{FilterLabels, PublicationState};
 use sotto_common::selector::Policy;
 use sqlx::query;
 
 use super::at_rest::{chunk_object, chunk_row, filter_object};
-use super::columns::{blob, bytes, get, int, number, text, time};
+use super::columns::{blob, bytes, get, handling_column, int, labels, number, text, time};
 use super::membership::epoch_number;
 use super::{EngineRow, EngineTx, db_error};
 use crate::datastore::{ChunkRecord, PublicationRecord, PublicationTx, StackKey, StateColumn as _};
@@ -19,8 +19,10 @@ impl PublicationTx for EngineTx<'_> {
         query(
             "INSERT INTO publications
                  (id, community, epoch, policy, holder, version, supplement_of, state, header,
-                  digest, class, fpr, created_at, expires_at, generation)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+                  digest, class, fpr, created_at, expires_at, generation, contact_unit,
+                  handling_code, handling_text)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                  $18)",
         )
         .bind(&publication.id.as_bytes()[..])
         .bind(publication.key.community.as_str())
@@ -37,6 +39,9 @@ impl PublicationTx for EngineTx<'_> {
         .bind(publication.created_at.micros())
         .bind(publication.expires_at.micros())
         .bind(int(publication.generation))
+        .bind(publication.labels.contact_unit())
+        .bind(handling_column(&publication.labels))
+        .bind(publication.labels.handling_text())
         .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
@@ -134,6 +139,28 @@ impl PublicationTx for EngineTx<'_> {
             .await
             .map_err(db_error)?;
         self.publication_records(&rows)
+    }
+
+    async fn get_labels(
+        &mut self,
+        key: &StackKey,
+        holder: &NodeId,
+        version: u64,
+    ) -> Result<FilterLabels> {
+        let row = query(
+            "SELECT contact_unit, handling_code, handling_text FROM publications
+             WHERE community = $1 AND epoch = $2 AND policy = $3 AND holder = $4
+               AND version = $5 AND fpr > 0",
+        )
+        .bind(key.community.as_str())
+        .bind(i64::from(key.epoch.get()))
+        .bind(key.policy.name())
+        .bind(holder.as_str())
+        .bind(int(version))
+        .fetch_optional(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        row.map_or_else(|| Ok(FilterLabels::default()), |row| labels(&row))
     }
 
     async fn update_publication(&mut self, publication: &PublicationRecord) -> Result<()> {
@@ -322,6 +349,7 @@ impl EngineTx<'_> {
             fpr: get(row, "fpr")?,
             created_at: time(row, "created_at")?,
             expires_at: time(row, "expires_at")?,
+            labels: labels(row)?,
             generation: number(row, "generation")?,
             object: object.transpose()?,
         })

@@ -1,5 +1,6 @@
 //! Hits, their events and counts.
 
+use super::publications::{active, publication, put_publications};
 use super::*;
 
 pub(super) fn hit(
@@ -60,7 +61,10 @@ pub(super) async fn hits_are_found_by_ref_and_id_and_change(store: &Datastore) {
     assert_eq!(on(&[3, 2]).await, 1);
 
     let id = hits[0].id;
-    let get = async |prober: &NodeId| tx!(store, tx => tx.get_hit(community, prober, id).await);
+    let get = async |prober: &NodeId| {
+        let known = tx!(store, tx => tx.get_hit(community, prober, id).await);
+        known.map(|known| known.hit)
+    };
     assert_eq!(get(nl).await.as_ref(), Some(&hits[0]));
     assert_eq!(get(&node("de-bka")).await, None);
     let changed = &HitRecord {
@@ -84,7 +88,10 @@ pub(super) async fn hits_are_listed_by_filter_and_page(store: &Datastore) {
     let list = async |filter: HitFilter, after, limit| {
         let filter = &filter;
         let listed = tx!(store, tx => tx.get_hits(community, nl, filter, after, limit).await);
-        listed.into_iter().map(|hit| hit.id).collect::<Vec<_>>()
+        listed
+            .into_iter()
+            .map(|listed| listed.hit.id)
+            .collect::<Vec<_>>()
     };
     let ids = hits.each_ref().map(|hit| hit.id);
     let all = HitFilter::default();
@@ -132,6 +139,77 @@ pub(super) async fn hits_are_listed_by_filter_and_page(store: &Datastore) {
     }
 }
 
+/// Labels that name this unit.
+fn of_unit(unit: &str) -> FilterLabels {
+    FilterLabels::new(unit, Some(HandlingCode::H3), "ask first").expect("labels")
+}
+
+pub(super) async fn a_hit_says_what_its_holder_says_of_the_version_that_matched_last(
+    store: &Datastore,
+) {
+    let of_holder = |holder: &str, version, unit: &str| PublicationRecord {
+        holder: node(holder),
+        labels: of_unit(unit),
+        ..publication(version, None)
+    };
+    // Announced with the same version: the first two never became active.
+    let rows = [
+        of_holder("de-bka", 4, "never active"),
+        of_holder("de-bka", 4, "refused"),
+        of_holder("de-bka", 4, "Team 4"),
+        of_holder("de-bka", 5, "Team 5"),
+        of_holder("fr-pj", 4, "Team of fr-pj"),
+    ];
+    put_publications(store, &rows).await;
+    let refused = &rows[1].moved(PublicationState::Refused, 1).expect("a move");
+    tx!(store, tx => tx.update_publication(refused).await);
+    for (row, generation) in rows[2..].iter().zip(2..) {
+        tx!(store, tx => tx.update_publication(&active(row, generation)).await);
+    }
+    let hits = [
+        hit(1, "de-bka", HitState::New, NOW),
+        hit(1, "fr-pj", HitState::New, NOW),
+        hit(1, "se-noa", HitState::New, NOW),
+    ];
+    put_hits(store, &hits).await;
+    let (community, nl, key) = (&community(), &node("nl-fiu"), &key());
+    for hit in &hits {
+        tx!(store, tx => tx.put_hit_event(community, nl, hit.id).await);
+    }
+    // In every way in which hits are read, by holder: ids of one instant are in no order.
+    let units = async || {
+        let all = &HitFilter::default();
+        let listed = tx!(store, tx => tx.get_hits(community, nl, all, None, 9).await);
+        let events = tx!(store, tx => tx.get_hit_events(community, nl, 0, 9).await);
+        let told: Vec<_> = events.into_iter().map(|event| event.hit).collect();
+        let mut units = vec![];
+        for hit in &hits {
+            let got = tx!(store, tx => tx.get_hit(community, nl, hit.id).await);
+            let got = got.expect("there");
+            assert_eq!((listed.len(), told.len()), (hits.len(), hits.len()));
+            assert!(listed.contains(&got) && told.contains(&got));
+            units.push(got.labels.contact_unit().to_owned());
+        }
+        units
+    };
+    assert_eq!(units().await, ["Team 4", "Team of fr-pj", ""]);
+    let again = &HitRecord {
+        filter_version: 5,
+        ..hits[0].clone()
+    };
+    tx!(store, tx => tx.update_hit(again).await);
+    assert_eq!(units().await, ["Team 5", "Team of fr-pj", ""]);
+
+    let of_version = async |holder: &str, version| {
+        let holder = &node(holder);
+        tx!(store, tx => tx.get_labels(key, holder, version).await)
+    };
+    assert_eq!(of_version("de-bka", 4).await, of_unit("Team 4"));
+    assert_eq!(of_version("de-bka", 5).await, of_unit("Team 5"));
+    assert_eq!(of_version("de-bka", 6).await, FilterLabels::default());
+    assert_eq!(of_version("se-noa", 4).await, FilterLabels::default());
+}
+
 fn guard(prober: &str, day: i64) -> GuardKey {
     GuardKey {
         prober: node(prober),
@@ -165,6 +243,7 @@ pub(super) async fn quarantined_hits_are_counted_and_never_listed(store: &Datast
     );
     let all = &HitFilter::default();
     let listed = tx!(store, tx => tx.get_hits(community, nl, all, None, 9).await);
+    let listed: Vec<_> = listed.into_iter().map(|listed| listed.hit).collect();
     assert_eq!(listed, hits[..1]);
 }
 
@@ -209,7 +288,7 @@ pub(super) async fn cursors_grow_by_one_for_each_prober(store: &Datastore) {
         let events = tx!(store, tx => tx.get_hit_events(community, nl, cursor, limit).await);
         events
             .into_iter()
-            .map(|e| (e.cursor, e.hit))
+            .map(|e| (e.cursor, e.hit.hit))
             .collect::<Vec<_>>()
     };
     assert_eq!(after(0, 9).await, [(1, own.clone()), (2, own.clone())]);

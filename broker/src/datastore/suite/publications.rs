@@ -3,7 +3,7 @@
 use super::*;
 use crate::objects::ObjectKey;
 
-fn publication(version: u64, supplement_of: Option<u64>) -> PublicationRecord {
+pub(super) fn publication(version: u64, supplement_of: Option<u64>) -> PublicationRecord {
     PublicationRecord {
         id: PublicationId::generate(NOW, &mut os_rng()),
         key: key(),
@@ -17,13 +17,14 @@ fn publication(version: u64, supplement_of: Option<u64>) -> PublicationRecord {
         fpr: 0.0,
         created_at: NOW,
         expires_at: NOW.plus(Duration::from_hours(1)),
+        labels: FilterLabels::default(),
         generation: 0,
         object: None,
     }
 }
 
 /// The publication after its activation in a generation.
-fn active(publication: &PublicationRecord, generation: u64) -> PublicationRecord {
+pub(super) fn active(publication: &PublicationRecord, generation: u64) -> PublicationRecord {
     let checked = PublicationRecord {
         fpr: 1e-9,
         object: Some(ObjectKey::generate(publication.id, &mut os_rng())),
@@ -34,7 +35,7 @@ fn active(publication: &PublicationRecord, generation: u64) -> PublicationRecord
         .expect("a move")
 }
 
-async fn put_publications(store: &Datastore, publications: &[PublicationRecord]) {
+pub(super) async fn put_publications(store: &Datastore, publications: &[PublicationRecord]) {
     put_community(store).await;
     put_epoch(store, &epoch_record(1)).await;
     for publication in publications {
@@ -85,7 +86,12 @@ pub(super) async fn publications_are_listed_latest_first_and_counted_by_state(st
 
 pub(super) async fn an_ended_publication_loses_its_header_and_its_object(store: &Datastore) {
     use PublicationState::{Expired, Replaced, Withdrawn};
-    let rows = [1, 2, 3].map(|version| publication(version, None));
+    let labels = FilterLabels::new("Team 7", Some(HandlingCode::H3), "ask first");
+    let labels = &labels.expect("labels");
+    let rows = [1, 2, 3].map(|version| PublicationRecord {
+        labels: labels.clone(),
+        ..publication(version, None)
+    });
     put_publications(store, &rows).await;
     let get = async |id| tx!(store, tx => tx.get_publication(id).await);
     for (row, state) in rows.iter().zip([Replaced, Withdrawn, Expired]) {
@@ -99,6 +105,7 @@ pub(super) async fn an_ended_publication_loses_its_header_and_its_object(store: 
         assert_eq!((known.state, known.generation), (state, 2));
         assert!(known.header.is_empty() && known.object.is_none(), "{state}");
         assert_eq!((known.digest, known.class), (row.digest, row.class));
+        assert_eq!(known.labels, *labels, "its hits still say them");
     }
     let other = PublicationId::generate(NOW, &mut os_rng());
     assert!(get(other).await.is_none());

@@ -8,7 +8,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::{Class, DistinctTags, Filter};
 use sotto_common::ids::{NodeId, PublicationId};
-use sotto_common::publication::{FilterHeader, LayerRole};
+use sotto_common::publication::{FilterHeader, FilterLabels, LayerRole};
 use sotto_common::random::os_rng;
 use sotto_common::secret::Tag;
 use sotto_common::selector::Policy;
@@ -32,6 +32,8 @@ pub(super) struct Plan<'a> {
     pub(super) wanted: &'a Publishing,
     pub(super) layers: &'a [Layer],
     pub(super) version: u64,
+    /// What the filter is to say to those who match it.
+    pub(super) labels: &'a FilterLabels,
 }
 
 impl Plan<'_> {
@@ -50,6 +52,7 @@ impl Plan<'_> {
             && header.role == self.role()
             && header.version == self.version
             && header.audience == self.audience()
+            && header.labels == *self.labels
             && item.last_selector == self.wanted.last_selector
             && item.removals == self.wanted.removals
     }
@@ -188,6 +191,7 @@ impl App {
             audience: plan.audience(),
             created_at: now,
             expires_at: manifest.not_after,
+            labels: plan.labels.clone(),
         }
     }
 

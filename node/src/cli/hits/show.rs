@@ -9,7 +9,7 @@ use sotto_proto::{convert, v1};
 
 use super::super::members::code;
 use super::super::render::{Cell, Output, printable, record};
-use super::{HIT, cells, hit_id, latest, odds};
+use super::{HIT, cells, handling_code, hit_id, latest, odds};
 
 /// What is printed but for people: the columns of a hit, and its story.
 const STORY: &[&str] = &[
@@ -27,6 +27,10 @@ const STORY: &[&str] = &[
     HIT[11],
     HIT[12],
     HIT[13],
+    HIT[14],
+    HIT[15],
+    HIT[16],
+    HIT[17],
     "thread",
     "record_removed",
     "needs_second_factor",
@@ -86,11 +90,17 @@ fn hit_json(hit: &v1::Hit) -> Value {
         "filter_version": hit.filter_version,
         "false_positive_probability": hit.false_positive_probability,
         "posterior": hit.posterior,
+        "contact_unit": given(&hit.contact_unit),
+        "handling_code": handling_code(hit),
+        "handling_text": given(&hit.handling_text),
     })
 }
 
+fn given(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
 fn event_json(event: &v1::HitEvent) -> Value {
-    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let named = |code: String| (code != "UNSPECIFIED").then_some(code);
     json!({
         "at": time(convert::timestamp("at", event.at)),
@@ -164,34 +174,50 @@ fn summary(hit: &v1::RecordHit) -> Vec<String> {
             column("dataset")
         )
     };
-    let mut lines = vec![
-        format!("Hit {} – {}", column("hit"), column("state")),
-        format!(
-            "  asked for   {} {} ({record})",
-            column("policy"),
-            column("value")
+    let rows = [
+        (
+            "asked for",
+            format!("{} {} ({record})", column("policy"), column("value")),
         ),
-        format!("  held by     {}", column("holder")),
-        format!(
-            "  chances     {}; {} that {} holds it",
-            odds::by_chance(wire.false_positive_probability),
-            odds::posterior(wire.posterior),
-            column("holder"),
+        ("match class", column("match_class")),
+        ("held by", column("holder")),
+        ("contact unit", printable(&wire.contact_unit)),
+        ("handling", handling(&wire)),
+        (
+            "chances",
+            format!(
+                "{}; {} that {} holds it",
+                odds::by_chance(wire.false_positive_probability),
+                odds::posterior(wire.posterior),
+                column("holder"),
+            ),
         ),
-        format!(
-            "  seen        first {}, last {}, in filter version {}",
-            column("first_seen"),
-            column("last_seen"),
-            column("filter_version"),
+        (
+            "seen",
+            format!(
+                "first {}, last {}, in filter version {}",
+                column("first_seen"),
+                column("last_seen"),
+                column("filter_version"),
+            ),
         ),
-        format!("  thread      {}", hit_id(&hit.thread_id)),
+        ("thread", hit_id(&hit.thread_id)),
+        ("cases", column("cases")),
+        ("remarks", column("remarks")),
     ];
-    for (name, column) in [("cases", column("cases")), ("remarks", column("remarks"))] {
-        if !column.is_empty() {
-            lines.push(format!("  {name:<11} {column}"));
-        }
-    }
+    let said = rows.into_iter().filter(|(_, text)| !text.is_empty());
+    let mut lines = vec![format!("Hit {} – {}", column("hit"), column("state"))];
+    lines.extend(said.map(|(name, text)| format!("  {name:<12} {text}")));
     lines
+}
+
+/// How the hit may be handled, in a line; empty if its holder does not say.
+fn handling(hit: &v1::Hit) -> String {
+    let code = handling_code(hit).unwrap_or_default();
+    match hit.handling_text.as_str() {
+        "" => code.to_owned(),
+        text => printable(&format!("{code}: {text}")),
+    }
 }
 
 fn event_lines(event: &v1::HitEvent, hit: Option<String>) -> Vec<String> {
@@ -245,6 +271,9 @@ mod tests {
             state: state.into(),
             false_positive_probability: 1.25e-9,
             posterior: 0.9921,
+            contact_unit: "Team\u{1b}[2J 7, which has a name that is long".into(),
+            handling_code: v1::HandlingCode::H3.into(),
+            handling_text: "ask before use".into(),
             first_seen: Some(convert::to_timestamp(Timestamp::from_seconds(60))),
             last_seen: Some(convert::to_timestamp(Timestamp::from_seconds(120))),
             ..Default::default()
@@ -259,6 +288,7 @@ mod tests {
                 state: v1::HitState::Confirmed.into(),
                 case_refs: vec!["2026-17".into()],
                 feedback_pending: true,
+                match_class: v1::MatchClass::Exact.into(),
                 ..Default::default()
             }),
             events: vec![
@@ -295,7 +325,10 @@ mod tests {
             "– CONFIRMED",
             "1 in 800 million by chance; 99.21 % that de-bka holds it",
             "+31612345678 (record r\u{fffd}[2J7 of dataset suspects)",
-            "cases       2026-17",
+            "match class  EXACT\n",
+            "contact unit Team\u{fffd}[2J 7, which has a name that is long\n",
+            "handling     H3: ask before use\n",
+            "cases        2026-17",
             "found, NEW",
             "1970-01-01T00:01:30Z",
             "UNDER_REVIEW → CONFIRMED  by spiffe://sotto.test/analyst/anna  (on its way",
@@ -323,6 +356,9 @@ mod tests {
         assert_eq!(read["events"][0]["person"], Value::Null);
         assert_eq!(read["events"][1]["second_factor"], "DOCUMENT");
         assert_eq!(read["events"][1]["feedback"], "PENDING");
+        assert_eq!(read["match_class"], "EXACT");
+        assert_eq!(read["handling_code"], "H3");
+        assert_eq!(read["hits"][0]["handling_text"], "ask before use");
         assert_eq!(read["hits"][0]["epoch"], 4);
         assert_eq!(read["hits"][1]["state"], "NEW");
         assert_eq!(story_cells(story()).len(), STORY.len());

@@ -100,6 +100,7 @@ fn event(event: HistoryEvent) -> v1::HitEvent {
 
 pub(super) fn record_hit(hit: RecordHit, community: &CommunityId) -> v1::RecordHit {
     v1::RecordHit {
+        match_class: v1::MatchClass::from(hit.hit.policy.match_class()).into(),
         hit: Some(hit.hit.into_wire(community.to_string())),
         dataset: hit.dataset,
         record_id: hit.record_id,

@@ -80,6 +80,39 @@ async fn that_a_hit_which_is_followed_up_matches_no_more_is_told_to_those_who_wa
 }
 
 #[tokio::test]
+async fn what_a_holder_says_of_its_filter_comes_by_the_stream_and_is_told_to_those_who_watch() {
+    let (store, _dir) = store().await;
+    let mut found = hit(1, epoch(), RecordRef::new([9; 16]));
+    assert_eq!(answer(&store, from_ref(&found), "case 1").await, 1);
+    let says = |unit: &str| {
+        let labels = FilterLabels::new(unit, Some(HandlingCode::H3), "ask\nbefore use");
+        labels.expect("labels")
+    };
+    let shown = async || {
+        let read = store.record_hit(found.id).await.expect("read");
+        read.expect("there").hit.labels
+    };
+    assert_eq!(shown().await, FilterLabels::default());
+    let told = |unit: &str| Hit {
+        labels: says(unit),
+        ..found.clone()
+    };
+    assert_eq!(stream(&store, &[told("Team 7")]).await, 2);
+    assert_eq!(shown().await, says("Team 7"));
+    // An answer does not take it back, and the same again is no news.
+    assert_eq!(answer(&store, from_ref(&found), "case 1").await, 2);
+    assert_eq!(stream(&store, &[told("Team 7")]).await, 2);
+    assert_eq!(shown().await, says("Team 7"));
+    assert_eq!(stream(&store, &[told("Night desk")]).await, 3);
+    assert_eq!(shown().await, says("Night desk"));
+    // Another holder filter may say nothing.
+    assert_eq!(stream(&store, from_ref(&found)).await, 4);
+    assert_eq!(shown().await, FilterLabels::default());
+    found.last_seen = NOW;
+    assert_eq!(stream(&store, from_ref(&found)).await, 4);
+}
+
+#[tokio::test]
 async fn hits_are_filtered_and_paged_and_followed() {
     let (store, _dir) = store().await;
     import_emails(&store, "d", &["a@x.org"]).await;

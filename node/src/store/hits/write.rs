@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 use sotto_common::error::Result;
+use sotto_common::followup::codes::HandlingCode;
 use sotto_common::grounds::Grounds;
 use sotto_common::hit::HitState;
 use sotto_common::ids::{HitId, SessionId};
@@ -175,11 +176,13 @@ impl Changes {
             kept.hit.last_seen = hit.last_seen;
         }
         self.mark(hit);
+        self.label(hit);
         self.measure(hit);
         self.settle(hit.id, now);
     }
 
-    /// An answer tells less: state and first time of a hit that is known come by the stream.
+    /// An answer tells less: state and first time of a hit that is known come by the stream, and
+    /// what its holder says of the filter.
     fn answer(&mut self, hit: &Hit) {
         // Its times are this node's: the broker's are later than none of its own.
         let told = Told {
@@ -202,6 +205,18 @@ impl Changes {
         };
         if kept.hit.unmatched_since != hit.unmatched_since {
             kept.hit.unmatched_since = hit.unmatched_since;
+            kept.told_as = Some(self.told);
+            self.told += 1;
+        }
+    }
+
+    /// What the holder says of the version that matched last.
+    fn label(&mut self, hit: &Hit) {
+        let Some(kept) = self.kept.get_mut(&hit.id) else {
+            return;
+        };
+        if kept.hit.labels != hit.labels {
+            kept.hit.labels.clone_from(&hit.labels);
             kept.told_as = Some(self.told);
             self.told += 1;
         }
@@ -347,23 +362,29 @@ async fn put_hits(tx: &mut SqliteConnection, kept: impl Iterator<Item = &Kept>) 
             standing.awaited.map(|told| told.state.as_str()),
             standing.awaited.map(|told| told.seen.micros()),
             hit.unmatched_since.map(Timestamp::micros),
+            hit.labels.contact_unit(),
+            hit.labels.handling_code().map_or("", HandlingCode::as_str),
+            hit.labels.handling_text(),
         ])
     };
     sqlx::query(
         "INSERT INTO hits (hit_id, cursor, epoch, policy, record_ref, holder, state,
              filter_version, false_positive, posterior, first_seen, last_seen, thread_id,
-             told, told_seen, awaited, awaited_seen, unmatched_since)
+             told, told_seen, awaited, awaited_seen, unmatched_since, contact_unit, handling_code,
+             handling_text)
          SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4),
              value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10,
              value ->> 11, unhex(value ->> 12), value ->> 13, value ->> 14, value ->> 15,
-             value ->> 16, value ->> 17
+             value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20
          FROM json_each($1) WHERE true
          ON CONFLICT (hit_id) DO UPDATE SET cursor = excluded.cursor, state = excluded.state,
              filter_version = excluded.filter_version, false_positive = excluded.false_positive,
              posterior = excluded.posterior, first_seen = excluded.first_seen,
              last_seen = excluded.last_seen, told = excluded.told,
              told_seen = excluded.told_seen, awaited = excluded.awaited,
-             awaited_seen = excluded.awaited_seen, unmatched_since = excluded.unmatched_since",
+             awaited_seen = excluded.awaited_seen, unmatched_since = excluded.unmatched_since,
+             contact_unit = excluded.contact_unit, handling_code = excluded.handling_code,
+             handling_text = excluded.handling_text",
     )
     .bind(kept.map(row).collect::<serde_json::Value>().to_string())
     .execute(tx)
