@@ -4,7 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use sotto_common::random::os_rng;
+use sotto_common::service::config::SecretFile;
+use sotto_common::service::files::{self, Readers};
 use sotto_common::testing::postgres::Server;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -12,6 +16,9 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 /// Which engine keeps the ledgers of the tests: `sqlite`, if it is not set, or `postgres`.
 pub const ENGINE: &str = "SOTTO_TEST_LEDGER";
+
+/// Longer than from one pass of the broker over its log to the next.
+const LOG_PASS: Duration = Duration::from_secs(3);
 
 /// Where one broker keeps its ledger.
 #[derive(Clone, Debug)]
@@ -63,6 +70,16 @@ impl TestLedger {
     }
 }
 
+/// The file of the audit log's key for the brokers that share this folder: the same in every
+/// folder, since a ledger may be moved from one to another.
+pub fn log_key_file(dir: &Path) -> SecretFile {
+    let path = dir.join("log.key");
+    let line = format!("{}\n", "07".repeat(32));
+    let written = files::write(&path, line.as_bytes(), Readers::Owner, &mut os_rng());
+    written.expect("written");
+    SecretFile(path)
+}
+
 /// What the broker has stored so far.
 #[derive(Debug)]
 pub struct Footprint {
@@ -89,7 +106,7 @@ impl Footprint {
         };
         Self {
             data_dir: data_dir.into(),
-            version: ledger.version().await,
+            version: ledger.settled().await,
             ledger,
             files: filter_files(data_dir),
         }
@@ -108,6 +125,20 @@ impl Footprint {
 }
 
 impl OpenLedger {
+    /// The version once the broker has signed the log of all that was done: until then it writes by
+    /// itself.
+    async fn settled(&mut self) -> String {
+        let mut version = self.version().await;
+        loop {
+            tokio::time::sleep(LOG_PASS).await;
+            let later = self.version().await;
+            if later == version {
+                return version;
+            }
+            version = later;
+        }
+    }
+
     /// Another one whenever the ledger holds something else.
     async fn version(&mut self) -> String {
         match self {
