@@ -142,12 +142,7 @@ impl BoundBroker {
             shutdown,
             lock,
         } = self;
-        tasks.spawn(jobs::run(Arc::clone(&broker), shutdown.clone()));
-        // Calls that are let end still need this broker's place among the others.
-        let drained = CancellationToken::new();
-        let (follower, end) = (Arc::clone(&broker), drained.clone());
-        tasks.spawn(async move { follower.keep_up(end).await });
-        tasks.spawn(Arc::clone(&tls).keep_fresh(shutdown.clone()));
+        let drained = work(&broker, &tls, &tasks, &shutdown);
         if let Some(tiles) = tiles {
             tiles.start(&broker, &tasks, &shutdown);
         }
@@ -191,6 +186,22 @@ impl BoundBroker {
         drop(lock);
         Ok(())
     }
+}
+
+/// Starts what the broker does by itself until `shutdown`. What keeps its place among the others
+/// goes on until the token that is returned: calls that are let end still need it.
+fn work(
+    broker: &Arc<Broker>,
+    tls: &Arc<Tls>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> CancellationToken {
+    tasks.spawn(jobs::run(Arc::clone(broker), shutdown.clone()));
+    let drained = CancellationToken::new();
+    let (follower, end) = (Arc::clone(broker), drained.clone());
+    tasks.spawn(async move { follower.keep_up(end).await });
+    tasks.spawn(Arc::clone(tls).keep_fresh(shutdown.clone()));
+    drained
 }
 
 async fn health() -> HealthServer<impl Health> {
