@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use sotto_common::random::os_rng;
 use sotto_common::service::config::SecretFile;
@@ -16,9 +15,6 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 /// Which engine keeps the ledgers of the tests: `sqlite`, if it is not set, or `postgres`.
 pub const ENGINE: &str = "SOTTO_TEST_LEDGER";
-
-/// Longer than from one pass of the broker over its log to the next.
-const LOG_PASS: Duration = Duration::from_secs(3);
 
 /// Where one broker keeps its ledger.
 #[derive(Clone, Debug)]
@@ -106,7 +102,7 @@ impl Footprint {
         };
         Self {
             data_dir: data_dir.into(),
-            version: ledger.settled().await,
+            version: ledger.version().await,
             ledger,
             files: filter_files(data_dir),
         }
@@ -125,20 +121,6 @@ impl Footprint {
 }
 
 impl OpenLedger {
-    /// The version once the broker has signed the log of all that was done: until then it writes by
-    /// itself.
-    async fn settled(&mut self) -> String {
-        let mut version = self.version().await;
-        loop {
-            tokio::time::sleep(LOG_PASS).await;
-            let later = self.version().await;
-            if later == version {
-                return version;
-            }
-            version = later;
-        }
-    }
-
     /// Another one whenever the ledger holds something else.
     async fn version(&mut self) -> String {
         match self {

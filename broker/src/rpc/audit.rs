@@ -38,9 +38,7 @@ impl AuditService for Api {
                 n => n.min(MAX_PAGE),
             };
             let call = "AuditService/ListEntries";
-            self.broker
-                .log_read(peer.spiffe(), &community, call)
-                .await?;
+            self.log_read(peer.spiffe(), &community, call).await?;
             let page = self
                 .broker
                 .list_entries(&community, &filter, case_ref, &message.page_token, size)
@@ -62,9 +60,7 @@ impl AuditService for Api {
             let community: CommunityId = text("community", &message.community)?;
             let next = message.from_index;
             let call = "AuditService/ExportEntries";
-            self.broker
-                .log_read(peer.spiffe(), &community, call)
-                .await?;
+            self.log_read(peer.spiffe(), &community, call).await?;
             // Refusals come before the stream begins.
             let head = self.broker.export_head(&community, next).await?;
             let export = Export {

@@ -7,7 +7,6 @@ use prost::bytes::Bytes;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, HitId, NodeId};
 use sotto_common::log::merkle::{MerkleHash, TreeHead};
-use sotto_common::service::identity::PeerIdentity;
 use sotto_proto::convert::{array, id, text};
 use sotto_proto::status::to_status;
 use sotto_proto::v1;
@@ -40,7 +39,7 @@ impl LogService for Api {
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let member = member.as_ref();
-            self.log_reading(member, &peer, &community, "LogService/GetCheckpoint")
+            self.log_read(peer.spiffe(), &community, "LogService/GetCheckpoint")
                 .await?;
             let note = self
                 .broker
@@ -58,8 +57,7 @@ impl LogService for Api {
             let (member, peer) = (node_or_reader(&request)?, peer(&request)?);
             let community = text("community", &request.get_ref().community)?;
             let call = "LogService/WatchCheckpoints";
-            self.log_reading(member.as_ref(), &peer, &community, call)
-                .await?;
+            self.log_read(peer.spiffe(), &community, call).await?;
             let broker = Arc::clone(&self.broker);
             let watch = Watch {
                 broker,
@@ -81,7 +79,7 @@ impl LogService for Api {
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let member = member.as_ref();
-            self.log_reading(member, &peer, &community, "LogService/ProveInclusion")
+            self.log_read(peer.spiffe(), &community, "LogService/ProveInclusion")
                 .await?;
             let (index, size) = (message.leaf_index, message.tree_size);
             let proved = self
@@ -104,7 +102,7 @@ impl LogService for Api {
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let member = member.as_ref();
-            self.log_reading(member, &peer, &community, "LogService/ProveConsistency")
+            self.log_read(peer.spiffe(), &community, "LogService/ProveConsistency")
                 .await?;
             let (from, to) = (message.from_size, message.to_size);
             let hashes = self
@@ -175,7 +173,7 @@ impl LogService for Api {
             let message = request.into_inner();
             let community = text("community", &message.community)?;
             let caller = caller.as_ref();
-            self.log_reading(caller, &peer, &community, "LogService/GetEntry")
+            self.log_read(peer.spiffe(), &community, "LogService/GetEntry")
                 .await?;
             let index = message.leaf_index;
             let record = self.broker.logged(caller, &community, index).await?;
@@ -183,23 +181,6 @@ impl LogService for Api {
                 entry: Some(entry_of(record)),
             })
         })
-    }
-}
-
-impl Api {
-    /// Logs a reading by an operator or auditor before it is answered (workflow.md "Audit"): "each
-    /// reading is itself logged". Nodes read what is theirs, or what all of them do.
-    async fn log_reading(
-        &self,
-        member: Option<&NodeId>,
-        peer: &PeerIdentity,
-        community: &CommunityId,
-        call: &'static str,
-    ) -> Result<()> {
-        match member {
-            Some(_) => Ok(()),
-            None => self.broker.log_read(peer.spiffe(), community, call).await,
-        }
     }
 }
 
