@@ -362,12 +362,14 @@ shared_settings() {
     cat <<TOML
 ledger = "postgres:///sotto?host=$postgres&user=sotto"
 objects = "file://$work/objects"
+log_key_file = "$work/log.key"
 TOML
 }
 
 if [[ $with_postgres ]]; then
     start_postgres
     mkdir -m 700 "$work/objects"
+    (umask 077 && "$BROKER_PROGRAM" ledger new-log-key >"$work/log.key")
     say "PostgreSQL runs in $postgres"
 fi
 for broker in "${BROKERS[@]}"; do

@@ -8,6 +8,7 @@ mod follow_ups;
 mod garbage;
 mod hits;
 mod journal;
+mod log;
 mod membership;
 mod probing;
 mod publication;
@@ -29,6 +30,8 @@ use tokio::sync::{Mutex, RwLock};
 pub(crate) use catalogue::{CatalogueChange, CatalogueWatch};
 pub(crate) use epochs::EpochView;
 pub(crate) use follow_ups::{Announced, Download, EventView, Place, PresenceRate};
+pub(crate) use journal::Journal;
+pub(crate) use log::{Log, Proved};
 pub(crate) use membership::LimitsChange;
 pub(crate) use probing::{Opening, ProbeSession};
 
@@ -54,33 +57,41 @@ pub(crate) struct Broker {
     /// One upload or activation of a publication, or upload of an attachment, at a time, by stripe.
     uploads: [Mutex<()>; 64],
     standing: Standing,
+    journal: Journal,
+    log: Log,
+}
+
+/// What a broker is made of.
+pub(crate) struct Parts {
+    pub(crate) store: Datastore,
+    pub(crate) objects: Objects,
+    pub(crate) cache: Cache,
+    /// Names, in the data folder, which of the brokers on the ledger the last run was.
+    pub(crate) replica_file: PathBuf,
+    pub(crate) journal: Journal,
+    pub(crate) log: Log,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Broker {
-    /// Maps the active filters, and takes a place among the brokers on the ledger. `replica_file`
-    /// names, in the data folder, which of them the last run was. Filters that are lost keep it from
-    /// starting, or their publications are ended.
+    /// Maps the active filters, and takes a place among the brokers on the ledger. Filters that are
+    /// lost keep it from starting, or their publications are ended.
     ///
     /// # Errors
     /// If the ledger, the object store or the cache cannot be used, or a filter is not what was
     /// published.
-    pub(crate) async fn start(
-        store: Datastore,
-        objects: Objects,
-        cache: Cache,
-        replica_file: PathBuf,
-        clock: Arc<dyn Clock>,
-        end_lost_filters: bool,
-    ) -> Result<Self> {
+    pub(crate) async fn start(parts: Parts, end_lost_filters: bool) -> Result<Self> {
         let broker = Self {
-            store,
-            objects,
-            cache,
+            store: parts.store,
+            objects: parts.objects,
+            cache: parts.cache,
             matcher: Matcher::default(),
-            clock,
+            clock: parts.clock,
             matching: RwLock::new(()),
             uploads: std::array::from_fn(|_| Mutex::new(())),
-            standing: Standing::new(replica_file),
+            standing: Standing::new(parts.replica_file),
+            journal: parts.journal,
+            log: parts.log,
         };
         if !broker.objects.may_be_shared() {
             broker.check_alone().await?;

@@ -4,6 +4,7 @@
 mod follow_ups;
 mod lab_pki;
 mod ledger;
+mod log_key;
 mod operator;
 
 use std::path::PathBuf;
@@ -69,9 +70,14 @@ enum Command {
     /// A throw-away certificate authority, for laboratories and the quickstart.
     #[command(subcommand)]
     LabPki(lab_pki::Command),
-    /// Keys that seal what is sensitive in the ledger.
+    /// Keys that seal what is sensitive in the ledger, and the key of the audit log.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Print the key by which nodes and auditors verify the audit log of a community.
+    ///
+    /// Hand it to them by another way than over Sotto: whoever took it from the broker would believe
+    /// the broker.
+    LogKey(log_key::LogKeyArgs),
     /// Communities and their profiles.
     #[command(subcommand)]
     Community(operator::CommunityCommand),
@@ -142,6 +148,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         } => serve(&config, end_lost_filters).await,
         Command::LabPki(command) => lab_pki::run(command),
         Command::Ledger(command) => ledger::run(&command),
+        Command::LogKey(args) => log_key::run(args),
         command => {
             let client = operator::Client::new(cli.client.as_deref(), cli.output)?;
             match command {
@@ -152,7 +159,10 @@ async fn dispatch(cli: Cli) -> Result<()> {
                 Command::Quarantine(command) => client.quarantine(command).await,
                 Command::Hits(command) => client.hits(command).await,
                 Command::FollowUps(command) => client.follow_ups(command).await,
-                Command::Serve { .. } | Command::LabPki(_) | Command::Ledger(_) => Ok(()),
+                Command::Serve { .. }
+                | Command::LabPki(_)
+                | Command::Ledger(_)
+                | Command::LogKey(_) => Ok(()),
             }
         }
     }

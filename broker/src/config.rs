@@ -1,18 +1,21 @@
 //! The configuration of the broker: a TOML file, then `SOTTO_BROKER__…` from the environment.
 
 mod ledger;
+mod log_key;
 mod objects;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use sotto_common::log::origin::LogName;
 use sotto_common::service::config::{SecretFile, TlsConfig};
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
 
 pub use ledger::{InvalidLedger, Ledger};
+pub(crate) use log_key::LogKeyFile;
 pub use objects::{InvalidObjects, ObjectsUrl, S3Url};
 
 /// What the name of every variable begins with.
@@ -48,6 +51,15 @@ pub struct Config {
     /// File of mode 0600 with the credentials for the bucket.
     #[serde(default)]
     pub objects_credentials_file: Option<SecretFile>,
+    /// Name of the audit logs, e.g. the host under which this broker is known. It stands in every
+    /// checkpoint, and must never change.
+    #[serde(default = "default_log_name", deserialize_with = "log_name")]
+    pub log_name: LogName,
+    /// File of mode 0600 with the key that signs the checkpoints of the audit logs; none = `log.key`
+    /// in `data_dir`, made at the first start. Every broker on a ledger has the same: with PostgreSQL
+    /// it must be given.
+    #[serde(default)]
+    pub log_key_file: Option<SecretFile>,
     /// End the publications whose filters are lost, instead of not starting; of the command line
     /// only, for one start.
     #[serde(skip)]
@@ -63,6 +75,35 @@ pub struct Config {
     /// Where metrics can be read.
     #[serde(default)]
     pub metrics: MetricsConfig,
+    /// Where the audit logs can be read by tools of others.
+    #[serde(default)]
+    pub tiles: TilesConfig,
+}
+
+/// The section `tiles`: the audit logs as c2sp.org/tlog-tiles has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TilesConfig {
+    /// Where `GET /<community>/checkpoint` and what is beside it answer over HTTPS, with the
+    /// certificate of `tls`; port 0 takes a free one. Without it nothing does.
+    ///
+    /// Nobody is asked for a certificate: leaves tell kind, hour and a digest, and no more.
+    pub listen: Option<SocketAddr>,
+    /// Bounds on connections there.
+    pub connections: ConnectionLimits,
+}
+
+/// What the logs are called if nothing is said.
+#[expect(clippy::missing_panics_doc, reason = "a constant")]
+#[must_use]
+pub fn default_log_name() -> LogName {
+    // Unwrap safety: letters and a dot.
+    "sotto.local".parse().expect("a log name")
+}
+
+fn log_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogName, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -87,6 +128,7 @@ mod tests {
             }
             let config: Config = config::load_from(PROGRAM, Some(&path), []).expect(&name);
             read += 1;
+            LogKeyFile::of(&config).expect(&name);
             let shares = matches!(config.ledger, Ledger::Postgres(_))
                 && matches!(config.objects, ObjectsUrl::S3(_));
             replicated += u32::from(shares && config.ledger_keys_file.is_some());

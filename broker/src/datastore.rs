@@ -84,6 +84,8 @@ pub(crate) trait MembershipTx: Send {
         profile: &[u8],
         at: Timestamp,
     ) -> Result<bool>;
+    /// The names of all communities.
+    async fn get_communities(&mut self) -> Result<Vec<CommunityId>>;
     async fn update_profile(&mut self, name: &CommunityId, profile: &[u8]) -> Result<()>;
     /// The proposed profile, if the community exists.
     async fn get_profile(&mut self, name: &CommunityId) -> Result<Option<Vec<u8>>>;

@@ -30,10 +30,14 @@ enum Job {
     Objects,
     /// Seals what is sealed at rest under the first key of the list.
     Seals,
+    /// Gives entries of the log their places, and signs checkpoints (protocol §11).
+    Log,
+    /// Erases openings of the log after the retention time (workflow.md "Audit").
+    Openings,
 }
 
 impl Job {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Replicas,
         Self::Epochs,
         Self::Publications,
@@ -42,6 +46,8 @@ impl Job {
         Self::FollowUps,
         Self::Objects,
         Self::Seals,
+        Self::Log,
+        Self::Openings,
     ];
 
     /// Its lease's name.
@@ -55,6 +61,8 @@ impl Job {
             Self::FollowUps => "follow_ups",
             Self::Objects => "objects",
             Self::Seals => "seals",
+            Self::Log => "log",
+            Self::Openings => "openings",
         }
     }
 
@@ -67,7 +75,9 @@ impl Job {
             | Self::Sessions
             | Self::Hits
             | Self::FollowUps => Duration::from_secs(10),
-            Self::Objects => Duration::from_hours(1),
+            // protocol §11: a checkpoint at most 10 s after the last append.
+            Self::Log => Duration::from_secs(2),
+            Self::Objects | Self::Openings => Duration::from_hours(1),
             // The list is read at the start.
             Self::Seals => Duration::from_hours(24),
         }
@@ -98,6 +108,18 @@ impl Job {
                     sealed,
                     "everything that is sealed at rest is under the first key"
                 );
+                Ok(())
+            }
+            Self::Log => {
+                // A fault in one community's log must not keep the others' from going on.
+                let sequenced = broker.sequence().await;
+                sequenced.and(broker.sign_checkpoints().await)
+            }
+            Self::Openings => {
+                let erased = broker.erase_openings().await?;
+                if erased > 0 {
+                    tracing::info!(erased, "openings of the log were erased after their time");
+                }
                 Ok(())
             }
         }

@@ -23,3 +23,4 @@ mod matcher;
 mod objects;
 mod rpc;
 pub mod serve;
+mod tiles;

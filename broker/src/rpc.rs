@@ -1,7 +1,9 @@
 //! The door: who calls, what is asked in domain types, and the use case that answers. No logic.
 
+mod audit;
 mod follow_up;
 mod hit;
+mod log;
 #[cfg(test)]
 mod logged;
 mod membership;
@@ -206,6 +208,28 @@ fn reader<T>(request: &Request<T>) -> Result<()> {
     match peer(request)?.spiffe().role() {
         Role::Operator | Role::Auditor => Ok(()),
         _ => Err(forbidden("an operator or an auditor")),
+    }
+}
+
+/// A calling auditor.
+fn auditor<T>(request: &Request<T>) -> Result<PeerIdentity> {
+    let peer = peer(request)?;
+    match peer.spiffe().role() {
+        Role::Auditor => Ok(peer),
+        _ => Err(forbidden("an auditor")),
+    }
+}
+
+/// A calling node, or `None` for an auditor.
+fn node_or_auditor<T>(request: &Request<T>) -> Result<Option<NodeId>> {
+    let peer = peer(request)?;
+    match peer.spiffe().role() {
+        Role::Auditor => Ok(None),
+        _ => peer
+            .spiffe()
+            .node()
+            .map(Some)
+            .ok_or_else(|| forbidden("a node or an auditor")),
     }
 }
 

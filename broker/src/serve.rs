@@ -13,8 +13,10 @@ use sotto_common::service::{metrics, shutdown};
 use sotto_common::time::Clock;
 use sotto_proto::FILE_DESCRIPTOR_SET;
 use sotto_proto::status::mend_response;
+use sotto_proto::v1::audit_service_server::AuditServiceServer;
 use sotto_proto::v1::follow_up_service_server::FollowUpServiceServer;
 use sotto_proto::v1::hit_service_server::HitServiceServer;
+use sotto_proto::v1::log_service_server::LogServiceServer;
 use sotto_proto::v1::membership_service_server::MembershipServiceServer;
 use sotto_proto::v1::probe_service_server::ProbeServiceServer;
 use sotto_proto::v1::publication_service_server::PublicationServiceServer;
@@ -26,13 +28,14 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower::util::MapResponseLayer;
 
-use crate::app::Broker;
+use crate::app::{Broker, Journal, Log, Parts};
 use crate::cache::Cache;
-use crate::config::Config;
+use crate::config::{Config, LogKeyFile};
 use crate::datastore::Datastore;
 use crate::jobs;
 use crate::objects::Objects;
 use crate::rpc::Api;
+use crate::tiles::TileServer;
 
 /// How long calls may take to end once the broker is asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -52,6 +55,7 @@ pub struct BoundBroker {
     listener: TcpListener,
     address: SocketAddr,
     tls: Arc<Tls>,
+    tiles: Option<TileServer>,
     broker: Arc<Broker>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -76,15 +80,25 @@ impl BoundBroker {
         metrics::serve(&config.metrics, &tasks, &shutdown)
             .await
             .map_err(Error::internal)?;
+        let log_key = LogKeyFile::of(&config).map_err(Error::internal)?;
+        let tiles = TileServer::bind(&config).await?;
         let store = Datastore::open(&config).await?;
         let (dir, credentials) = (&config.data_dir, config.objects_credentials_file.as_ref());
         let objects = Objects::open(&config.objects, dir, credentials).map_err(Error::internal)?;
         let cache = Cache::open(dir).map_err(Error::internal)?;
         delete_former_filters(dir).map_err(Error::internal)?;
-        let replica_file = dir.join("replica");
-        let end_lost = config.end_lost_filters;
-        let broker = Broker::start(store, objects, cache, replica_file, clock, end_lost).await?;
-        let broker = Arc::new(broker);
+        let own = tls.identity();
+        let log_name = config.log_name.clone();
+        let parts = Parts {
+            log: Log::open(&store, log_name, own.trust_domain(), &log_key).await?,
+            store,
+            objects,
+            cache,
+            replica_file: dir.join("replica"),
+            journal: Journal::new(own),
+            clock,
+        };
+        let broker = Arc::new(Broker::start(parts, config.end_lost_filters).await?);
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(Error::internal)?;
@@ -94,6 +108,7 @@ impl BoundBroker {
             listener,
             address,
             tls,
+            tiles,
             broker,
             tasks,
             shutdown,
@@ -106,6 +121,11 @@ impl BoundBroker {
         self.address
     }
 
+    /// Where the audit logs can be read as tiles, if anywhere.
+    pub fn tiles_address(&self) -> Option<SocketAddr> {
+        self.tiles.as_ref().map(TileServer::address)
+    }
+
     /// Answers until `shutdown` is tripped, then lets calls end and closes the ledger.
     ///
     /// # Errors
@@ -116,17 +136,16 @@ impl BoundBroker {
             listener,
             address,
             tls,
+            tiles,
             broker,
             tasks,
             shutdown,
             lock,
         } = self;
-        tasks.spawn(jobs::run(Arc::clone(&broker), shutdown.clone()));
-        // Calls that are let end still need this broker's place among the others.
-        let drained = CancellationToken::new();
-        let (follower, end) = (Arc::clone(&broker), drained.clone());
-        tasks.spawn(async move { follower.keep_up(end).await });
-        tasks.spawn(Arc::clone(&tls).keep_fresh(shutdown.clone()));
+        let drained = work(&broker, &tls, &tasks, &shutdown);
+        if let Some(tiles) = tiles {
+            tiles.start(&broker, &tasks, &shutdown);
+        }
         tasks.close();
 
         let api = Api {
@@ -145,6 +164,8 @@ impl BoundBroker {
             .add_service(bounded!(ProbeServiceServer, api))
             .add_service(bounded!(HitServiceServer, api))
             .add_service(bounded!(FollowUpServiceServer, api))
+            .add_service(bounded!(LogServiceServer, api))
+            .add_service(bounded!(AuditServiceServer, api))
             .serve_with_incoming_shutdown(
                 tls.incoming(listener, config.connections),
                 shutdown.clone().cancelled_owned(),
@@ -167,6 +188,22 @@ impl BoundBroker {
     }
 }
 
+/// Starts what the broker does by itself until `shutdown`. What keeps its place among the others
+/// goes on until the token that is returned: calls that are let end still need it.
+fn work(
+    broker: &Arc<Broker>,
+    tls: &Arc<Tls>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> CancellationToken {
+    tasks.spawn(jobs::run(Arc::clone(broker), shutdown.clone()));
+    let drained = CancellationToken::new();
+    let (follower, end) = (Arc::clone(broker), drained.clone());
+    tasks.spawn(async move { follower.keep_up(end).await });
+    tasks.spawn(Arc::clone(tls).keep_fresh(shutdown.clone()));
+    drained
+}
+
 async fn health() -> HealthServer<impl Health> {
     let (health, service) = tonic_health::server::health_reporter();
     health.set_serving::<MembershipServiceServer<Api>>().await;
@@ -174,6 +211,8 @@ async fn health() -> HealthServer<impl Health> {
     health.set_serving::<ProbeServiceServer<Api>>().await;
     health.set_serving::<HitServiceServer<Api>>().await;
     health.set_serving::<FollowUpServiceServer<Api>>().await;
+    health.set_serving::<LogServiceServer<Api>>().await;
+    health.set_serving::<AuditServiceServer<Api>>().await;
     service
 }
 

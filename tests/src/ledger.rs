@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use sha2::{Digest as _, Sha256};
+use sotto_common::random::os_rng;
+use sotto_common::service::config::SecretFile;
+use sotto_common::service::files::{self, Readers};
 use sotto_common::testing::postgres::Server;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -62,6 +65,16 @@ impl TestLedger {
         };
         assert!(changed > 0);
     }
+}
+
+/// The file of the audit log's key for the brokers that share this folder: the same in every
+/// folder, since a ledger may be moved from one to another.
+pub fn log_key_file(dir: &Path) -> SecretFile {
+    let path = dir.join("log.key");
+    let line = format!("{}\n", "07".repeat(32));
+    let written = files::write(&path, line.as_bytes(), Readers::Owner, &mut os_rng());
+    written.expect("written");
+    SecretFile(path)
 }
 
 /// What the broker has stored so far.

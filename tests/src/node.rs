@@ -22,6 +22,7 @@ use sotto_proto::{convert, v1};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use v1::hit_service_client::HitServiceClient;
+use v1::log_service_client::LogServiceClient;
 use v1::membership_service_client::MembershipServiceClient;
 use v1::probe_service_client::ProbeServiceClient;
 use v1::publication_service_client::PublicationServiceClient;
@@ -109,6 +110,11 @@ impl TestNode {
         &self.own.signing
     }
 
+    /// Its key for cosignatures.
+    pub fn cosigning_key(&self) -> &SigningKey {
+        &self.own.cosigning
+    }
+
     /// What its clock shows.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
@@ -132,6 +138,11 @@ impl TestNode {
     /// Its client of the hit service.
     pub fn hit_service(&self) -> HitServiceClient<Channel> {
         HitServiceClient::new(self.channel.clone())
+    }
+
+    /// Its client of the log service.
+    pub fn log(&self) -> LogServiceClient<Channel> {
+        LogServiceClient::new(self.channel.clone())
     }
 
     /// Its public keys, as in its statement and in its row of a manifest.

@@ -8,7 +8,7 @@ use sotto_common::ids::Role;
 use sotto_common::time::SystemClock;
 use tempfile::TempDir;
 
-use crate::ledger::TestLedger;
+use crate::ledger::{TestLedger, log_key_file};
 use crate::program::{self, Program};
 use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
 
@@ -107,9 +107,10 @@ impl BrokerProcess {
         };
         std::fs::create_dir_all(&process.home).expect("a folder");
         let config = format!(
-            "{}data_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
+            "{}log_key_file = '{}'\ndata_dir = '{}'\naddress_file = '{}'\n[tls]\ncertificate = '{}'\nkey = '{}'\n\
              ca = '{}'\ncrl = '{}'\ntrust_domain = '{TRUST_DOMAIN}'\n",
             stores.settings(),
+            log_key_file(&site.path("")).0.display(),
             process.data_dir().display(),
             process.path("address").display(),
             tls.certificate.display(),

@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sotto_broker::config::{Config, ObjectsUrl};
+use sotto_broker::config::{Config, ObjectsUrl, TilesConfig, default_log_name};
 use sotto_broker::serve::BoundBroker;
 use sotto_common::error::Result;
 use sotto_common::filter::DEFAULT_K;
 use sotto_common::ids::Role;
+use sotto_common::log::checkpoint::LogKey;
+use sotto_common::log::origin::LogOrigin;
 use sotto_common::membership::{PolicyProfile, Profile};
 use sotto_common::selector::Policy;
 use sotto_common::service::config::{SecretFile, TlsConfig};
+use sotto_common::service::key_file;
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
@@ -22,7 +25,8 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::{Footprint, TestLedger};
+use crate::ledger::{Footprint, TestLedger, log_key_file};
+use crate::node::community;
 use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
 
 /// The prior of every policy in tests.
@@ -41,6 +45,9 @@ pub struct Sandbox {
     pub end_lost_filters: bool,
     /// The key list of the next start.
     pub ledger_keys_file: Option<SecretFile>,
+    /// Where the next start serves the audit log as tiles, if anywhere.
+    pub tiles: TilesConfig,
+    tiles_address: Option<SocketAddr>,
     running: Option<Running>,
 }
 
@@ -68,6 +75,8 @@ impl Sandbox {
             ledger,
             end_lost_filters: false,
             ledger_keys_file: None,
+            tiles: TilesConfig::default(),
+            tiles_address: None,
             running: None,
         };
         sandbox.start().await;
@@ -126,6 +135,11 @@ impl Sandbox {
         self.address
     }
 
+    /// Where the broker serves the audit log as tiles.
+    pub const fn tiles_address(&self) -> Option<SocketAddr> {
+        self.tiles_address
+    }
+
     /// Where the broker listens, as clients write it.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
@@ -134,6 +148,21 @@ impl Sandbox {
     /// Where the broker keeps its ledger and filters.
     pub fn data_dir(&self) -> PathBuf {
         self.path("broker")
+    }
+
+    /// The file of the audit log's key.
+    pub fn log_key_file(&self) -> SecretFile {
+        SecretFile(match &self.ledger {
+            TestLedger::File => self.data_dir().join("log.key"),
+            TestLedger::Server(_) => self.path("log.key"),
+        })
+    }
+
+    /// The key by which the log of [`COMMUNITY`](crate::COMMUNITY) is verified.
+    pub fn log_key(&self) -> LogKey {
+        let signing = key_file::read(&self.log_key_file()).expect("a key");
+        let origin = LogOrigin::new(default_log_name(), community());
+        LogKey::new(origin, signing.expect("made").verifying_key())
     }
 
     /// Changes the ledger of the stopped broker, to what a kill at a bad moment would have left.
@@ -153,6 +182,11 @@ impl Sandbox {
 
     /// As [`Self::start`]; the error is why it does not.
     pub async fn try_start(&mut self) -> Result<()> {
+        // A broker that is alone makes the log's key by itself.
+        let log_key_file = match &self.ledger {
+            TestLedger::File => None,
+            TestLedger::Server(_) => Some(log_key_file(self.dir.path())),
+        };
         let config = Config {
             listen: self.address,
             address_file: None,
@@ -162,16 +196,20 @@ impl Sandbox {
             ledger_keys_file: self.ledger_keys_file.clone(),
             objects: ObjectsUrl::Local,
             objects_credentials_file: None,
+            log_name: default_log_name(),
+            log_key_file,
             end_lost_filters: self.end_lost_filters,
             tls: self.tls.clone(),
             connections: ConnectionLimits::default(),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
+            tiles: self.tiles,
         };
         let stop = CancellationToken::new();
         let bound = BoundBroker::bind(config, Arc::new(self.clock.clone()), stop.clone());
         let bound = bound.await?;
         self.address = bound.address();
+        self.tiles_address = bound.tiles_address();
         let task = tokio::spawn(bound.run());
         self.running = Some(Running { stop, task });
         Ok(())

@@ -10,6 +10,7 @@ mod it {
     mod hanging_up;
     mod leak;
     mod ledger;
+    mod log;
     mod log_entries;
     mod main_flow;
     mod membership;

@@ -340,7 +340,10 @@ pub(super) async fn may_read(
 ///
 /// # Errors
 /// `NOT_A_MEMBER` if there is no such community.
-async fn proposed_profile(tx: &mut (dyn Tx + '_), community: &CommunityId) -> Result<Profile> {
+pub(super) async fn proposed_profile(
+    tx: &mut (dyn Tx + '_),
+    community: &CommunityId,
+) -> Result<Profile> {
     let bytes = tx.get_profile(community).await?.ok_or_else(|| {
         Error::new(
             ErrorCode::NotAMember,

@@ -14,10 +14,17 @@ pub(crate) enum Signal {
     Filters,
     /// Events of follow-ups.
     FollowUps,
+    /// A checkpoint of the audit log, or a cosignature of one.
+    Checkpoints,
 }
 
 impl Signal {
-    pub(crate) const ALL: [Self; 3] = [Self::Hits, Self::Filters, Self::FollowUps];
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Hits,
+        Self::Filters,
+        Self::FollowUps,
+        Self::Checkpoints,
+    ];
 }
 
 /// The wake-ups of this process; on a shared ledger those of the other brokers come in here too.
@@ -26,6 +33,7 @@ pub(crate) struct Wakeups {
     hits: Arc<Channel>,
     filters: Arc<Channel>,
     follow_ups: Arc<Channel>,
+    checkpoints: Arc<Channel>,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +49,7 @@ impl Wakeups {
             Signal::Hits => &self.hits,
             Signal::Filters => &self.filters,
             Signal::FollowUps => &self.follow_ups,
+            Signal::Checkpoints => &self.checkpoints,
         }
     }
 

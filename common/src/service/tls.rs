@@ -67,6 +67,8 @@ pub enum ClientCertificates {
     /// A connection may come without one: whoever answers then asks each request for other proof
     /// of who calls. One that is shown is verified as ever.
     Optional,
+    /// Nobody is asked for one: for what anybody may read ([`super::pages`]), by HTTP/1.1.
+    Unasked,
 }
 
 /// This program's end of every TLS connection: its certificate and key, the authorities and the

@@ -43,6 +43,7 @@ use sotto_common::time::MockClock;
 use sotto_proto::convert::follow_up::{make_step, write_attachment};
 
 use super::*;
+use crate::app::{Journal, Log, Parts};
 use crate::cache::Cache;
 use crate::config::ObjectsUrl;
 use crate::datastore::{Datastore, EpochRecord};
@@ -107,10 +108,20 @@ impl World {
         let store = Datastore::open_file(&ledger, ColumnCipher::off()).await;
         let objects = Objects::open(&ObjectsUrl::Local, dir, None).expect("a store");
         let cache = Cache::open(dir).expect("a cache");
-        let (clock, replica) = (Arc::new(nodes.clock.clone()), dir.join("replica"));
-        let started = Broker::start(store.expect("open"), objects, cache, replica, clock, false);
+        let own = "spiffe://sotto.test/broker/main"
+            .parse()
+            .expect("a SPIFFE ID");
+        let parts = Parts {
+            store: store.expect("open"),
+            objects,
+            cache,
+            replica_file: dir.join("replica"),
+            journal: Journal::new(own),
+            log: Log::of_tests(),
+            clock: Arc::new(nodes.clock.clone()),
+        };
         Self {
-            broker: started.await.expect("started"),
+            broker: Broker::start(parts, false).await.expect("started"),
             nodes: Arc::clone(nodes),
             _dir: None,
         }

@@ -21,6 +21,7 @@ const fn channel(signal: Signal) -> &'static str {
         Signal::Hits => "sotto_hits",
         Signal::Filters => "sotto_filters",
         Signal::FollowUps => "sotto_follow_ups",
+        Signal::Checkpoints => "sotto_checkpoints",
     }
 }
 

@@ -37,6 +37,19 @@ impl MembershipTx for EngineTx<'_> {
         Ok(done.rows_affected() == 1)
     }
 
+    async fn get_communities(&mut self) -> Result<Vec<CommunityId>> {
+        query(concat!(
+            "SELECT name FROM communities ORDER BY ",
+            bytewise!("name")
+        ))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| text(row, "name"))
+        .collect()
+    }
+
     async fn update_profile(&mut self, name: &CommunityId, profile: &[u8]) -> Result<()> {
         query("UPDATE communities SET profile = $2 WHERE name = $1")
             .bind(name.as_str())

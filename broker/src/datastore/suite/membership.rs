@@ -6,6 +6,8 @@ pub(super) async fn communities_keep_their_profile_and_custodians(store: &Datast
     put_community(store).await;
     let again = tx!(store, tx => tx.put_community(&community(), b"other", NOW).await);
     assert!(!again);
+    let all = tx!(store, tx => tx.get_communities().await);
+    assert_eq!(all, [community()]);
     let profile = async || tx!(store, tx => tx.get_profile(&community()).await);
     assert_eq!(profile().await.expect("there"), b"profile");
     tx!(store, tx => tx.update_profile(&community(), b"newer").await);

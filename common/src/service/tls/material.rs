@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{
+    ClientCertVerifierBuilder, NoServerSessionStorage, WantsServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
@@ -18,8 +20,10 @@ use crate::service::config::{ConfigError, TlsConfig};
 use crate::service::files::{self, FileMarks};
 use crate::service::identity::PeerIdentity;
 
-/// The one application protocol: gRPC is HTTP/2.
+/// The application protocol of all that is Sotto's: gRPC is HTTP/2.
 const ALPN: &[u8] = b"h2";
+/// … and of what others serve or read.
+const PLAIN_ALPN: &[u8] = b"http/1.1";
 
 /// One reading of the TLS files.
 #[derive(Debug)]
@@ -156,27 +160,38 @@ fn server(
     crls: &[CertificateRevocationListDer<'static>],
     own: &Arc<CertifiedKey>,
 ) -> Result<Arc<ServerConfig>, ConfigError> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| ConfigError::Setting(error.to_string()))?;
     // Every certificate needs a list that says that it is good, and a list that has not run out.
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
             .with_crls(crls.iter().cloned())
             .enforce_revocation_expiration();
-    let verifier = match clients {
-        ClientCertificates::Required => verifier,
-        ClientCertificates::Optional => verifier.allow_unauthenticated(),
-    }
-    .build()
-    .map_err(|error| ConfigError::content(&config.ca, error.to_string()))?;
-    let mut server = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(&[&TLS13])
-        .map_err(|error| ConfigError::Setting(error.to_string()))?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(own))));
+    let (builder, protocol) = match clients {
+        ClientCertificates::Required => (verified(config, builder, verifier)?, ALPN),
+        ClientCertificates::Optional => {
+            let verifier = verifier.allow_unauthenticated();
+            (verified(config, builder, verifier)?, ALPN)
+        }
+        ClientCertificates::Unasked => (builder.with_no_client_auth(), PLAIN_ALPN),
+    };
+    let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(own))));
     // Protocol §12: a resumed session would skip the verifier, and with it revocation.
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
-    server.alpn_protocols = vec![ALPN.to_vec()];
+    server.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(server))
+}
+
+fn verified(
+    config: &TlsConfig,
+    builder: ConfigBuilder<ServerConfig, WantsVerifier>,
+    verifier: ClientCertVerifierBuilder,
+) -> Result<ConfigBuilder<ServerConfig, WantsServerCert>, ConfigError> {
+    let verifier = verifier.build();
+    let verifier = verifier.map_err(|error| ConfigError::content(&config.ca, error.to_string()))?;
+    Ok(builder.with_client_cert_verifier(verifier))
 }
 
 /// The client's end of somebody who has no certificate.
@@ -195,7 +210,7 @@ pub(super) fn client_without_certificate(
 /// The end of a client of services that are not Sotto's: HTTP/1.1, and no certificate of its own.
 pub(in crate::service) fn plain_client(ca: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
     let mut config = (*client_without_certificate(ca, None)?).clone();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![PLAIN_ALPN.to_vec()];
     Ok(Arc::new(config))
 }
 
