@@ -4,6 +4,7 @@ mod opening;
 
 use std::collections::{BTreeSet, HashSet};
 
+use prost::Message as _;
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, EntryId, NodeId, RecordRef, SessionId};
@@ -12,6 +13,7 @@ use sotto_common::log::entry::{Batch, Entry};
 use sotto_common::probe::{SessionNonce, answer_digest, tags_digest};
 use sotto_common::secret::Tag;
 use sotto_common::time::Timestamp;
+use sotto_proto::v1;
 use std::time::Duration;
 
 use self::opening::{check_opening, check_resumption, max_pairs, session_record};
@@ -327,12 +329,17 @@ fn batch_entry(
     let (session, number) = (asked.session, asked.number);
     let (prober, community) = (&session.prober, &session.key.community);
     let entry = journal.by_node(prober, Action::AnswerBatch, community, asked.now)?;
-    let versions = outcome.matches.iter().flat_map(|found| &found.versions);
+    // As answered: the prober can read this, and is not to learn what the flood guard holds back.
+    let answered = v1::ProbeMatches::decode(answer).map_err(Error::internal)?;
+    let matches = answered
+        .refs
+        .iter()
+        .map(|of_ref| of_ref.holders.len() as u64);
     Ok(Entry {
         batch: Some(Batch {
             number,
             refs: outcome.refs.len() as u64,
-            matches: versions.filter(|version| **version > 0).count() as u64,
+            matches: matches.sum(),
             tags_digest: asked.tags_digest,
             answer_digest: answer_digest(&session.nonce, number, answer),
         }),

@@ -90,7 +90,7 @@ pub struct Batch {
     pub number: u32,
     /// Record refs.
     pub refs: u64,
-    /// (record ref, holder) matches, quarantined ones included.
+    /// (record ref, holder) matches as answered; those in quarantine have entries of their own.
     pub matches: u64,
     /// `H("sotto/v1 batch-tags" ‖ …)`.
     pub tags_digest: [u8; 32],
