@@ -53,7 +53,7 @@ use prober::Waiting;
 use publish::{PublicationKey, PublishProgress};
 use publisher::Setbacks;
 use sources::Sources;
-use witness::{FollowedLog, LogView};
+use witness::FollowedLog;
 
 /// What the use cases work on.
 pub(crate) struct App {
@@ -100,8 +100,6 @@ pub(crate) struct App {
     pub(crate) quotas: StdMutex<BTreeMap<Policy, u64>>,
     /// The audit log that this node follows; `None` if it was given no key of one.
     pub(crate) log: Option<FollowedLog>,
-    /// What was seen of the log last.
-    pub(crate) log_view: StdMutex<LogView>,
     pub(crate) publications: Jobs<PublicationKey, PublishProgress>,
     /// Filters are built and uploaded one at a time: each is held in memory once.
     pub(crate) publishing: Semaphore,

@@ -177,7 +177,6 @@ async fn build(
         outbox_dir: config.outbox_dir(),
         attachments_dir: config.attachments_dir(),
         log: followed_log(config, &keystore)?,
-        log_view: StdMutex::default(),
         store: Store::open(&config.store_file(), cipher).await?,
         keystore,
         broker: Broker::new(tls, &config.broker)?,
@@ -216,11 +215,9 @@ fn followed_log(
     };
     let domain = &config.tls.trust_domain;
     let cosigning = keystore.cosigning().clone();
-    Ok(Some(FollowedLog {
-        key: log.verifier_key.clone(),
-        cosigner: Cosigner::new(domain, config.node_id.clone(), cosigning)?,
-        trust_domain: domain.clone(),
-    }))
+    let cosigner = Cosigner::new(domain, config.node_id.clone(), cosigning)?;
+    let key = log.verifier_key.clone();
+    Ok(Some(FollowedLog::new(key, cosigner, domain.clone())))
 }
 
 async fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {

@@ -185,7 +185,6 @@ pub(crate) async fn app_of(own: &str) -> (App, TempDir) {
         probing: StdMutex::default(),
         quotas: StdMutex::default(),
         log: None,
-        log_view: StdMutex::default(),
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),
         probes: Jobs::new(tasks, stop),

@@ -34,6 +34,8 @@ impl App {
         status.new_hits = threads.new;
         status.open_hits = threads.open;
         status.pending_feedback = threads.pending;
+        status.unverified_hits = self.store.count_unverified().await?;
+        status.log = self.log_status().await?;
         match self.standing().await {
             Ok((limits, epochs)) => {
                 status.broker_reachable = true;
@@ -98,7 +100,7 @@ impl App {
 
     /// What somebody should do, most urgent first.
     async fn next_actions(&self, status: &v1::GetStatusResponse) -> Result<Vec<String>> {
-        let mut actions = Vec::new();
+        let mut actions = log_actions(status.log.as_ref());
         if !status.broker_reachable {
             actions.push(format!(
                 "the broker is out of reach ({}): look at the network and at `broker` in the \
@@ -156,6 +158,27 @@ impl App {
     }
 }
 
+/// What somebody should do about the audit log.
+fn log_actions(log: Option<&v1::LogStatus>) -> Vec<String> {
+    match log {
+        None => vec![
+            "hits cannot be verified, as this node follows no audit log: the operator prints its key \
+             with `sotto-broker log-key --community NAME`; set `audit_log.verifier_key` to it"
+                .into(),
+        ],
+        Some(log) if log.alarm => vec![
+            "the audit log contradicts itself, and nothing is done on hits: tell the auditor, look \
+             at `sotto-node evidence ls`; a supervisor ends the alarm with `sotto-node evidence \
+             clear --reason TEXT`"
+                .into(),
+        ],
+        Some(log) if !log.problem.is_empty() => {
+            vec![format!("the audit log is not followed: {}", log.problem)]
+        }
+        Some(_) => Vec::new(),
+    }
+}
+
 fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
     if text.is_empty() { otherwise } else { text }
 }
@@ -167,4 +190,21 @@ fn ends_soon(latest: &Manifest, now: Timestamp) -> Option<String> {
             latest.epoch, latest.not_after
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_worth_a_word_until_it_is_followed() {
+        let said = |log: Option<v1::LogStatus>| log_actions(log.as_ref()).join("");
+        assert!(said(None).contains("audit_log.verifier_key"));
+        let mut log = v1::LogStatus::default();
+        assert_eq!(said(Some(log.clone())), "");
+        log.problem = "out of reach".into();
+        assert!(said(Some(log.clone())).contains("out of reach"));
+        log.alarm = true;
+        assert!(said(Some(log)).contains("evidence clear"));
+    }
 }
