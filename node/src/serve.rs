@@ -169,7 +169,8 @@ async fn build(
         }
     };
     let cipher = config.store_cipher()?;
-    let keystore = Keystore::open(&config.keys_dir(), cipher.clone(), &mut os_rng())?;
+    let store = Store::open(&config.store_file(), cipher.clone()).await?;
+    let keystore = Keystore::open(&config.keys_dir(), cipher, &mut os_rng())?;
     Ok(App {
         node: config.node_id.clone(),
         community: config.community.clone(),
@@ -177,7 +178,7 @@ async fn build(
         outbox_dir: config.outbox_dir(),
         attachments_dir: config.attachments_dir(),
         log: followed_log(config, &keystore)?,
-        store: Store::open(&config.store_file(), cipher).await?,
+        store,
         keystore,
         broker: Broker::new(tls, &config.broker)?,
         policies: Arc::new(Policies::new(stop_list)),

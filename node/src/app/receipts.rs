@@ -22,8 +22,8 @@ impl App {
     /// enough witnesses stand behind a checkpoint; those of the broker.
     pub(crate) async fn hit_receipt(&self, hit: HitId) -> Result<(Vec<u8>, Vec<String>)> {
         let known = self.store.record_hit(hit).await?;
-        let known = known
-            .ok_or_else(|| Error::new(ErrorCode::HitUnknown, "there is no such hit here"))?;
+        let known =
+            known.ok_or_else(|| Error::new(ErrorCode::HitUnknown, "there is no such hit here"))?;
         let Some((leaf, _)) = known.verified else {
             return Err(none("the hit is not verified in the audit log yet"));
         };

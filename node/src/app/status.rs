@@ -100,7 +100,8 @@ impl App {
 
     /// What somebody should do, most urgent first.
     async fn next_actions(&self, status: &v1::GetStatusResponse) -> Result<Vec<String>> {
-        let mut actions = log_actions(status.log.as_ref());
+        let log = status.log.as_ref();
+        let mut actions: Vec<_> = log.and_then(log_action).into_iter().collect();
         if !status.broker_reachable {
             actions.push(format!(
                 "the broker is out of reach ({}): look at the network and at `broker` in the \
@@ -154,29 +155,28 @@ impl App {
                 limits.policy
             )
         }));
+        if status.log.is_none() {
+            actions.push(NO_LOG.into());
+        }
         Ok(actions)
     }
 }
 
-/// What somebody should do about the audit log.
-fn log_actions(log: Option<&v1::LogStatus>) -> Vec<String> {
-    match log {
-        None => vec![
-            "hits cannot be verified, as this node follows no audit log: the operator prints its key \
-             with `sotto-broker log-key --community NAME`; set `audit_log.verifier_key` to it"
-                .into(),
-        ],
-        Some(log) if log.alarm => vec![
-            "the audit log contradicts itself, and nothing is done on hits: tell the auditor, look \
-             at `sotto-node evidence ls`; a supervisor ends the alarm with `sotto-node evidence \
-             clear --reason TEXT`"
-                .into(),
-        ],
-        Some(log) if !log.problem.is_empty() => {
-            vec![format!("the audit log is not followed: {}", log.problem)]
-        }
-        Some(_) => Vec::new(),
+/// What is to do at a node that follows no audit log.
+const NO_LOG: &str = "hits cannot be verified, as this node follows no audit log: the operator prints its \
+                      key with `sotto-broker log-key --community NAME`; set \
+                      `audit_log.verifier_key` to it";
+
+/// What somebody should do about the audit log, if anything.
+fn log_action(log: &v1::LogStatus) -> Option<String> {
+    if log.alarm {
+        let text = "the audit log contradicts itself, and nothing is done on hits: tell the auditor, \
+                    look at `sotto-node evidence ls`; a supervisor ends the alarm with `sotto-node \
+                    evidence clear --reason TEXT`";
+        return Some(text.into());
     }
+    let problem = &log.problem;
+    (!problem.is_empty()).then(|| format!("the audit log is not followed: {problem}"))
 }
 
 fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
@@ -197,14 +197,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_is_worth_a_word_until_it_is_followed() {
-        let said = |log: Option<v1::LogStatus>| log_actions(log.as_ref()).join("");
-        assert!(said(None).contains("audit_log.verifier_key"));
+    fn the_log_is_worth_a_word_while_something_is_wrong_with_it() {
         let mut log = v1::LogStatus::default();
-        assert_eq!(said(Some(log.clone())), "");
+        assert_eq!(log_action(&log), None);
         log.problem = "out of reach".into();
-        assert!(said(Some(log.clone())).contains("out of reach"));
+        assert!(log_action(&log).is_some_and(|text| text.contains("out of reach")));
         log.alarm = true;
-        assert!(said(Some(log)).contains("evidence clear"));
+        assert!(log_action(&log).is_some_and(|text| text.contains("evidence clear")));
     }
 }

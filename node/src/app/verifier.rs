@@ -314,7 +314,10 @@ pub(crate) fn check_batch(
         (entry.object.session == Some(batch.session), "session"),
         (logged.number == batch.number, "number"),
         (logged.tags_digest == batch.tags_digest, "digest of tags"),
-        (logged.answer_digest == batch.answer_digest, "digest of the answer"),
+        (
+            logged.answer_digest == batch.answer_digest,
+            "digest of the answer",
+        ),
     ] {
         if !agrees {
             return Err(Doubt::Entry(field));

@@ -18,6 +18,7 @@ use sotto_common::log::quorum::{Freshness, WitnessPolicy};
 use sotto_common::log::witness::{Progress, follow};
 use sotto_common::random::os_rng;
 use sotto_common::time::Timestamp;
+use sotto_proto::convert::to_timestamp;
 use sotto_proto::v1;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
@@ -354,7 +355,7 @@ impl App {
         Ok(Some(v1::LogStatus {
             origin: log.key.origin().to_string(),
             tree_size: known.as_ref().map_or(0, |k| k.checkpoint.head.size),
-            checkpoint_at: known.map(|k| sotto_proto::convert::to_timestamp(k.at)),
+            checkpoint_at: known.map(|k| to_timestamp(k.at)),
             cosignatures: count(view.cosignatures),
             quorum: count(view.quorum),
             alarm,

@@ -5,15 +5,19 @@ pub(crate) mod odds;
 mod review;
 mod show;
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use sotto_common::ids::HitId;
 use sotto_common::time::{Clock as _, SystemClock};
+use sotto_proto::v1::get_receipt_request::Entry;
 use sotto_proto::{convert, v1};
 
 use super::Context;
 use super::client::{Client, unary};
 use super::fault::Result;
 use super::members::code;
+use super::receipt;
 use super::render::{Cell, List, live_row};
 use super::watching::{self, Follow, Place};
 use filters::{LsArgs, WhyArgs};
@@ -51,6 +55,22 @@ pub(crate) enum HitsCommand {
         --second-factor document='NL 1234567'\n  \
         sotto-node hits review 019a1b2c-… --false-positive --reason - < why.txt")]
     Review(ReviewArgs),
+    /// Write the proof that a hit is in the audit log: a file of c2sp.org/tlog-proof
+    ///
+    /// Whoever has the log's key can check it, years later and without this node: `sotto-node receipt
+    /// verify`. It says kind, hour and place of the entry, and nothing of the hit.
+    #[command(after_help = "Example:\n  \
+        sotto-node hits receipt 019a1b2c-… --out hit.tlog-proof")]
+    Receipt {
+        /// The hit
+        #[arg(value_name = "ID")]
+        hit: HitId,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
     /// Print hits as they arrive and change, until interrupted
     #[command(
         after_help = "Each event carries a cursor: go on from the last one that was seen. \
@@ -83,11 +103,13 @@ pub(crate) const HIT: &[&str] = &[
     "posterior",
     "cases",
     "remarks",
+    "verified",
+    "leaf",
 ];
 
 const EVENT: &[&str] = &[
     "cursor", HIT[0], HIT[1], HIT[2], HIT[3], HIT[4], HIT[5], HIT[6], HIT[7], HIT[8], HIT[9],
-    HIT[10], HIT[11], HIT[12], HIT[13],
+    HIT[10], HIT[11], HIT[12], HIT[13], HIT[14], HIT[15],
 ];
 
 /// The most hits in a page (analyst.proto).
@@ -97,6 +119,7 @@ const PAGE: u64 = 1000;
 pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
     let time = |at| convert::timestamp("at", at).ok();
     let remarks = remarks(&record_hit);
+    let leaf = record_hit.leaf_index;
     let state = code(record_hit.state().as_str_name(), "HIT_STATE_");
     let hit = record_hit.hit.unwrap_or_default();
     vec![
@@ -117,6 +140,11 @@ pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
         Cell::in_words(hit.posterior, odds::posterior(hit.posterior)),
         Cell::texts(&record_hit.case_refs),
         Cell::texts(&remarks),
+        Cell::in_words(
+            leaf.is_some(),
+            if leaf.is_some() { "yes" } else { "not yet" },
+        ),
+        Cell::new(leaf),
     ]
 }
 
@@ -160,6 +188,10 @@ pub(crate) async fn run(context: &Context, command: HitsCommand) -> Result<()> {
             let story = client.analyst().get_record_hit(unary(request)).await?;
             let mut out = context.stdout();
             Ok(show::print(context.output, story.into_inner(), &mut out)?)
+        }
+        HitsCommand::Receipt { hit, out, why } => {
+            let entry = Entry::HitId(hit.as_bytes().to_vec().into());
+            receipt::fetch(context, &client, entry, &out, why.why).await
         }
         HitsCommand::Review(args) => review::run(context, &client, args).await,
         HitsCommand::Watch { from, why } => watch(context, &client, from, &why.why).await,
@@ -263,5 +295,9 @@ mod tests {
         assert_eq!(row[10].shown(), "1 in 800 million by chance");
         assert_eq!(row[12].shown(), "c-1, c-2");
         assert_eq!(row[13].shown(), "record removed, feedback pending");
+        assert_eq!(
+            (row[14].shown(), &row[15]),
+            ("not yet".into(), &Cell::new(None::<u64>))
+        );
     }
 }

@@ -18,10 +18,10 @@ use sqlx::SqliteConnection;
 use super::hits::LOCAL_CURSOR;
 use super::{Store, advance, damaged, signed, time, typed, unsigned};
 
-pub use batches::{AnsweredBatch, BatchToVerify};
-pub use evidence::{Evidence, StoredEvidence};
 pub(super) use batches::put_batch;
+pub use batches::{AnsweredBatch, BatchToVerify};
 pub(super) use evidence::renew_evidence;
+pub use evidence::{Evidence, StoredEvidence};
 
 /// The last checkpoint of a log that this node found consistent.
 #[derive(Clone, PartialEq, Eq, Debug)]

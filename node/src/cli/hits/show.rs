@@ -27,6 +27,9 @@ const STORY: &[&str] = &[
     HIT[11],
     HIT[12],
     HIT[13],
+    HIT[14],
+    HIT[15],
+    "verified_at",
     "thread",
     "record_removed",
     "needs_second_factor",
@@ -55,6 +58,7 @@ fn story_cells(story: v1::GetRecordHitResponse) -> Vec<Cell> {
     let events = story.events.iter().map(event_json).collect();
     let hit = story.hit.unwrap_or_default();
     let last = [
+        Cell::time(convert::timestamp("at", hit.verified_at).ok()),
         Cell::new(hit_id(&hit.thread_id)),
         Cell::new(hit.record_removed),
         Cell::new(hit.needs_second_factor),
@@ -184,6 +188,7 @@ fn summary(hit: &v1::RecordHit) -> Vec<String> {
             column("last_seen"),
             column("filter_version"),
         ),
+        format!("  verified in log: {}", verified(hit)),
         format!("  thread      {}", hit_id(&hit.thread_id)),
     ];
     for (name, column) in [("cases", column("cases")), ("remarks", column("remarks"))] {
@@ -192,6 +197,15 @@ fn summary(hit: &v1::RecordHit) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Where and since when a hit is proved to be in the audit log (protocol §11).
+fn verified(hit: &v1::RecordHit) -> String {
+    let since = shown_time(convert::timestamp("at", hit.verified_at));
+    hit.leaf_index.map_or_else(
+        || "not yet".into(),
+        |leaf| format!("yes, leaf {leaf}, since {since}"),
+    )
 }
 
 fn event_lines(event: &v1::HitEvent, hit: Option<String>) -> Vec<String> {
@@ -259,6 +273,8 @@ mod tests {
                 state: v1::HitState::Confirmed.into(),
                 case_refs: vec!["2026-17".into()],
                 feedback_pending: true,
+                leaf_index: Some(123),
+                verified_at: Some(convert::to_timestamp(Timestamp::from_seconds(240))),
                 ..Default::default()
             }),
             events: vec![
@@ -296,6 +312,7 @@ mod tests {
             "1 in 800 million by chance; 99.21 % that de-bka holds it",
             "+31612345678 (record r\u{fffd}[2J7 of dataset suspects)",
             "cases       2026-17",
+            "verified in log: yes, leaf 123, since 1970-01-01T00:04:00Z",
             "found, NEW",
             "1970-01-01T00:01:30Z",
             "UNDER_REVIEW → CONFIRMED  by spiffe://sotto.test/analyst/anna  (on its way",
@@ -319,6 +336,9 @@ mod tests {
         assert_eq!(read["state"], "CONFIRMED");
         assert_eq!(read["cases"][0], "2026-17");
         assert_eq!(read["feedback_pending"], true);
+        assert_eq!(read["verified"], true);
+        assert_eq!(read["leaf"], 123);
+        assert_eq!(read["verified_at"], "1970-01-01T00:04:00Z");
         assert_eq!(read["events"][0]["from"], Value::Null);
         assert_eq!(read["events"][0]["person"], Value::Null);
         assert_eq!(read["events"][1]["second_factor"], "DOCUMENT");

@@ -154,9 +154,7 @@ async fn stream(store: &Store, hits: &[Hit]) -> u64 {
 /// The answer to a one-off question for a case.
 async fn answer(store: &Store, hits: &[Hit], case: &str) -> u64 {
     let batch = answered(SessionId::generate(NOW, &mut os_rng()), hits[0].epoch);
-    let stored = store
-        .put_answered_hits(hits, &grounds(case), &batch)
-        .await;
+    let stored = store.put_answered_hits(hits, &grounds(case), &batch).await;
     stored.expect("stored")
 }
 

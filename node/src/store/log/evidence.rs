@@ -110,12 +110,10 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn has_alarm(&self) -> Result<bool> {
-        sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM log_evidence WHERE cleared_at IS NULL)",
-        )
-        .fetch_one(self.db.read())
-        .await
-        .map_err(db_error)
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM log_evidence WHERE cleared_at IS NULL)")
+            .fetch_one(self.db.read())
+            .await
+            .map_err(db_error)
     }
 
     /// The evidence after a number, oldest first.
