@@ -19,4 +19,5 @@ mod it {
     mod replicas;
     mod service;
     mod transport;
+    mod witness;
 }
