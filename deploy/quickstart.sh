@@ -411,6 +411,10 @@ set_limits() {
 for party in "${PARTIES[@]}"; do set_limits "$party"; done
 say "community $COMMUNITY: three nodes enrolled, limits set from the lists"
 
+# The key of the audit log, as the operator hands it to the units out of band (protocol §11).
+log_key=$("$BROKER_PROGRAM" log-key --config "$work/broker/config.toml" --community "$COMMUNITY" \
+    2>>"$work/broker/commands.log") || fail 'the broker does not tell the key of its log' broker
+
 # --- nodes -----------------------------------------------------------------------------------
 
 prepare_node() {
@@ -427,6 +431,9 @@ custodians = ["${NODE[$CUSTODIAN]}"]
 
 [broker]
 endpoint = "https://127.0.0.1:$(port_of "$(broker_of "$1")")"
+
+[audit_log]
+verifier_key = "$log_key"
 
 $(tls "$home/node" "$home/ca.pem")
 
@@ -612,6 +619,28 @@ printf '\n%-15s %-7s %-7s %8s %9s %7s %7s\n' policy prober holder found expected
 awk -F '\t' '{ printf "%-15s %-7s %-7s %8d %9d %7d %7d\n", $1 "/1", $2, $3, $4, $5, $6, $7 }' \
     <(sort "$work/results")
 printf '\n'
+
+# --- hits in the audit log -------------------------------------------------------------------
+# Every node is a witness of the log. A hit is verified once its entry is proved to be in it, under a
+# checkpoint that enough nodes have cosigned.
+
+# In the list: "verified" is the fifteenth column.
+count_verified() {
+    local party
+    for party in "${PARTIES[@]}"; do
+        ask "${NODE[$party]}" analyst hits ls --all
+    done | awk -F '\t' '{ hits++; verified += ($15 == "true") } END { print verified + 0, hits + 0 }'
+}
+
+all_verified() {
+    local verified hits
+    read -r verified hits < <(count_verified)
+    [[ $verified -eq $hits ]]
+}
+
+until_so 'not every hit becomes verified in the audit log' all_verified
+read -r verified hits < <(count_verified)
+say "$verified of $hits hits are verified in the audit log"
 
 # --- from a hit to an answer -----------------------------------------------------------------
 # Two people at each side draft and approve; the request names the selector by its tag alone until

@@ -16,11 +16,14 @@ pub(crate) mod probe;
 pub(crate) mod prober;
 pub(crate) mod publish;
 pub(crate) mod publisher;
+pub(crate) mod receipts;
 pub(crate) mod review;
 pub(crate) mod seals;
 pub(crate) mod session;
 pub(crate) mod sources;
 pub(crate) mod status;
+pub(crate) mod verifier;
+pub(crate) mod witness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -50,6 +53,7 @@ use prober::Waiting;
 use publish::{PublicationKey, PublishProgress};
 use publisher::Setbacks;
 use sources::Sources;
+use witness::FollowedLog;
 
 /// What the use cases work on.
 pub(crate) struct App {
@@ -94,6 +98,8 @@ pub(crate) struct App {
     pub(crate) probing: StdMutex<Waiting>,
     /// Record refs of a day, as the broker told it last.
     pub(crate) quotas: StdMutex<BTreeMap<Policy, u64>>,
+    /// The audit log that this node follows; `None` if it was given no key of one.
+    pub(crate) log: Option<FollowedLog>,
     pub(crate) publications: Jobs<PublicationKey, PublishProgress>,
     /// Filters are built and uploaded one at a time: each is held in memory once.
     pub(crate) publishing: Semaphore,
@@ -101,7 +107,7 @@ pub(crate) struct App {
 }
 
 /// What goes on for as long as the node runs.
-const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 13] = [
+const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 15] = [
     members::keep_stating,
     inbox::keep_watching,
     catalogue::keep_watching,
@@ -115,6 +121,8 @@ const SERVICE: [fn(Arc<App>) -> BoxFuture<'static, ()>; 13] = [
     review::keep_sending,
     seals::keep_renewed,
     sources::keep_filling,
+    witness::keep_witnessing,
+    witness::keep_erasing,
 ];
 
 impl App {

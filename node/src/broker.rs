@@ -12,6 +12,7 @@ use sotto_common::service::tls::{ExpectedPeer, MAX_MESSAGE, Tls};
 use sotto_proto::status::from_status;
 use sotto_proto::v1::follow_up_service_client::FollowUpServiceClient;
 use sotto_proto::v1::hit_service_client::HitServiceClient;
+use sotto_proto::v1::log_service_client::LogServiceClient;
 use sotto_proto::v1::membership_service_client::MembershipServiceClient;
 use sotto_proto::v1::probe_service_client::ProbeServiceClient;
 use sotto_proto::v1::publication_service_client::PublicationServiceClient;
@@ -89,6 +90,8 @@ clients! {
     hits: HitServiceClient,
     /// Follow-ups.
     follow_ups: FollowUpServiceClient,
+    /// The audit log.
+    log: LogServiceClient,
 }
 
 impl Broker {

@@ -5,6 +5,7 @@ mod access;
 mod args;
 mod client;
 mod datasets;
+mod evidence;
 mod fault;
 mod followup;
 mod hits;
@@ -16,6 +17,7 @@ mod policies;
 mod probe;
 mod progress;
 mod publish;
+mod receipt;
 mod render;
 mod serve;
 mod status;
@@ -37,7 +39,7 @@ use render::{Cell, Output, printable, record};
 
 const HELP: &str = "\
 Client configuration (TOML; --client FILE or SOTTO_NODE_CLIENT), for all but serve, init, \
-store, policies, normalise, followup verify and followup new --blank:
+store, policies, normalise, receipt verify, followup verify and followup new --blank:
   endpoint = \"https://localhost:7443\"
   peer = \"nl-fiu\"                       # whose service it must be; optional
   # token_file = \"token\"                # an access token, mode 0600, instead of certificate and key
@@ -159,6 +161,16 @@ enum Command {
         after_help = "Example:\n  sotto-node access-log export --why 'yearly audit'"
     )]
     AccessLog(access::AccessCommand),
+    /// What this node keeps against the audit log, should the log ever contradict itself
+    #[command(subcommand, after_help = "Example:\n  sotto-node evidence ls")]
+    Evidence(evidence::EvidenceCommand),
+    /// Proofs that something is in the audit log
+    #[command(
+        subcommand,
+        after_help = "Example:\n  \
+        sotto-node receipt verify hit.tlog-proof --log-key 'broker.example/sotto/euro-cyber+…'"
+    )]
+    Receipt(receipt::ReceiptCommand),
     /// The types of selectors and their normal forms; offline
     #[command(after_help = "Example:\n  sotto-node policies --output json")]
     Policies,
@@ -252,6 +264,8 @@ fn dispatch(context: &Context, command: Command) -> Result<()> {
         Command::Probe(args) => block_on(probe::probe(context, args)),
         Command::Check(args) => block_on(probe::check(context, args)),
         Command::AccessLog(command) => access::run(context, command),
+        Command::Evidence(command) => block_on(evidence::run(context, command)),
+        Command::Receipt(command) => receipt::run(context, command),
         Command::Hits(command) => block_on(hits::run(context, command)),
         Command::Followup(command) => followup::run(context, command),
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use sotto_common::ids::{CommunityId, NodeId};
+use sotto_common::log::checkpoint::LogKey;
 use sotto_common::probe::MAX_BATCH;
 use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::config::{self, ConfigError, HumanDuration, SecretFile, TlsConfig};
@@ -80,6 +81,9 @@ pub struct NodeConfig {
     /// Databases of the unit that datasets are filled from.
     #[serde(default)]
     pub sources: Sources,
+    /// The audit log of the community; without it the node follows none.
+    #[serde(default)]
+    pub audit_log: Option<AuditLogConfig>,
     /// How log lines look.
     #[serde(default)]
     pub log: LogConfig,
@@ -97,6 +101,16 @@ pub struct BrokerConfig {
     /// The name in the broker's SPIFFE ID; without it any broker of the trust domain will do.
     #[serde(default)]
     pub name: Option<String>,
+}
+
+/// The audit log that this node follows as a witness (protocol §11).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditLogConfig {
+    /// The key of the log, a verifier key of c2sp.org/signed-note, as the operator gives it out of
+    /// band (`sotto-broker log-key`).
+    #[serde(deserialize_with = "parsed")]
+    pub verifier_key: LogKey,
 }
 
 /// What the service does by itself, and when.
@@ -207,7 +221,23 @@ impl NodeConfig {
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let config: Self = config::load(ENVIRONMENT_PREFIX, file)?;
         config.service.check()?;
+        config.check_log()?;
         Ok(config)
+    }
+
+    /// Refuses the key of another community's log: none of its checkpoints would count.
+    fn check_log(&self) -> Result<(), ConfigError> {
+        let Some(log) = &self.audit_log else {
+            return Ok(());
+        };
+        let origin = log.verifier_key.origin();
+        if origin.community() == &self.community {
+            return Ok(());
+        }
+        Err(ConfigError::Setting(format!(
+            "audit_log.verifier_key: is of the log {origin}, and this node of the community {}",
+            self.community
+        )))
     }
 
     /// Whether people must show a certificate: unless there are access tokens.
@@ -278,6 +308,9 @@ where
 
 #[cfg(test)]
 mod tests {
+    use sotto_common::dsse::SigningKey;
+    use sotto_common::random::os_rng;
+
     use super::*;
 
     const FILE: &str = r#"
@@ -301,7 +334,24 @@ mod tests {
         std::fs::write(&path, text).expect("written");
         let config: NodeConfig = config::load_from(ENVIRONMENT_PREFIX, Some(&path), [])?;
         config.service.check()?;
+        config.check_log()?;
         Ok(config)
+    }
+
+    #[test]
+    fn the_key_of_the_log_is_of_the_community_of_the_node() {
+        let key = |community: &str| {
+            let origin = format!("broker.example/sotto/{community}");
+            let key = SigningKey::generate(&mut os_rng()).verifying_key();
+            LogKey::new(origin.parse().expect("an origin"), key)
+        };
+        let with = |key: &str| load(&format!("{FILE}[audit_log]\nverifier_key = '{key}'\n"));
+        let own = key("euro-cyber");
+        let config = with(&own.to_string()).expect("valid");
+        assert_eq!(config.audit_log.map(|log| log.verifier_key), Some(own));
+        let error = with(&key("euro-fraud").to_string()).expect_err("refused");
+        assert!(error.to_string().contains("audit_log.verifier_key"));
+        assert!(with("broker.example").is_err());
     }
 
     #[test]

@@ -129,6 +129,11 @@ impl Keystore {
         &self.signing
     }
 
+    /// Cosigns checkpoints of the log, and nothing else (protocol §9, §11).
+    pub const fn cosigning(&self) -> &SigningKey {
+        &self.cosigning
+    }
+
     /// Opens what is sealed to this node (protocol §8).
     pub const fn hpke(&self) -> &HpkeKeyPair {
         &self.hpke

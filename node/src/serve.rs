@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
+use sotto_common::log::cosignature::Cosigner;
 use sotto_common::random::os_rng;
 use sotto_common::selector::StopList;
 use sotto_common::service::config::ConfigError;
@@ -30,6 +31,7 @@ use crate::app::App;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
 use crate::app::sources::Sources;
+use crate::app::witness::FollowedLog;
 use crate::auth::Gate;
 use crate::broker::Broker;
 use crate::config::NodeConfig;
@@ -167,14 +169,17 @@ async fn build(
         }
     };
     let cipher = config.store_cipher()?;
+    let store = Store::open(&config.store_file(), cipher.clone()).await?;
+    let keystore = Keystore::open(&config.keys_dir(), cipher, &mut os_rng())?;
     Ok(App {
         node: config.node_id.clone(),
         community: config.community.clone(),
         custodians: config.custodians.clone(),
         outbox_dir: config.outbox_dir(),
         attachments_dir: config.attachments_dir(),
-        store: Store::open(&config.store_file(), cipher.clone()).await?,
-        keystore: Keystore::open(&config.keys_dir(), cipher, &mut os_rng())?,
+        log: followed_log(config, &keystore)?,
+        store,
+        keystore,
         broker: Broker::new(tls, &config.broker)?,
         policies: Arc::new(Policies::new(stop_list)),
         clock,
@@ -199,6 +204,21 @@ async fn build(
         publishing: Semaphore::new(1),
         probes: Jobs::new(tasks.clone(), stop.clone()),
     })
+}
+
+/// What the node follows of the audit log, if it was given its key.
+fn followed_log(
+    config: &NodeConfig,
+    keystore: &Keystore,
+) -> Result<Option<FollowedLog>, ServeError> {
+    let Some(log) = &config.audit_log else {
+        return Ok(None);
+    };
+    let domain = &config.tls.trust_domain;
+    let cosigning = keystore.cosigning().clone();
+    let cosigner = Cosigner::new(domain, config.node_id.clone(), cosigning)?;
+    let key = log.verifier_key.clone();
+    Ok(Some(FollowedLog::new(key, cosigner, domain.clone())))
 }
 
 async fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {

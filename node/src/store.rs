@@ -9,6 +9,7 @@ mod follow_ups;
 mod hits;
 mod imports;
 mod layers;
+mod log;
 mod members;
 mod probes;
 mod publications;
@@ -41,6 +42,9 @@ pub use hits::{
 pub(crate) use imports::other_policy;
 pub use imports::{Committed, ImportId, StagedRow};
 pub use layers::{Layer, Publishing};
+pub use log::{
+    AnsweredBatch, BatchToVerify, Evidence, StoredCheckpoint, StoredEvidence, UnverifiedHit,
+};
 pub use members::Pinned;
 pub use probes::{Batch, ProbeKey, ProbeKind, ProbeSession};
 pub use publications::OutboxItem;

@@ -9,10 +9,11 @@ use sotto_common::dsse::SigningKey;
 use sotto_common::epoch::{Gms, KeySchedule};
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
 use sotto_common::hit::HitState;
-use sotto_common::ids::{Epoch, HitId, RecordRef};
+use sotto_common::ids::{Epoch, HitId, RecordRef, SessionId};
 use sotto_common::membership::{
     KemKey, Manifest, ManifestPolicy, MemberKeys, PolicyProfile, Profile,
 };
+use sotto_common::probe::SessionNonce;
 use sotto_common::publication::FilterLabels;
 use sotto_common::random::os_rng;
 use sotto_common::sealed::{HpkeKeyPair, Suite};
@@ -32,7 +33,7 @@ use crate::broker::Broker;
 use crate::config::Settings;
 use crate::hit::Hit;
 use crate::keystore::Keystore;
-use crate::store::{self, StagedRow, Store};
+use crate::store::{self, AnsweredBatch, StagedRow, Store};
 
 /// A manifest of `nl-fiu` for itself, and the key it signs with.
 pub(crate) fn manifest(epoch: u32) -> (SigningKey, Manifest) {
@@ -91,6 +92,14 @@ pub(crate) fn hit(n: u8, epoch: Epoch, record_ref: RecordRef) -> Hit {
         unmatched_since: None,
         labels: FilterLabels::default(),
     }
+}
+
+/// The first batch of a session, answered without a hit.
+pub(crate) fn answered(session: SessionId, epoch: Epoch) -> AnsweredBatch {
+    let pairs = [(Tag::new([1; 16]), RecordRef::new([2; 16]))];
+    let nonce = SessionNonce::from_slice(&[7; 32]).expect("a nonce");
+    let now = Timestamp::from_seconds(5);
+    AnsweredBatch::new(session, 0, epoch, &nonce, &pairs, b"", Some(3), now)
 }
 
 /// Why something was asked.
@@ -177,6 +186,7 @@ pub(crate) async fn app_of(own: &str) -> (App, TempDir) {
         setbacks: StdMutex::default(),
         probing: StdMutex::default(),
         quotas: StdMutex::default(),
+        log: None,
         publications: Jobs::new(tasks.clone(), stop.clone()),
         publishing: Semaphore::new(1),
         probes: Jobs::new(tasks, stop),

@@ -21,6 +21,7 @@ pub mod feedback;
 pub mod follow_up;
 pub mod lab;
 pub mod ledger;
+pub mod liar;
 pub mod node;
 pub mod operator;
 pub mod probe;

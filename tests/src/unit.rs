@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sotto_common::ids::Role;
+use sotto_common::log::checkpoint::LogKey;
 use sotto_common::random::os_rng;
 use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::config::SecretFile;
@@ -82,6 +83,14 @@ impl Unit {
         std::fs::write(unit.path("node.toml"), config).expect("written");
         unit.make_keys();
         unit
+    }
+
+    /// Lets it follow the audit log with this key from its next start on.
+    pub fn follow_log(&self, key: &LogKey) {
+        let path = self.path("node.toml");
+        let mut config = std::fs::read_to_string(&path).expect("a configuration");
+        config.push_str(&format!("[audit_log]\nverifier_key = '{key}'\n"));
+        std::fs::write(&path, config).expect("written");
     }
 
     /// As `sotto-node init`.
@@ -180,6 +189,11 @@ impl Unit {
     /// What its process has logged.
     pub fn log_text(&self) -> String {
         self.program.log_text()
+    }
+
+    /// As its supervisor, about evidence.
+    pub fn supervisor(&self) -> NodeAdminServiceClient<Channel> {
+        NodeAdminServiceClient::new(self.channel(Role::Supervisor))
     }
 
     /// A channel to its service as one of its people.

@@ -21,4 +21,5 @@ mod it {
     mod replicas;
     mod service;
     mod transport;
+    mod witness;
 }

@@ -15,7 +15,7 @@ use super::session::{Opening, Pairs, found};
 use super::{App, check_targets};
 use crate::broker::{Backoff, ask, is_passing};
 use crate::hit::Hit;
-use crate::store::RecordHit;
+use crate::store::{AnsweredBatch, RecordHit};
 
 /// How often the question is put while the broker is out of reach.
 const ATTEMPTS: u32 = 4;
@@ -94,7 +94,20 @@ impl App {
         let now = self.clock.now();
         let (own, manifest) = (&self.node, &epoch.manifest);
         let hits = found(own, manifest, opening, pairs, &answer.matches, now)?;
-        let cursor = self.store.put_answered_hits(&hits, opening.grounds).await?;
+        let answered = AnsweredBatch::new(
+            opening.id,
+            0,
+            epoch.manifest.epoch,
+            opening.nonce,
+            pairs.sent(),
+            &answer.matches,
+            answer.leaf_index,
+            now,
+        );
+        let cursor = self
+            .store
+            .put_answered_hits(&hits, opening.grounds, &answered)
+            .await?;
         self.hits_changed(cursor);
         // The answer is here and durable: a close that is lost loses nothing.
         if let Err(error) = stream.close().await {

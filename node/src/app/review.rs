@@ -36,7 +36,7 @@ impl App {
     /// # Errors
     /// `HIT_UNKNOWN`; `ILLEGAL_TRANSITION` if the hit does not take the decision; `INVALID_FIELD`
     /// without a reason, which only `BEGIN_REVIEW` may lack, or without a second factor where one
-    /// is needed.
+    /// is needed; `LOG_INCONSISTENT` while an alarm stands.
     pub(crate) async fn review(
         &self,
         person: &str,
@@ -45,6 +45,7 @@ impl App {
         reason: &str,
         second_factor: Option<(SecondFactor, &str)>,
     ) -> Result<RecordHit> {
+        self.check_log().await?;
         let reason = reason.trim();
         if reason.is_empty() && decision != HitDecision::BeginReview {
             return Err(Error::field("reason", "a decision needs its reason"));

@@ -13,6 +13,8 @@ use crate::broker::Backoff;
 
 /// Selectors that are looked at in one step: other writers wait for no more.
 const STEP: u32 = 5_000;
+/// Batches that are looked at in one step: each has up to 128 KiB.
+const BATCHES: u32 = 64;
 
 /// Brings everything in the store under the first key of the list, once.
 pub(crate) fn keep_renewed(app: Arc<App>) -> BoxFuture<'static, ()> {
@@ -44,6 +46,10 @@ async fn renew(app: &App) -> Result<()> {
     let mut entries = 0;
     while let Some(last) = app.store.renew_access(entries, STEP).await? {
         entries = last;
+    }
+    let mut batches = 0;
+    while let Some(last) = app.store.renew_batches(batches, BATCHES).await? {
+        batches = last;
     }
     app.store.finish_renewal().await?;
     tracing::info!(

@@ -236,6 +236,11 @@ impl Pairs {
         })
     }
 
+    /// The pairs in the order in which they are sent.
+    pub(crate) fn sent(&self) -> &[(Tag, RecordRef)] {
+        &self.sent
+    }
+
     /// How many pairs are sent, and counted against the quota.
     pub(crate) fn len(&self) -> u64 {
         self.sent.len() as u64

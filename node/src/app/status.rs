@@ -34,6 +34,8 @@ impl App {
         status.new_hits = threads.new;
         status.open_hits = threads.open;
         status.pending_feedback = threads.pending;
+        status.unverified_hits = self.store.count_unverified().await?;
+        status.log = self.log_status().await?;
         match self.standing().await {
             Ok((limits, epochs)) => {
                 status.broker_reachable = true;
@@ -98,7 +100,8 @@ impl App {
 
     /// What somebody should do, most urgent first.
     async fn next_actions(&self, status: &v1::GetStatusResponse) -> Result<Vec<String>> {
-        let mut actions = Vec::new();
+        let log = status.log.as_ref();
+        let mut actions: Vec<_> = log.and_then(log_action).into_iter().collect();
         if !status.broker_reachable {
             actions.push(format!(
                 "the broker is out of reach ({}): look at the network and at `broker` in the \
@@ -152,8 +155,28 @@ impl App {
                 limits.policy
             )
         }));
+        if status.log.is_none() {
+            actions.push(NO_LOG.into());
+        }
         Ok(actions)
     }
+}
+
+/// What is to do at a node that follows no audit log.
+const NO_LOG: &str = "hits cannot be verified, as this node follows no audit log: the operator prints its \
+                      key with `sotto-broker log-key --community NAME`; set \
+                      `audit_log.verifier_key` to it";
+
+/// What somebody should do about the audit log, if anything.
+fn log_action(log: &v1::LogStatus) -> Option<String> {
+    if log.alarm {
+        let text = "the audit log contradicts itself, and nothing is done on hits: tell the auditor, \
+                    look at `sotto-node evidence ls`; a supervisor ends the alarm with `sotto-node \
+                    evidence clear --reason TEXT`";
+        return Some(text.into());
+    }
+    let problem = &log.problem;
+    (!problem.is_empty()).then(|| format!("the audit log is not followed: {problem}"))
 }
 
 fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
@@ -167,4 +190,19 @@ fn ends_soon(latest: &Manifest, now: Timestamp) -> Option<String> {
             latest.epoch, latest.not_after
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_worth_a_word_while_something_is_wrong_with_it() {
+        let mut log = v1::LogStatus::default();
+        assert_eq!(log_action(&log), None);
+        log.problem = "out of reach".into();
+        assert!(log_action(&log).is_some_and(|text| text.contains("out of reach")));
+        log.alarm = true;
+        assert!(log_action(&log).is_some_and(|text| text.contains("evidence clear")));
+    }
 }

@@ -5,15 +5,19 @@ pub(crate) mod odds;
 mod review;
 mod show;
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use sotto_common::ids::HitId;
 use sotto_common::time::{Clock as _, SystemClock};
+use sotto_proto::v1::get_receipt_request::Entry;
 use sotto_proto::{convert, v1};
 
 use super::Context;
 use super::client::{Client, unary};
 use super::fault::Result;
 use super::members::code;
+use super::receipt;
 use super::render::{Cell, List, live_row};
 use super::watching::{self, Follow, Place};
 use filters::{LsArgs, WhyArgs};
@@ -51,6 +55,22 @@ pub(crate) enum HitsCommand {
         --second-factor document='NL 1234567'\n  \
         sotto-node hits review 019a1b2c-… --false-positive --reason - < why.txt")]
     Review(ReviewArgs),
+    /// Write the proof that a hit is in the audit log: a file of c2sp.org/tlog-proof
+    ///
+    /// Whoever has the log's key can check it, years later and without this node: `sotto-node receipt
+    /// verify`. It says kind, hour and place of the entry, and nothing of the hit.
+    #[command(after_help = "Example:\n  \
+        sotto-node hits receipt 019a1b2c-… --out hit.tlog-proof")]
+    Receipt {
+        /// The hit
+        #[arg(value_name = "ID")]
+        hit: HitId,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        #[command(flatten)]
+        why: WhyArgs,
+    },
     /// Print hits as they arrive and change, until interrupted
     #[command(
         after_help = "Each event carries a cursor: go on from the last one that was seen. \
@@ -87,11 +107,13 @@ pub(crate) const HIT: &[&str] = &[
     "contact_unit",
     "handling_code",
     "handling_text",
+    "verified",
+    "leaf",
 ];
 
 const EVENT: &[&str] = &[
     "cursor", HIT[0], HIT[1], HIT[2], HIT[3], HIT[4], HIT[5], HIT[6], HIT[7], HIT[8], HIT[9],
-    HIT[10], HIT[11], HIT[12], HIT[13], HIT[14], HIT[15], HIT[16], HIT[17],
+    HIT[10], HIT[11], HIT[12], HIT[13], HIT[14], HIT[15], HIT[16], HIT[17], HIT[18], HIT[19],
 ];
 
 /// Most characters of a text of another unit in a table; `hits show` has all of it.
@@ -104,6 +126,7 @@ const PAGE: u64 = 1000;
 pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
     let time = |at| convert::timestamp("at", at).ok();
     let remarks = remarks(&record_hit);
+    let leaf = record_hit.leaf_index;
     let state = code(record_hit.state().as_str_name(), "HIT_STATE_");
     let match_class = match_class(&record_hit);
     let hit = record_hit.hit.unwrap_or_default();
@@ -130,6 +153,11 @@ pub(crate) fn cells(record_hit: v1::RecordHit) -> Vec<Cell> {
         shortened(hit.contact_unit),
         Cell::new(handling),
         shortened(hit.handling_text),
+        Cell::in_words(
+            leaf.is_some(),
+            if leaf.is_some() { "yes" } else { "not yet" },
+        ),
+        Cell::new(leaf),
     ]
 }
 
@@ -200,6 +228,10 @@ pub(crate) async fn run(context: &Context, command: HitsCommand) -> Result<()> {
             let story = client.analyst().get_record_hit(unary(request)).await?;
             let mut out = context.stdout();
             Ok(show::print(context.output, story.into_inner(), &mut out)?)
+        }
+        HitsCommand::Receipt { hit, out, why } => {
+            let entry = Entry::HitId(hit.as_bytes().to_vec().into());
+            receipt::fetch(context, &client, entry, &out, why.why).await
         }
         HitsCommand::Review(args) => review::run(context, &client, args).await,
         HitsCommand::Watch { from, why } => watch(context, &client, from, &why.why).await,
@@ -307,7 +339,7 @@ mod tests {
         assert_eq!(row[10].shown(), "1 in 800 million by chance");
         assert_eq!(row[12].shown(), "c-1, c-2");
         assert_eq!(row[13].shown(), "record removed, feedback pending");
-        let last: Vec<_> = row[14..].iter().map(Cell::shown).collect();
+        let last: Vec<_> = row[14..18].iter().map(Cell::shown).collect();
         assert_eq!(
             last,
             [
@@ -317,7 +349,11 @@ mod tests {
                 "ask\u{fffd} first"
             ]
         );
+        assert_eq!(
+            (row[18].shown(), &row[19]),
+            ("not yet".into(), &Cell::new(None::<u64>))
+        );
         let nothing = cells(v1::RecordHit::default());
-        assert!(nothing[14..].iter().all(|cell| cell.shown().is_empty()));
+        assert!(nothing[14..18].iter().all(|cell| cell.shown().is_empty()));
     }
 }

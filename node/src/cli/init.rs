@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use sotto_common::ids::{CommunityId, NodeId, Role, SpiffeId};
+use sotto_common::log::checkpoint::LogKey;
 use sotto_common::random::os_rng;
 use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::files::{self, Readers};
@@ -55,6 +56,16 @@ struct SampleArgs {
     /// node itself]
     #[arg(long = "custodian", value_name = "NODE", value_parser = args::node)]
     custodians: Vec<NodeId>,
+    /// New configuration: the key of the audit log, which the operator prints with `sotto-broker
+    /// log-key`; hits are verified by it
+    #[arg(long, value_name = "VKEY", value_parser = log_key)]
+    log_key: Option<LogKey>,
+}
+
+/// The key of a log, for a value parser.
+pub(super) fn log_key(text: &str) -> Result<LogKey, String> {
+    text.parse()
+        .map_err(|error: sotto_common::ids::InvalidId| error.to_string())
 }
 
 fn community(text: &str) -> Result<CommunityId, String> {
@@ -213,7 +224,8 @@ impl SampleArgs {
             || self.trust_domain.is_some()
             || self.broker.is_some()
             || self.listen.is_some()
-            || !self.custodians.is_empty();
+            || !self.custodians.is_empty()
+            || self.log_key.is_some();
         if any {
             return Err(Fault::Usage(format!(
                 "{} is there already: change it by hand, and give --config alone",
@@ -238,6 +250,17 @@ impl SampleArgs {
             self.text(node, community, data_dir).as_bytes(),
             Readers::Everyone,
         )
+    }
+
+    /// The section about the audit log; a comment without its key.
+    fn audit_log(&self) -> String {
+        match &self.log_key {
+            None => "# [audit_log]\n# verifier_key = \"\"\n".into(),
+            Some(key) => {
+                let key = quoted(&key.to_string());
+                format!("[audit_log]\nverifier_key = {key}\n")
+            }
+        }
     }
 
     fn text(&self, node: &NodeId, community: &CommunityId, data_dir: &Path) -> String {
@@ -274,6 +297,9 @@ impl SampleArgs {
              # Revocation lists of the authorities in `ca`.\n\
              # crl = {crl}\n\
              trust_domain = {trust_domain}\n\n\
+             # The audit log, by the key that the operator prints with `sotto-broker log-key`; without \
+             it hits are\n# not verified.\n\
+             {audit_log}\n\
              [log]\n\
              format = \"human\"\n\
              filter = \"info\"\n",
@@ -291,6 +317,7 @@ impl SampleArgs {
             key = within("node.key"),
             ca = within("ca.pem"),
             crl = within("crl.pem"),
+            audit_log = self.audit_log(),
             trust_domain = quoted(self.trust_domain.as_deref().unwrap_or("sotto.example")),
         )
     }

@@ -21,6 +21,7 @@ const ABOUT: &[&str] = &[
     "new_hits",
     "open_hits",
     "pending_feedback",
+    "unverified_hits",
 ];
 
 const WHOLE: &[&str] = &[
@@ -33,10 +34,22 @@ const WHOLE: &[&str] = &[
     ABOUT[6],
     ABOUT[7],
     ABOUT[8],
+    ABOUT[9],
+    "log",
     "publications",
     "backlog",
     "limits",
     "next_actions",
+];
+
+const LOG: &[&str] = &[
+    "audit_log",
+    "tree_size",
+    "checkpoint_at",
+    "cosignatures",
+    "quorum",
+    "alarm",
+    "problem",
 ];
 
 const PUBLICATIONS: &[&str] = &[
@@ -79,6 +92,7 @@ pub(crate) async fn run(context: &Context) -> Result<()> {
     }
     let mut cells = about(&status);
     cells.extend([
+        Cell::new(status.log.as_ref().map(log_value)),
         Cell::new(values(&status.publications, publication_value)),
         Cell::new(values(&status.backlog, backlog_value)),
         Cell::new(values(&status.limits, limit_value)),
@@ -96,6 +110,9 @@ pub(crate) async fn run(context: &Context) -> Result<()> {
 fn for_people(context: &Context, status: &v1::GetStatusResponse) -> Result<()> {
     let mut out = context.stdout();
     record(context.output, ABOUT, &about(status), &mut out)?;
+    if let Some(log) = &status.log {
+        record(context.output, LOG, &log_cells(log), &mut out)?;
+    }
     if !status.publications.is_empty() {
         let mut list = List::new(context.output, PUBLICATIONS, &mut out)?;
         for row in &status.publications {
@@ -142,7 +159,42 @@ fn about(status: &v1::GetStatusResponse) -> Vec<Cell> {
         Cell::new(status.new_hits),
         Cell::new(status.open_hits),
         Cell::new(status.pending_feedback),
+        Cell::new(status.unverified_hits),
     ]
+}
+
+fn log_cells(log: &v1::LogStatus) -> Vec<Cell> {
+    let (words, tone) = if log.alarm {
+        ("the log contradicts itself", Tone::Bad)
+    } else {
+        ("none", Tone::Good)
+    };
+    let few = if log.cosignatures < log.quorum {
+        Tone::Warning
+    } else {
+        Tone::Plain
+    };
+    vec![
+        Cell::new(log.origin.as_str()),
+        Cell::new(log.tree_size),
+        time(log.checkpoint_at),
+        Cell::new(log.cosignatures).toned(few),
+        Cell::new(log.quorum),
+        Cell::in_words(log.alarm, words).toned(tone),
+        Cell::new(log.problem.as_str()).toned(Tone::Warning),
+    ]
+}
+
+fn log_value(log: &v1::LogStatus) -> Value {
+    json!({
+        "origin": log.origin,
+        "tree_size": log.tree_size,
+        "checkpoint_at": text(log.checkpoint_at),
+        "cosignatures": log.cosignatures,
+        "quorum": log.quorum,
+        "alarm": log.alarm,
+        "problem": log.problem,
+    })
 }
 
 fn publication(row: &v1::PublicationStatus) -> Vec<Cell> {

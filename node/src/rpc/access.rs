@@ -10,6 +10,7 @@ use sotto_proto::v1;
 
 use crate::access::{AccessEntry, MAX_OBJECTS, Why};
 use crate::app::App;
+use crate::app::witness::evidence_response;
 use crate::auth::Caller;
 use crate::store::AccessFilter;
 
@@ -108,6 +109,32 @@ pub(crate) async fn export(
     };
     let pages = stream::unfold((Arc::clone(app), filter), next);
     Ok(pages.map(stream::iter).flatten())
+}
+
+/// The evidence against the audit log. That it is read is noted before it leaves: entries in it name
+/// cases.
+///
+/// # Errors
+/// Those of the store.
+pub(crate) async fn list_evidence(
+    app: &Arc<App>,
+    caller: &Caller,
+) -> Result<impl Stream<Item = Result<v1::ListEvidenceResponse>> + Send + 'static> {
+    let why = Why::parse("")?.or_cases([]);
+    let action = "NodeAdminService/ListEvidence";
+    app.note_access(caller, action, Vec::new(), &why).await?;
+    let next = |(app, after): (Arc<App>, Option<u64>)| async move {
+        // A row at a time: each has two notes, of up to 512 KiB.
+        let page = match app.store.evidence(after?, 1).await {
+            Ok(page) => page,
+            Err(error) => return Some((vec![Err(error)], (app, None))),
+        };
+        let last = page.last()?.number;
+        let page = page.into_iter().map(evidence_response);
+        Some((page.collect(), (app, Some(last))))
+    };
+    let rows = stream::unfold((Arc::clone(app), Some(0)), next);
+    Ok(rows.map(stream::iter).flatten())
 }
 
 /// What an export reads, in the words of its filters; everything has none.

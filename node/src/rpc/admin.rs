@@ -11,7 +11,7 @@ use sotto_proto::v1;
 use sotto_proto::v1::node_admin_service_server::NodeAdminService;
 use tonic::{Request, Response, Status};
 
-use super::access::export;
+use super::access::{export, list_evidence};
 use super::answer;
 use crate::app::App;
 use crate::app::members::Member;
@@ -41,6 +41,38 @@ impl NodeAdminService for Admin {
             let entries: Self::ExportAccessLogStream =
                 entries.map(|entry| entry.map_err(to_status)).boxed();
             Ok(entries)
+        })
+        .await
+    }
+
+    type ListEvidenceStream = super::Answers<v1::ListEvidenceResponse>;
+
+    async fn list_evidence(
+        &self,
+        request: Request<v1::ListEvidenceRequest>,
+    ) -> Result<Response<Self::ListEvidenceStream>, Status> {
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            let evidence = list_evidence(&self.0, &caller).await?;
+            let evidence: Self::ListEvidenceStream =
+                evidence.map(|found| found.map_err(to_status)).boxed();
+            Ok(evidence)
+        })
+        .await
+    }
+
+    async fn clear_evidence(
+        &self,
+        request: Request<v1::ClearEvidenceRequest>,
+    ) -> Result<Response<v1::ClearEvidenceResponse>, Status> {
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            let request = request.into_inner();
+            let cleared = self
+                .0
+                .clear_evidence(&caller, &request.reason, request.begin_anew)
+                .await?;
+            Ok(v1::ClearEvidenceResponse { cleared })
         })
         .await
     }

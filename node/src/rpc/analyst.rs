@@ -178,6 +178,17 @@ impl AnalystService for Analysts {
         .await
     }
 
+    async fn get_receipt(
+        &self,
+        request: Request<v1::GetReceiptRequest>,
+    ) -> Result<Response<v1::GetReceiptResponse>, Status> {
+        answer(async {
+            let caller = Caller::of(request.extensions())?;
+            hits::receipt(&self.app, &caller, request.into_inner()).await
+        })
+        .await
+    }
+
     type WatchRecordHitsStream = Answers<v1::WatchRecordHitsResponse>;
 
     async fn watch_record_hits(

@@ -78,6 +78,7 @@ pub(crate) const ROLES: &[(&str, &[Role])] = &[
         "/sotto.v1.AnalystService/GetFollowUpFigures",
         &[Approver, Supervisor],
     ),
+    ("/sotto.v1.AnalystService/GetReceipt", READERS),
     ("/sotto.v1.DatasetService/ImportDataset", &[DataManager]),
     ("/sotto.v1.DatasetService/ListDatasets", EVERYONE),
     ("/sotto.v1.DatasetService/RemoveSelectors", &[DataManager]),
@@ -98,6 +99,8 @@ pub(crate) const ROLES: &[(&str, &[Role])] = &[
     ("/sotto.v1.NodeAdminService/FetchEpoch", &[DataManager]),
     ("/sotto.v1.NodeAdminService/ListNodeEpochs", &[DataManager]),
     ("/sotto.v1.NodeAdminService/ExportAccessLog", &[Supervisor]),
+    ("/sotto.v1.NodeAdminService/ListEvidence", READERS),
+    ("/sotto.v1.NodeAdminService/ClearEvidence", &[Supervisor]),
 ];
 
 /// Those who read hits.

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | canonical value and record id | `selectors`, `LP(dataset) ‖ canonical index`, `record` |
 //! | texts of follow-ups | `follow_ups` and its kin (`store/follow_ups/seals.rs`) |
+//! | nonce, pairs and answer of a batch | `probed_batches`, session id ‖ `u32(number)`, `opening` |
+//! | entry in the evidence | `log_evidence`, its number, `entry` |
 //! | nonce of a probe session | `probe_sessions`, session id, `nonce` |
 //! | key of the hashes | `store_keys`, its name, `sealed` |
 //!

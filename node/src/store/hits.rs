@@ -19,6 +19,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::at_rest::{AtRest, Record as OwnRecord};
+use super::log::{self, AnsweredBatch};
 use super::{Store, damaged, signed, time, typed, unsigned};
 use crate::hit::Hit;
 pub(super) use history::renew_texts;
@@ -51,6 +52,8 @@ pub struct RecordHit {
     pub needs_second_factor: bool,
     /// True if a decision on the thread is not at the broker yet.
     pub feedback_pending: bool,
+    /// Leaf of its entry in the audit log, and when that was seen proved (protocol §11).
+    pub verified: Option<(u64, Timestamp)>,
 }
 
 /// A hit with its whole story.
@@ -92,12 +95,14 @@ pub struct HitFilter {
     pub case_ref: Option<String>,
     /// Those whose record was removed, too.
     pub with_removed: bool,
+    /// Only those whose latest hit is verified in the audit log, or only those whose is not.
+    pub verified: Option<bool>,
     /// Only after this thread, in the order of ids.
     pub after: Option<HitId>,
 }
 
 /// Counter of the changes of hits, which `WatchRecordHits` follows.
-const LOCAL_CURSOR: &str = "hit_cursor";
+pub(super) const LOCAL_CURSOR: &str = "hit_cursor";
 /// The last event of the broker's stream that was stored.
 const INBOX_CURSOR: &str = "inbox_cursor";
 
@@ -194,8 +199,16 @@ fn record_hit(at_rest: &AtRest, row: &SqliteRow) -> Result<RecordHit> {
         record_removed: flag("record_removed")?,
         needs_second_factor: latest.needs_second_factor(),
         feedback_pending: flag("feedback_pending")?,
+        verified: verified(row)?,
         hit,
     })
+}
+
+/// Where and since when a hit is proved to be in the audit log.
+fn verified(row: &SqliteRow) -> Result<Option<(u64, Timestamp)>> {
+    let number = |column: &str| row.try_get::<Option<i64>, _>(column).map_err(db_error);
+    let (leaf, at) = (number("leaf_index")?, number("verified_at")?);
+    Ok(leaf.zip(at).map(|(leaf, at)| (unsigned(leaf), time(at))))
 }
 
 /// Whether the record behind a hit was removed here.
@@ -251,15 +264,22 @@ impl Store {
             .await
     }
 
-    /// Stores the hits of the answer to a one-off question, and why it was put; tells the local
-    /// cursor.
+    /// Stores the hits of the answer to a one-off question, why it was put, and what it was in the
+    /// audit log; tells the local cursor.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn put_answered_hits(&self, found: &[Hit], grounds: &Grounds) -> Result<u64> {
+    pub async fn put_answered_hits(
+        &self,
+        found: &[Hit],
+        grounds: &Grounds,
+        batch: &AnsweredBatch,
+    ) -> Result<u64> {
+        let opening = &batch.sealed(&self.at_rest);
         self.db
             .run_tx("put_answered_hits", |tx| {
                 async move {
+                    log::put_batch(tx, batch, opening).await?;
                     let local = write::answered(tx, found).await?;
                     write::put_cases(tx, found, grounds).await?;
                     Ok(local)
@@ -387,7 +407,7 @@ impl Store {
                    ON c.hit_id = o.hit_id WHERE o.thread_id = h.thread_id AND c.case_ref = $7))
                AND ($8 OR NOT ",
             removed!(),
-            ") ORDER BY t.thread_id LIMIT $9"
+            ") AND ($9 IS NULL OR (h.verified_at IS NOT NULL) = $9) ORDER BY t.thread_id LIMIT $10"
         ))
         .bind(after.unwrap_or_default())
         .bind(filter.policy.map(Policy::name))
@@ -397,6 +417,7 @@ impl Store {
         .bind(filter.since.map(Timestamp::micros))
         .bind(filter.case_ref.as_deref())
         .bind(filter.with_removed)
+        .bind(filter.verified)
         .bind(limit)
         .fetch_all(self.db.read())
         .await

@@ -16,6 +16,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::at_rest::AtRest;
 use super::coverage::begin_covers;
+use super::log::{self, AnsweredBatch};
 use super::{SelectorId, Store, damaged, hits, signed, time, typed, unsigned};
 use crate::hit::Hit;
 
@@ -325,21 +326,24 @@ impl Store {
             .await
     }
 
-    /// Stores the hits of an answered batch and that it was answered, in one transaction; tells
-    /// the cursor of the last event.
+    /// Stores the hits of an answered batch, that it was answered, and what an auditor may ask of
+    /// it, in one transaction; tells the cursor of the last event.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn answer_batch(
         &self,
-        session: SessionId,
-        batch: u32,
+        answered: &AnsweredBatch,
         refs: u64,
         found: &[Hit],
     ) -> Result<u64> {
+        let (session, batch) = (answered.session, answered.number);
+        let opening = &answered.sealed(&self.at_rest);
         self.db
             .run_tx("answer_batch", |tx| {
                 async move {
+                    // protocol §11: the prober keeps (nonce, tags, answer) of every batch.
+                    log::put_batch(tx, answered, opening).await?;
                     sqlx::query("DELETE FROM probe_batches WHERE session_id = $1 AND number = $2")
                         .bind(&session.as_bytes()[..])
                         .bind(batch)
@@ -534,7 +538,7 @@ async fn set_plan(
 mod tests {
     use super::super::testing::store;
     use super::*;
-    use crate::testing::{hit, import_emails};
+    use crate::testing::{answered, hit, import_emails};
     use sotto_common::random::os_rng;
     use sotto_common::secret::Selector;
 
@@ -615,7 +619,11 @@ mod tests {
         }
         let found = hit(1, session.epoch, refs[0].0);
         let cursor = store
-            .answer_batch(session.id, 0, 2, std::slice::from_ref(&found))
+            .answer_batch(
+                &answered(session.id, session.epoch),
+                2,
+                std::slice::from_ref(&found),
+            )
             .await;
         assert_eq!(cursor.expect("stored"), 1);
         let open = store.batches(session.id).await.expect("read");

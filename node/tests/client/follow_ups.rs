@@ -128,6 +128,7 @@ pub(crate) fn draft_follow_up(
             counterpart: "fr-pj".into(),
             ..Default::default()
         }],
+        unverified: true,
     }))
 }
 

@@ -25,7 +25,7 @@ async fn hits_are_paged_through_and_sanitised() {
     assert!(table.contains("1 in 800 million by chance"), "{table}");
     let tsv = stdout(&run(&lab, &["hits", "ls", "--all", "--output", "tsv"]).await);
     assert_eq!(tsv.lines().count(), service::HITS);
-    assert!(tsv.lines().all(|line| line.split('\t').count() == 18));
+    assert!(tsv.lines().all(|line| line.split('\t').count() == 20));
     for printed in [table, tsv] {
         assert!(!printed.contains('\u{1b}'), "{printed}");
     }

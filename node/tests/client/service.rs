@@ -383,6 +383,13 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
         Ok(Response::new(v1::RemoveFollowUpAttachmentResponse {}))
     }
 
+    async fn get_receipt(
+        &self,
+        _: Request<v1::GetReceiptRequest>,
+    ) -> Result<Response<v1::GetReceiptResponse>, Status> {
+        refused(ErrorCode::LogUnknown)
+    }
+
     async fn review_hit(
         &self,
         request: Request<v1::ReviewHitRequest>,

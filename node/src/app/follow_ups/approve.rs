@@ -20,13 +20,14 @@ impl App {
     ///
     /// # Errors
     /// `FOLLOW_UP_UNKNOWN`; `FOLLOW_UP_MISMATCH` if it is not the proposal that was read;
-    /// `SAME_PERSON`; and all those of proposing: what has changed meanwhile is checked again.
+    /// `SAME_PERSON`; `LOG_INCONSISTENT`; and all those of proposing: what has changed meanwhile is checked again.
     pub(crate) async fn approve_step(
         &self,
         caller: &Caller,
         id: FollowUpId,
         proposal: ProposalId,
     ) -> Result<LocalFollowUp> {
+        self.check_log().await?;
         let before = self.follow_up(id).await?;
         let step = check_proposal(&before, proposal, caller)?;
         let peer = self.peer(before.epoch, &before.counterpart).await?;

@@ -31,7 +31,7 @@ impl App {
     ///
     /// # Errors
     /// `HIT_UNKNOWN`; `ILLEGAL_TRANSITION` if the hit is not CONFIRMED or its record is gone;
-    /// `FORM_INCOMPLETE`, naming the fields; `INVALID_FIELD`.
+    /// `FORM_INCOMPLETE`, naming the fields; `INVALID_FIELD`; `LOG_INCONSISTENT`.
     pub(crate) async fn draft_follow_up(
         &self,
         caller: &Caller,
@@ -39,6 +39,7 @@ impl App {
         draft: v1::FollowUpDraft,
         case_ref: &str,
     ) -> Result<(LocalFollowUp, Vec<v1::RelatedFollowUp>)> {
+        self.check_log().await?;
         let case_ref = case_ref.trim();
         if !(1..=MAX_CASE_REF).contains(&case_ref.chars().count())
             || case_ref.chars().any(char::is_control)
@@ -108,7 +109,7 @@ impl App {
     ///
     /// # Errors
     /// `FOLLOW_UP_UNKNOWN`, `FOLLOW_UP_MISMATCH`, `ILLEGAL_TRANSITION`, `FORM_INCOMPLETE`,
-    /// `INVALID_FIELD`.
+    /// `INVALID_FIELD`, `LOG_INCONSISTENT`.
     pub(crate) async fn propose_step(
         &self,
         caller: &Caller,
@@ -116,6 +117,7 @@ impl App {
         step: FollowUpStep,
         draft: v1::FollowUpDraft,
     ) -> Result<LocalFollowUp> {
+        self.check_log().await?;
         if !step.needs_four_eyes() {
             let text = "a step that one person drafts and another approves";
             return Err(Error::field("step", text));

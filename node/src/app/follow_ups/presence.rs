@@ -32,6 +32,10 @@ impl App {
         if follow_up.is_pending() || follow_up.erased_at.is_some() {
             return Ok(());
         }
+        // protocol §11: "stops acting on hits when consistency fails"; it is done once that is cleared.
+        if self.store.has_alarm().await? {
+            return Ok(());
+        }
         match (follow_up.side, follow_up.state()?) {
             (Party::Holder, FollowUpState::Submitted) => self.answer_for_tags(follow_up).await,
             (Party::Requester, FollowUpState::Held) => self.release(follow_up).await,

@@ -91,6 +91,9 @@ impl App {
 
     async fn send_step(&self, follow_up: &LocalFollowUp, step: &Step) -> Result<()> {
         let kind = step.clear.step();
+        if !matches!(kind, FollowUpStep::Withdraw | FollowUpStep::Close) {
+            self.check_log().await?;
+        }
         if kind == FollowUpStep::Submit {
             self.check_feedback(follow_up).await?;
         }

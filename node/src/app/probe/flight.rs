@@ -13,7 +13,7 @@ use crate::app::epochs::EpochKeys;
 use crate::app::session::{AHEAD, Decoys, Opening, Pairs, ProbeStream, found};
 use crate::app::{App, check_targets, off_the_runtime};
 use crate::broker::Backoff;
-use crate::store::{Batch, ProbeSession, SelectorRow};
+use crate::store::{AnsweredBatch, Batch, ProbeSession, SelectorRow};
 
 /// `MAX_BATCH` as the number of rows that are read for a batch.
 #[expect(clippy::cast_possible_truncation, reason = "4096")]
@@ -236,9 +236,19 @@ impl App {
         let now = self.clock.now();
         let (manifest, asked) = (&flight.epoch.manifest, opening(session));
         let hits = found(&self.node, manifest, &asked, pairs, &answer.matches, now)?;
+        let answered = AnsweredBatch::new(
+            session.id,
+            batch.number,
+            session.epoch,
+            &session.nonce,
+            pairs.sent(),
+            &answer.matches,
+            answer.leaf_index,
+            now,
+        );
         let cursor = self
             .store
-            .answer_batch(session.id, batch.number, pairs.rows, &hits)
+            .answer_batch(&answered, pairs.rows, &hits)
             .await?;
         flight.asked = flight.asked.saturating_sub(pairs.rows);
         session.probed += pairs.rows;

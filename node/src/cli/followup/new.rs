@@ -74,6 +74,11 @@ pub(super) async fn run(context: &Context, client: &Client, args: &NewArgs) -> R
     };
     let answer = client.analyst().draft_follow_up(unary(request)).await?;
     let answer = answer.into_inner();
+    if answer.unverified {
+        context.note(
+            "the hit is not verified in the audit log yet: `sotto-node hits show` says when it is",
+        );
+    }
     let follow_up = answer.follow_up.unwrap_or_default();
     if !answer.related.is_empty() {
         context.note("there are open requests of this node on the same selector:");

@@ -46,6 +46,12 @@ pub(crate) struct LsArgs {
     /// Those whose record was removed here, too
     #[arg(long)]
     with_removed: bool,
+    /// Only those that are verified in the audit log
+    #[arg(long, conflicts_with = "unverified")]
+    verified: bool,
+    /// Only those that are not verified in the audit log
+    #[arg(long)]
+    unverified: bool,
     /// At most this many
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
@@ -77,6 +83,7 @@ impl LsArgs {
             case_ref: self.case_ref.clone().unwrap_or_default(),
             why: self.why.why.clone(),
             with_removed: self.with_removed,
+            verified: (self.verified || self.unverified).then_some(self.verified),
             ..Default::default()
         }
     }

@@ -31,6 +31,9 @@ const STORY: &[&str] = &[
     HIT[15],
     HIT[16],
     HIT[17],
+    HIT[18],
+    HIT[19],
+    "verified_at",
     "thread",
     "record_removed",
     "needs_second_factor",
@@ -59,6 +62,7 @@ fn story_cells(story: v1::GetRecordHitResponse) -> Vec<Cell> {
     let events = story.events.iter().map(event_json).collect();
     let hit = story.hit.unwrap_or_default();
     let last = [
+        Cell::time(convert::timestamp("at", hit.verified_at).ok()),
         Cell::new(hit_id(&hit.thread_id)),
         Cell::new(hit.record_removed),
         Cell::new(hit.needs_second_factor),
@@ -201,6 +205,7 @@ fn summary(hit: &v1::RecordHit) -> Vec<String> {
                 column("filter_version"),
             ),
         ),
+        ("verified", verified(hit)),
         ("thread", hit_id(&hit.thread_id)),
         ("cases", column("cases")),
         ("remarks", column("remarks")),
@@ -218,6 +223,15 @@ fn handling(hit: &v1::Hit) -> String {
         "" => code.to_owned(),
         text => printable(&format!("{code}: {text}")),
     }
+}
+
+/// Where and since when a hit is proved to be in the audit log (protocol §11).
+fn verified(hit: &v1::RecordHit) -> String {
+    let since = shown_time(convert::timestamp("at", hit.verified_at));
+    hit.leaf_index.map_or_else(
+        || "not yet".into(),
+        |leaf| format!("yes, leaf {leaf}, since {since}"),
+    )
 }
 
 fn event_lines(event: &v1::HitEvent, hit: Option<String>) -> Vec<String> {
@@ -289,6 +303,8 @@ mod tests {
                 case_refs: vec!["2026-17".into()],
                 feedback_pending: true,
                 match_class: v1::MatchClass::Exact.into(),
+                leaf_index: Some(123),
+                verified_at: Some(convert::to_timestamp(Timestamp::from_seconds(240))),
                 ..Default::default()
             }),
             events: vec![
@@ -329,6 +345,7 @@ mod tests {
             "contact unit Team\u{fffd}[2J 7, which has a name that is long\n",
             "handling     H3: ask before use\n",
             "cases        2026-17",
+            "verified     yes, leaf 123, since 1970-01-01T00:04:00Z",
             "found, NEW",
             "1970-01-01T00:01:30Z",
             "UNDER_REVIEW → CONFIRMED  by spiffe://sotto.test/analyst/anna  (on its way",
@@ -352,6 +369,9 @@ mod tests {
         assert_eq!(read["state"], "CONFIRMED");
         assert_eq!(read["cases"][0], "2026-17");
         assert_eq!(read["feedback_pending"], true);
+        assert_eq!(read["verified"], true);
+        assert_eq!(read["leaf"], 123);
+        assert_eq!(read["verified_at"], "1970-01-01T00:04:00Z");
         assert_eq!(read["events"][0]["from"], Value::Null);
         assert_eq!(read["events"][0]["person"], Value::Null);
         assert_eq!(read["events"][1]["second_factor"], "DOCUMENT");

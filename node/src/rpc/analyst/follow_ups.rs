@@ -72,9 +72,11 @@ pub(super) async fn draft(
     let drafted = app.draft_follow_up(caller, hit, draft, &request.case_ref);
     let (follow_up, related) = drafted.await?;
     let action = "AnalystService/DraftFollowUp";
+    let known = app.store.record_hit(hit).await?;
     Ok(v1::DraftFollowUpResponse {
         follow_up: shown(app, caller, action, &follow_up).await?,
         related,
+        unverified: known.is_some_and(|known| known.verified.is_none()),
     })
 }
 

@@ -3,11 +3,14 @@
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::grounds::MAX_CASE_REF;
 use sotto_common::hit::{HitDecision, HitState, SecondFactor};
-use sotto_common::ids::{CommunityId, HitId};
-use sotto_proto::convert::{text, timestamp, to_timestamp};
+use sotto_common::ids::{CommunityId, HitId, SessionId};
+use sotto_proto::convert::{id, text, timestamp, to_timestamp};
 use sotto_proto::v1;
+use sotto_proto::v1::get_receipt_request::Entry;
 
-use crate::app::optional_policy;
+use crate::access::Why;
+use crate::app::{App, optional_policy};
+use crate::auth::Caller;
 use crate::store::{Feedback, HistoryEvent, HitFilter, RecordHit, Story};
 
 /// Which threads a list asks for. A page token is the id of the last thread of the page before.
@@ -42,6 +45,7 @@ pub(super) fn hit_filter(request: &v1::ListRecordHitsRequest) -> Result<HitFilte
             .transpose()?,
         case_ref: given(&request.case_ref),
         with_removed: request.with_removed,
+        verified: request.verified,
         after,
     })
 }
@@ -115,7 +119,38 @@ pub(super) fn record_hit(hit: RecordHit, community: &CommunityId) -> v1::RecordH
         record_removed: hit.record_removed,
         needs_second_factor: hit.needs_second_factor,
         feedback_pending: hit.feedback_pending,
+        leaf_index: hit.verified.map(|(leaf, _)| leaf),
+        verified_at: hit.verified.map(|(_, at)| to_timestamp(at)),
     }
+}
+
+/// The receipt of a hit or of a batch. That it is read is noted before it leaves.
+pub(super) async fn receipt(
+    app: &App,
+    caller: &Caller,
+    request: v1::GetReceiptRequest,
+) -> Result<v1::GetReceiptResponse> {
+    let why = Why::parse(&request.why)?;
+    let (receipt, object, cases) = match request.entry {
+        Some(Entry::HitId(bytes)) => {
+            let hit = id("hit_id", &bytes, HitId::from_slice)?;
+            let (receipt, cases) = app.hit_receipt(hit).await?;
+            (receipt, hit.to_string(), cases)
+        }
+        Some(Entry::Batch(batch)) => {
+            let session = id("session_id", &batch.session_id, SessionId::from_slice)?;
+            let receipt = app.batch_receipt(session, batch.number).await?;
+            let object = format!("batch {} of {session}", batch.number);
+            (receipt, object, Vec::new())
+        }
+        None => return Err(Error::field("entry", "a hit or a batch")),
+    };
+    let why = why.or_cases(cases.iter().map(String::as_str));
+    let action = "AnalystService/GetReceipt";
+    app.note_access(caller, action, vec![object], &why).await?;
+    Ok(v1::GetReceiptResponse {
+        receipt: receipt.into(),
+    })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use sqlx::SqliteConnection;
 use super::{AtRest, INDEX_KEY, for_each, key_cell, record_cell, record_row};
 use crate::store::follow_ups::renew_follow_ups;
 use crate::store::hits::renew_texts;
+use crate::store::log::renew_evidence;
 use crate::store::{SelectorId, Store};
 
 /// Counter with the id of the key that everything is sealed under; absent while that is not so.
@@ -108,6 +109,7 @@ impl Store {
                     renew_nonces(tx, &self.at_rest).await?;
                     renew_texts(tx, self.at_rest.cipher()).await?;
                     renew_follow_ups(tx, &self.at_rest).await?;
+                    renew_evidence(tx, &self.at_rest).await?;
                     renew_index_key(tx, &self.at_rest).await?;
                     sqlx::query("INSERT OR REPLACE INTO counters (name, value) VALUES ($1, $2)")
                         .bind(SEALED_UNDER)

@@ -12,7 +12,7 @@ use super::convert::{finish, seal_some};
 use super::*;
 use crate::store::testing::{cipher, key_list, store};
 use crate::store::{Batch, MIGRATIONS, ProbeKey, ProbeKind, ProbeSession, SelectorId, Store};
-use crate::testing::{grounds, hit, import_emails, staged};
+use crate::testing::{answered, grounds, hit, import_emails, staged};
 
 const KEYS: [&str; 2] = [
     "00000001 0101010101010101010101010101010101010101010101010101010101010101",
@@ -96,7 +96,10 @@ async fn nothing_that_is_secret_can_be_read_in_any_file() {
         .await;
     planned.expect("planned");
     let found = hit(1, epoch(), refs[0].0);
-    let put = store.put_answered_hits(&[found], &grounds("case 1")).await;
+    let batch = answered(session.id, epoch());
+    let put = store
+        .put_answered_hits(&[found], &grounds("case 1"), &batch)
+        .await;
     put.expect("stored");
 
     let read = store.selectors(1, 0, 9, 9).await.expect("read");

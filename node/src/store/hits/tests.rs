@@ -11,7 +11,7 @@ use sotto_common::random::os_rng;
 use super::super::testing::{cipher, store};
 use super::*;
 use crate::access::Access;
-use crate::testing::{grounds, hit, import_emails};
+use crate::testing::{answered, grounds, hit, import_emails};
 
 const NOW: Timestamp = Timestamp::from_seconds(1_000);
 
@@ -186,7 +186,8 @@ async fn stream(store: &Store, hits: &[Hit]) -> u64 {
 
 /// The answer to a one-off question for a case.
 async fn answer(store: &Store, hits: &[Hit], case: &str) -> u64 {
-    let stored = store.put_answered_hits(hits, &grounds(case)).await;
+    let batch = answered(SessionId::generate(NOW, &mut os_rng()), hits[0].epoch);
+    let stored = store.put_answered_hits(hits, &grounds(case), &batch).await;
     stored.expect("stored")
 }
 

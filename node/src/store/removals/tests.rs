@@ -3,12 +3,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sotto_common::grounds::{LegalBasis, Purpose};
-use sotto_common::ids::{Epoch, RecordRef};
+use sotto_common::ids::{Epoch, RecordRef, SessionId};
+use sotto_common::random::os_rng;
 
 use super::*;
 use crate::store::testing::store;
 use crate::store::{Committed, SelectorId, SelectorRow};
-use crate::testing::{grounds, hit, staged};
+use crate::testing::{answered, grounds, hit, staged};
 
 const POLICY: Policy = Policy::Email;
 
@@ -152,8 +153,10 @@ async fn a_removed_row_leaves_its_hit_without_a_value_and_has_it_again_when_it_r
     let probed = rows(&store, "d").await[0].id;
     let record_ref = probe(&store, 1, probed).await;
     let found = hit(1, Epoch::new(1).expect("an epoch"), record_ref);
+    let session = SessionId::generate(at(5), &mut os_rng());
+    let batch = answered(session, found.epoch);
     let put = store
-        .put_answered_hits(std::slice::from_ref(&found), &grounds("1"))
+        .put_answered_hits(std::slice::from_ref(&found), &grounds("1"), &batch)
         .await;
     put.expect("stored");
     take_out(&store, "d", values(&["a@x.org"]), 2).await;

@@ -41,6 +41,33 @@ impl v1::node_admin_service_server::NodeAdminService for FakeNode {
         Ok(Response::new(Box::pin(stream::iter(entries))))
     }
 
+    type ListEvidenceStream = Messages<v1::ListEvidenceResponse>;
+
+    async fn list_evidence(
+        &self,
+        _: Request<v1::ListEvidenceRequest>,
+    ) -> Result<Response<Self::ListEvidenceStream>, Status> {
+        let found = v1::ListEvidenceResponse {
+            number: 1,
+            at: Some(convert::to_timestamp(Timestamp::from_seconds(60))),
+            what: HOSTILE.into(),
+            log_key: "the key".into(),
+            known: b"one note".to_vec().into(),
+            offered: b"another note".to_vec().into(),
+            hashes: vec![vec![7; 32].into()],
+            ..Default::default()
+        };
+        Ok(Response::new(Box::pin(stream::iter([Ok(found)]))))
+    }
+
+    async fn clear_evidence(
+        &self,
+        request: Request<v1::ClearEvidenceRequest>,
+    ) -> Result<Response<v1::ClearEvidenceResponse>, Status> {
+        let cleared = u64::from(!request.into_inner().reason.is_empty());
+        Ok(Response::new(v1::ClearEvidenceResponse { cleared }))
+    }
+
     async fn get_status(
         &self,
         _: Request<v1::GetStatusRequest>,

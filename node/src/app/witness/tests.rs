@@ -1,0 +1,254 @@
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Mutex;
+
+use futures::Stream;
+use sotto_common::dsse::SigningKey;
+use sotto_common::hit::HitDecision;
+use sotto_common::ids::{Epoch, RecordRef};
+use sotto_common::log::checkpoint::LogSigner;
+use sotto_common::log::edge::RightEdge;
+use sotto_common::log::proof::ProofPlan;
+use sotto_common::log::reader::TileSet;
+use sotto_proto::status::to_status;
+use sotto_proto::v1::log_service_server::{LogService, LogServiceServer};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::*;
+use crate::auth::Caller;
+use crate::broker::Broker;
+use crate::testing;
+
+/// A log in memory, which can be made to tell another history.
+struct FakeLog {
+    signer: LogSigner,
+    leaves: Mutex<Vec<MerkleHash>>,
+    taken: Mutex<Vec<v1::SubmitCosignatureRequest>>,
+}
+
+impl FakeLog {
+    async fn start() -> (Arc<Self>, SocketAddr) {
+        let origin = "broker.example/sotto/euro-cyber";
+        let origin = origin.parse().expect("an origin");
+        let log = Arc::new(Self {
+            signer: LogSigner::new(origin, SigningKey::generate(&mut os_rng())),
+            leaves: Mutex::default(),
+            taken: Mutex::default(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let serving = tonic::transport::Server::builder()
+            .add_service(LogServiceServer::from_arc(Arc::clone(&log)))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(serving);
+        (log, address)
+    }
+
+    /// The tree has these many leaves of a history from now on.
+    fn tell(&self, history: u8, size: u8) {
+        let leaves = (0..size).map(|n| MerkleHash::of_leaf(&[history, n]));
+        *self.leaves.lock().expect("lock") = leaves.collect();
+    }
+
+    fn tree(&self) -> (TileSet, RightEdge) {
+        let (mut tiles, mut edge) = (TileSet::new(), RightEdge::new());
+        let leaves = self.leaves.lock().expect("lock").clone();
+        for new in edge.append(leaves) {
+            tiles.insert(new.tile, new.bytes);
+        }
+        (tiles, edge)
+    }
+
+    fn note(&self) -> Vec<u8> {
+        let signed = self.signer.sign(self.tree().1.head());
+        signed.to_string().into_bytes()
+    }
+
+    fn taken(&self) -> Vec<u64> {
+        let taken = self.taken.lock().expect("lock");
+        taken.iter().map(|request| request.tree_size).collect()
+    }
+}
+
+fn none<T>() -> Result<Response<T>, Status> {
+    Err(to_status(Error::new(ErrorCode::LogUnknown, "none")))
+}
+
+#[async_trait]
+impl LogService for FakeLog {
+    type WatchCheckpointsStream =
+        Pin<Box<dyn Stream<Item = Result<v1::WatchCheckpointsResponse, Status>> + Send>>;
+
+    async fn watch_checkpoints(
+        &self,
+        _: Request<v1::WatchCheckpointsRequest>,
+    ) -> Result<Response<Self::WatchCheckpointsStream>, Status> {
+        let note = self.note().into();
+        let told = Ok(v1::WatchCheckpointsResponse { note });
+        Ok(Response::new(Box::pin(tokio_stream::once(told))))
+    }
+
+    async fn get_checkpoint(
+        &self,
+        _: Request<v1::GetCheckpointRequest>,
+    ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
+        none()
+    }
+
+    async fn prove_consistency(
+        &self,
+        request: Request<v1::ProveConsistencyRequest>,
+    ) -> Result<Response<v1::ProveConsistencyResponse>, Status> {
+        let request = request.into_inner();
+        let plan = ProofPlan::consistency(request.from_size, request.to_size).expect("sizes");
+        let proof = plan.prove(&self.tree().0).expect("proved");
+        let hash = |hash: &MerkleHash| hash.as_bytes().to_vec().into();
+        Ok(Response::new(v1::ProveConsistencyResponse {
+            hashes: proof.iter().map(hash).collect(),
+        }))
+    }
+
+    async fn submit_cosignature(
+        &self,
+        request: Request<v1::SubmitCosignatureRequest>,
+    ) -> Result<Response<v1::SubmitCosignatureResponse>, Status> {
+        let request = request.into_inner();
+        self.taken.lock().expect("lock").push(request);
+        Ok(Response::new(v1::SubmitCosignatureResponse {}))
+    }
+
+    async fn prove_inclusion(
+        &self,
+        _: Request<v1::ProveInclusionRequest>,
+    ) -> Result<Response<v1::ProveInclusionResponse>, Status> {
+        none()
+    }
+
+    async fn prove_hits(
+        &self,
+        _: Request<v1::ProveHitsRequest>,
+    ) -> Result<Response<v1::ProveHitsResponse>, Status> {
+        none()
+    }
+
+    async fn get_entry(
+        &self,
+        _: Request<v1::GetEntryRequest>,
+    ) -> Result<Response<v1::GetEntryResponse>, Status> {
+        none()
+    }
+}
+
+/// A node that follows a log of its own.
+async fn witness() -> (App, Arc<FakeLog>, TempDir) {
+    let (mut app, dir) = testing::app().await;
+    let (fake, address) = FakeLog::start().await;
+    let domain = "sotto.test";
+    let cosigning = app.keystore.cosigning().clone();
+    let cosigner = Cosigner::new(domain, app.node.clone(), cosigning).expect("a witness");
+    let key = fake.signer.key().clone();
+    app.log = Some(FollowedLog::new(key, cosigner, domain.into()));
+    app.broker = Broker::at(address);
+    (app, fake, dir)
+}
+
+async fn take(app: &App, note: &[u8]) -> Result<()> {
+    let log = app.log.as_ref().expect("followed");
+    app.take_note(log, note).await
+}
+
+async fn stored(app: &App) -> u64 {
+    let status = app.log_status().await.expect("a status");
+    status.expect("followed").tree_size
+}
+
+#[tokio::test]
+async fn a_log_that_grows_is_stored_and_cosigned() {
+    let (app, fake, _dir) = witness().await;
+    for (size, cosigned) in [(3, vec![3]), (9, vec![3, 9]), (40, vec![3, 9, 40])] {
+        fake.tell(0, size);
+        take(&app, &fake.note()).await.expect("taken");
+        assert_eq!(stored(&app).await, u64::from(size));
+        assert_eq!(fake.taken(), cosigned);
+    }
+    // A late one is neither stored nor cosigned, and accuses nobody.
+    fake.tell(0, 5);
+    take(&app, &fake.note()).await.expect("taken");
+    assert_eq!((stored(&app).await, fake.taken().len()), (40, 3));
+    assert!(app.check_log().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_cosigned_again_after_half_a_day_alone() {
+    let (app, fake, _dir) = witness().await;
+    fake.tell(0, 3);
+    let log = app.log.as_ref().expect("followed");
+    let mut signed = log.open(&fake.note()).expect("a checkpoint");
+    let now = app.clock.now();
+    assert!(is_due(&log.cosigner, &signed, now));
+    let cosignature = log.cosigner.cosign(signed.checkpoint(), now);
+    signed.put_cosignature(cosignature).expect("put");
+    assert!(!is_due(&log.cosigner, &signed, now));
+    assert!(is_due(&log.cosigner, &signed, now.plus(COSIGNED_AGAIN)));
+}
+
+#[tokio::test]
+async fn a_log_with_another_history_stops_whatever_acts_on_hits() {
+    for size in [9, 20] {
+        let (app, fake, _dir) = witness().await;
+        fake.tell(0, 9);
+        let known = fake.note();
+        take(&app, &known).await.expect("taken");
+        fake.tell(1, size);
+        let offered = fake.note();
+        take(&app, &offered).await.expect("taken");
+        assert_eq!((stored(&app).await, fake.taken()), (9, vec![9]));
+        let kept = app.store.evidence(0, 9).await.expect("read");
+        assert_eq!(kept.len(), 1);
+        assert_eq!(
+            (&kept[0].evidence.known, &kept[0].evidence.offered),
+            (&known, &offered)
+        );
+        assert_eq!(kept[0].evidence.proof.is_empty(), size == 9);
+
+        let hit = testing::hit(1, Epoch::new(1).expect("one"), RecordRef::new([1; 16]));
+        let review = async || {
+            let decision = HitDecision::BeginReview;
+            app.review("anna", hit.id, decision, "", None).await
+        };
+        let refused = review().await.expect_err("refused");
+        assert_eq!(refused.code, ErrorCode::LogInconsistent);
+        assert!(refused.text.contains("evidence clear"));
+        // While the alarm stands nothing more is kept or cosigned.
+        take(&app, &offered).await.expect("taken");
+        assert_eq!(app.store.evidence(0, 9).await.expect("read").len(), 1);
+
+        let sue = Caller::of_test("spiffe://sotto.test/supervisor/sue");
+        let no_reason = app.clear_evidence(&sue, " ", false).await;
+        assert!(no_reason.is_err());
+        let cleared = app.clear_evidence(&sue, "explained", true).await;
+        assert_eq!(cleared.expect("cleared"), 1);
+        assert_eq!(
+            review().await.expect_err("none").code,
+            ErrorCode::HitUnknown
+        );
+        // The node goes on from what the log shows next.
+        take(&app, &offered).await.expect("taken");
+        assert_eq!(stored(&app).await, u64::from(size));
+    }
+}
+
+#[tokio::test]
+async fn what_the_log_has_not_signed_accuses_nobody() {
+    let (app, fake, _dir) = witness().await;
+    fake.tell(0, 9);
+    let (other, _) = FakeLog::start().await;
+    other.tell(1, 9);
+    let refused = take(&app, &other.note()).await.expect_err("refused");
+    assert_eq!(refused.code, ErrorCode::SignatureInvalid);
+    assert!(app.check_log().await.is_ok());
+    assert!(app.store.evidence(0, 9).await.expect("read").is_empty());
+}

@@ -1,0 +1,203 @@
+//! `receipt`: files that prove an entry of the audit log to anybody (c2sp.org/tlog-proof).
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use sotto_common::ids::{InvalidId, NodeId, SessionId};
+use sotto_common::log::checkpoint::{LogKey, SignedCheckpoint};
+use sotto_common::log::cosignature::WitnessKey;
+use sotto_common::log::note::{NoteKey, SignatureType};
+use sotto_common::log::quorum::{Freshness, WitnessPolicy};
+use sotto_common::log::receipt::{Receipt, ReceiptError};
+use sotto_common::random::os_rng;
+use sotto_common::service::files::{self, Readers};
+use sotto_common::time::Timestamp;
+use sotto_proto::v1;
+use sotto_proto::v1::get_receipt_request::Entry;
+
+use super::client::{Client, unary};
+use super::fault::{Fault, Result};
+use super::init::log_key;
+use super::render::Cell;
+use super::{Context, block_on};
+
+const SECONDS_PER_HOUR: u64 = 3600;
+
+/// Commands about receipts.
+#[derive(Subcommand, Debug)]
+pub(crate) enum ReceiptCommand {
+    /// Check a receipt; offline
+    ///
+    /// It proves that an entry of this kind and hour is in the log. What the entry says is not in the
+    /// receipt. With --witness it is also checked who stands behind the log.
+    #[command(after_help = "Example:\n  \
+        sotto-node receipt verify hit.tlog-proof --log-key 'broker.example/sotto/euro-cyber+…'")]
+    Verify(VerifyArgs),
+    /// Write the proof that a batch of a probe is in the audit log
+    #[command(after_help = "Example:\n  \
+        sotto-node receipt batch 019a1b2c-… 0 --out batch.tlog-proof")]
+    Batch {
+        /// The probe session
+        #[arg(value_name = "SESSION")]
+        session: SessionId,
+        /// The number of the batch in it
+        #[arg(value_name = "NUMBER")]
+        number: u32,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Why it is read, for the access log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        why: String,
+    },
+}
+
+/// What a receipt is checked against.
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// The receipt
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The key of the log, as the operator gave it out of band
+    #[arg(long, value_name = "VKEY", value_parser = log_key)]
+    log_key: LogKey,
+    /// The cosigning key of a witness, a verifier key of type 04; may be given several times
+    #[arg(long = "witness", value_name = "VKEY", value_parser = witness)]
+    witnesses: Vec<WitnessKey>,
+    /// How many of the witnesses must stand behind the log [default: all that are given]
+    #[arg(long, value_name = "N", requires = "witnesses")]
+    quorum: Option<usize>,
+}
+
+/// The key of a witness, named `<trust domain>/node/<node id>`.
+fn witness(text: &str) -> Result<WitnessKey, String> {
+    let expected = "expected <trust domain>/node/<node id>+<key id>+<key>, of type 04";
+    let key: NoteKey = text.parse().map_err(|error: InvalidId| error.to_string())?;
+    let named = key.name().as_str().split_once("/node/");
+    let (domain, node) = named.ok_or(expected)?;
+    let node: NodeId = node.parse().map_err(|error: InvalidId| error.to_string())?;
+    if key.kind() != SignatureType::CosignatureV1 {
+        return Err(expected.into());
+    }
+    WitnessKey::new(domain, node, *key.key()).map_err(|error| error.to_string())
+}
+
+const VERIFIED: &[&str] = &[
+    "kind",
+    "hour",
+    "index",
+    "tree_size",
+    "origin",
+    "cosigned_by",
+];
+
+const WRITTEN: &[&str] = &["receipt"];
+
+/// Runs a command about receipts.
+pub(crate) fn run(context: &Context, command: ReceiptCommand) -> Result<()> {
+    match command {
+        ReceiptCommand::Verify(args) => verify(context, &args),
+        ReceiptCommand::Batch {
+            session,
+            number,
+            out,
+            why,
+        } => {
+            let batch = v1::ProbedBatch {
+                session_id: session.as_bytes().to_vec().into(),
+                number,
+            };
+            let entry = Entry::Batch(batch);
+            let client = context.client()?;
+            block_on(fetch(context, &client, entry, &out, why))
+        }
+    }
+}
+
+/// Fetches the receipt of an entry, and writes it to a file.
+pub(super) async fn fetch(
+    context: &Context,
+    client: &Client,
+    entry: Entry,
+    out: &Path,
+    why: String,
+) -> Result<()> {
+    let request = v1::GetReceiptRequest {
+        entry: Some(entry),
+        why,
+    };
+    let answer = client.analyst().get_receipt(unary(request)).await?;
+    let receipt = answer.into_inner().receipt;
+    files::write(out, &receipt, Readers::Owner, &mut os_rng())
+        .map_err(|error| Fault::new(format!("cannot write {}: {error}", out.display())))?;
+    context.done(WRITTEN, &[Cell::new(out.display().to_string())])
+}
+
+fn verify(context: &Context, args: &VerifyArgs) -> Result<()> {
+    let name = args.file.display();
+    let bytes = std::fs::read(&args.file)
+        .map_err(|error| Fault::new(format!("cannot read {name}: {error}")))?;
+    let refused = |error: &dyn std::fmt::Display| Fault::new(format!("{name}: {error}"));
+    let receipt = Receipt::parse(&bytes).map_err(|error| refused(&error))?;
+    let leaf = receipt.leaf().map_err(|error| refused(&error))?;
+    let required = args.quorum.unwrap_or(args.witnesses.len());
+    let witnesses = WitnessPolicy::new(args.witnesses.clone(), required);
+    let proved = receipt.verify(&leaf.hash(), &args.log_key, &witnesses, Freshness::Any);
+    let (checkpoint, cosigned) = match proved {
+        Ok(proved) => {
+            let nodes = proved.quorum.cosigned().keys().map(ToString::to_string);
+            (proved.checkpoint, nodes.collect())
+        }
+        // Everything else was right, and nobody asked for witnesses.
+        Err(ReceiptError::Quorum(_)) if args.witnesses.is_empty() => {
+            (checkpoint(&receipt, &args.log_key)?, Vec::new())
+        }
+        Err(error) => return Err(refused(&error)),
+    };
+    if args.witnesses.is_empty() {
+        context
+            .note("no --witness was given: that the log shows everybody the same was not checked");
+    }
+    let seconds = i64::try_from(leaf.hour().saturating_mul(SECONDS_PER_HOUR));
+    let hour = Timestamp::from_seconds(seconds.unwrap_or(i64::MAX));
+    let cells = [
+        Cell::new(leaf.kind().as_str()),
+        Cell::time(Some(hour)),
+        Cell::new(receipt.index()),
+        Cell::new(checkpoint.head().size),
+        Cell::new(checkpoint.checkpoint().origin.to_string()),
+        Cell::texts(&cosigned),
+    ];
+    context.done(VERIFIED, &cells)
+}
+
+/// The checkpoint of a receipt: the note behind its first empty line.
+fn checkpoint(receipt: &Receipt, key: &LogKey) -> Result<SignedCheckpoint> {
+    let text = receipt.to_string();
+    let note = text.split_once("\n\n").map_or("", |(_, note)| note);
+    SignedCheckpoint::open(note.as_bytes(), key).map_err(|error| Fault::new(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_common::dsse::SigningKey;
+    use sotto_common::log::cosignature::Cosigner;
+
+    use super::*;
+
+    #[test]
+    fn witnesses_are_taken_as_verifier_keys_of_nodes() {
+        let signing = SigningKey::generate(&mut os_rng());
+        let node = "nl-fiu".parse().expect("a node");
+        let cosigner = Cosigner::new("sotto.example", node, signing).expect("a witness");
+        let text = cosigner.key().note_key().to_string();
+        assert_eq!(witness(&text).as_ref(), Ok(cosigner.key()));
+        for bad in [
+            "",
+            "sotto.example/node/nl-fiu",
+            &text.replace("/node/", "/"),
+        ] {
+            assert!(witness(bad).is_err(), "{bad}");
+        }
+    }
+}
