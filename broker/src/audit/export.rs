@@ -85,7 +85,11 @@ impl<R: Read> ExportReader<R> {
             position: 0,
         };
         let mut magic = [0; MAGIC.len()];
-        if reader.fill(&mut magic)? < magic.len() || magic != *MAGIC {
+        let read = reader.fill(&mut magic)?;
+        if read < magic.len() && MAGIC.starts_with(&magic[..read]) {
+            return Err(ExportError::CutOff(0));
+        }
+        if magic != *MAGIC {
             return Err(reader.malformed("not an export of a log: it does not begin as one"));
         }
         reader.position = MAGIC.len() as u64;
@@ -320,7 +324,7 @@ mod tests {
     #[test]
     fn a_file_with_anything_else_in_it_is_refused() {
         assert!(problem(b"SOTTOLG2").contains("does not begin"));
-        assert!(problem(b"").contains("does not begin"));
+        assert!(problem(b"").contains("ends within"));
         assert!(problem(&file(0)[..11]).contains("ends within"));
         let mut gap = ExportWriter::resume(file(1), 7);
         gap.put(entry(7)).unwrap();

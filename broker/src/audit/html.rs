@@ -61,7 +61,7 @@ pub fn page(title: &str, figures: &Figures) -> String {
         let text =
             "entries are erased, not known to this version, or do not fit, and are not counted";
         // Writing to a text does not fail.
-        let _ = write!(page, "<p>{unread} {text}.</p>\n");
+        let _ = writeln!(page, "<p>{unread} {text}.</p>");
     }
     page.push_str("</body></html>\n");
     page
@@ -126,10 +126,10 @@ fn drawing(name: &str, bars: &[(String, u64)]) -> String {
         let height = HEIGHT * *value as f64 / most.max(1) as f64;
         let (x, y) = (step * i as f64, HEIGHT - height);
         let word = escape(word);
-        let _ = write!(
+        let _ = writeln!(
             drawing,
             "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{height:.1}\">\
-             <title>{word}: {value}</title></rect>\n",
+             <title>{word}: {value}</title></rect>",
             (step - 1.0).max(0.5)
         );
         let is_named = bars.len() <= TIMES.len() || i == 0 || i + 1 == bars.len();
@@ -137,9 +137,9 @@ fn drawing(name: &str, bars: &[(String, u64)]) -> String {
             let at_end = i > 0 && i + 1 == bars.len() && bars.len() > TIMES.len();
             let (x, anchor) = if at_end { (WIDTH, "end") } else { (x, "start") };
             let y = HEIGHT + FOOT - 5.0;
-            let _ = write!(
+            let _ = writeln!(
                 drawing,
-                "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{word}</text>\n"
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{word}</text>"
             );
         }
     }

@@ -494,18 +494,22 @@ pub(super) fn date(option: &str, day: &str) -> Result<Timestamp> {
 }
 
 pub(super) fn answer<T>(result: std::result::Result<Response<T>, Status>) -> Result<T> {
-    result.map(Response::into_inner).map_err(|status| {
-        let error: Error = from_status(&status);
-        let code = if error.code == ErrorCode::Unavailable {
-            3
-        } else {
-            1
-        };
-        Fault {
-            text: error.to_string(),
-            code,
-        }
-    })
+    let answer = result.map(Response::into_inner);
+    answer.map_err(|status| refused(&status))
+}
+
+/// What the broker refused, or that it cannot be reached.
+pub(super) fn refused(status: &Status) -> Fault {
+    let error: Error = from_status(status);
+    let code = if error.code == ErrorCode::Unavailable {
+        3
+    } else {
+        1
+    };
+    Fault {
+        text: error.to_string(),
+        code,
+    }
 }
 
 fn fingerprint(node: &v1::EnrolledNode) -> String {
