@@ -202,8 +202,7 @@ impl Verifier {
         }
         self.check_time(entry.at)?;
         let epoch = self.replay.epoch_of(&entry);
-        self.statements
-            .check(&entry, epoch, &self.head.manifests)?;
+        self.statements.check(&entry, epoch, &self.head.manifests)?;
         self.replay.take(index, &entry)?;
         *self.summary.kinds.entry(leaf.kind()).or_default() += 1;
         self.summary.erasures += u64::from(entry.action == Action::EraseOpenings);
@@ -292,7 +291,11 @@ fn check_leaf(leaf: Leaf, opening: &Opening, entry: &Entry) -> Check {
         return Err(flaw(text));
     }
     if leaf.hour() != Leaf::new(kind, entry.at, opening).hour() {
-        let text = format!("the leaf is of hour {}, the entry of {}", leaf.hour(), entry.at);
+        let text = format!(
+            "the leaf is of hour {}, the entry of {}",
+            leaf.hour(),
+            entry.at
+        );
         return Err(flaw(text));
     }
     Ok(())
