@@ -34,10 +34,7 @@ impl Statements {
     ) -> Check {
         check_digest(entry)?;
         match entry.action {
-            Action::DecideHit => {
-                let signed = manifest_of(entry.object.epoch.or(epoch), manifests)?;
-                check_feedback(entry, signed)
-            }
+            Action::DecideHit => check_feedback(entry, entry.object.epoch.or(epoch), manifests),
             Action::SubmitKeys => self.take_keys(entry),
             Action::ConfirmEpoch => {
                 let signed = manifest_of(entry.object.epoch, manifests)?;
@@ -108,10 +105,25 @@ fn check_digest(entry: &Entry) -> Check {
     Err(Flaw::new(FailureCode::StatementMismatch, text))
 }
 
-/// workflow.md "Hit": "only a person at the prober's node", and the feedback is signed.
-fn check_feedback(entry: &Entry, signed: &SignedManifest) -> Check {
+/// workflow.md "Hit": "only a person at the prober's node", and the feedback is signed. The key is that
+/// of the hit's epoch; of any in which the node signed so, where the finding of the hit is erased.
+fn check_feedback(
+    entry: &Entry,
+    epoch: Option<Epoch>,
+    manifests: &BTreeMap<Epoch, SignedManifest>,
+) -> Check {
     let node = node_of(entry)?;
-    let feedback: HitFeedback = verified(entry, &node, signed)?;
+    let feedback: HitFeedback = if epoch.is_some() {
+        verified(entry, &node, manifest_of(epoch, manifests)?)?
+    } else {
+        let envelope = envelope(entry)?;
+        let by_member = |signed: &SignedManifest| {
+            let member = signed.manifest.member(&node).ok()?;
+            convert::verify(&envelope, &member.signing).ok()
+        };
+        let found = manifests.values().find_map(by_member);
+        found.ok_or_else(|| unsigned(&"by its key of no epoch"))?
+    };
     if feedback.node != node || feedback.community != entry.community {
         return Err(differs("node and community"));
     }
