@@ -312,7 +312,10 @@ mod tests {
         let bars = by_bars(&figures);
         assert!(bars.len() <= usize::try_from(MOST_BARS).unwrap() + 1);
         let drawn: u64 = bars.iter().map(|(_, day)| day.hits).sum();
-        assert_eq!(drawn, figures.days.values().map(|day| day.hits).sum());
+        assert_eq!(
+            drawn,
+            figures.days.values().map(|day| day.hits).sum::<u64>()
+        );
         assert_eq!(by_bars(&days([0]))[0].0, "1970-01-01");
         assert!(by_bars(&Figures::default()).is_empty());
         // Nothing to draw is drawn as nothing.

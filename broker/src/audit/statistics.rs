@@ -165,7 +165,7 @@ impl Statistics {
 
     fn count_probe(&mut self, entry: &Entry) {
         let (Some(prober), Some(policy)) = (entry.actor.node(), entry.object.policy) else {
-            self.figures.unread += 1;
+            self.figures.unread += u64::from(entry.action == Action::AnswerBatch);
             return;
         };
         let probes = self.figures.probes.entry(ProbeKey { prober, policy });
@@ -280,4 +280,76 @@ const fn is_of_a_hit(action: Action) -> bool {
             | Action::ExpireHit
             | Action::FollowUpHit
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{HOLDER, History, NOW, PROBER, erase, node};
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    fn count(range: Range, logged: &[v1::LoggedEntry]) -> Figures {
+        let mut statistics = Statistics::new(range);
+        for entry in logged {
+            statistics.take(entry);
+        }
+        statistics.finish()
+    }
+
+    #[test]
+    fn a_history_comes_to_its_figures() {
+        let figures = count(Range::default(), &History::whole().logged());
+        let (prober, holder, policy) = (node(PROBER), node(HOLDER), Policy::Phone);
+        let probes = &figures.probes[&ProbeKey {
+            prober: prober.clone(),
+            policy,
+        }];
+        assert_eq!((probes.sessions, probes.batches), (1, 1));
+        assert_eq!((probes.refs, probes.matches), (60, 2));
+        let hits = &figures.hits[&HitKey {
+            prober,
+            holder,
+            policy,
+        }];
+        assert_eq!((hits.found, hits.confirmed, hits.expired), (2, 1, 1));
+        assert_eq!((hits.false_positives, hits.quarantined), (0, 0));
+        let (key, line) = figures.requests.first_key_value().unwrap();
+        assert_eq!(
+            (key.requester.as_str(), key.holder.as_str()),
+            (PROBER, HOLDER)
+        );
+        assert_eq!((line.sent, line.received, line.answered), (1, 1, 1));
+        // PARTICULARS, ACCEPT, ANSWER: an entry a minute.
+        assert_eq!(line.median, Some(MINUTE * 2));
+        assert_eq!(figures.answer_times, [MINUTE * 2]);
+        let day = figures.days[&NOW.day()];
+        assert_eq!((day.refs, day.hits, day.confirmed), (60, 2, 1));
+        assert_eq!(figures.unread, 0);
+    }
+
+    #[test]
+    fn what_lies_outside_the_range_is_not_counted_and_what_is_erased_is_told() {
+        let history = History::whole();
+        let found = history.entries[history.nth(Action::FindHit, 1)].at;
+        let after = Range {
+            from: Some(found.plus(MINUTE)),
+            until: None,
+        };
+        let figures = count(after, &history.logged());
+        assert!(figures.probes.is_empty());
+        let hits = figures.hits.values().next().unwrap();
+        assert_eq!((hits.found, hits.confirmed), (0, 1));
+        assert_eq!(figures.requests.len(), 1);
+        let before = Range {
+            from: None,
+            until: Some(found),
+        };
+        assert!(count(before, &history.logged()).requests.is_empty());
+        let mut all = history.logged();
+        all.iter_mut().for_each(erase);
+        let figures = count(Range::default(), &all);
+        assert_eq!(figures.unread, all.len() as u64);
+        assert!(figures.hits.is_empty() && figures.days.is_empty());
+    }
 }

@@ -149,7 +149,7 @@ impl Course {
         }
     }
 
-    const fn state(&self) -> FollowUpState {
+    fn state(&self) -> FollowUpState {
         match self {
             Self::Whole(follow_up) => follow_up.state,
             Self::Part(part) => part.state,
