@@ -1,11 +1,13 @@
-//! The command line: `serve`, the laboratory's certificates, keys for the ledger, and what operators
-//! ask the broker.
+//! The command line: `serve`, the laboratory's certificates, keys for the ledger, what operators ask
+//! the broker, and what auditors do with its log.
 
+mod audit;
 mod follow_ups;
 mod lab_pki;
 mod ledger;
 mod log_key;
 mod operator;
+mod print;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,23 +21,28 @@ use sotto_common::time::SystemClock;
 use crate::config::{Config, PROGRAM};
 use crate::serve::BoundBroker;
 
-/// Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the broker cannot be reached.
+/// Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the broker cannot be reached, 4 a log does
+/// not hold.
 #[derive(Debug, Parser)]
 #[command(
     name = "sotto-broker",
     version,
-    about = "The broker of Sotto, and its operator's commands",
+    about = "The broker of Sotto, and the commands of its operator and of auditors",
     after_help = "Examples:
   sotto-broker serve --config /etc/sotto/broker.toml
   sotto-broker --client operator.toml community create euro-cyber --custodian nl-fiu --type all
   sotto-broker --client operator.toml node enrol euro-cyber nl-fiu de-bka fr-pj
   sotto-broker --client operator.toml limits set euro-cyber nl-fiu --type phone --daily-refs 50000
   sotto-broker --client operator.toml --output csv followups stats euro-cyber --year 2026
+  sotto-broker --client auditor.toml audit export euro-cyber --out euro-cyber.log
+  sotto-broker audit verify euro-cyber.log --log-key broker.example/sotto/euro-cyber+1b2c3d4e+AbCd…
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the broker cannot be reached."
+Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the broker cannot be reached,
+4 a log does not hold: audit verify, follow or show has found what must not be."
 )]
 pub struct Cli {
-    /// Client configuration of the operator (endpoint, tls); for the commands that ask the broker.
+    /// Client configuration of the operator or auditor (endpoint, tls); for the commands that ask the
+    /// broker.
     #[arg(long, global = true, value_name = "FILE", env = operator::CLIENT_VARIABLE)]
     client: Option<PathBuf>,
     /// How answers are printed.
@@ -99,6 +106,9 @@ enum Command {
     /// How follow-ups fared, and what holders did not hold.
     #[command(subcommand, name = "followups")]
     FollowUps(follow_ups::FollowUpsCommand),
+    /// The audit log, for auditors: read, export, verify offline, follow, count.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 /// Why a command ends without its result.
@@ -149,6 +159,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::LabPki(command) => lab_pki::run(command),
         Command::Ledger(command) => ledger::run(&command),
         Command::LogKey(args) => log_key::run(args),
+        Command::Audit(command) => audit::run(command, cli.client.as_deref(), cli.output).await,
         command => {
             let client = operator::Client::new(cli.client.as_deref(), cli.output)?;
             match command {
@@ -162,7 +173,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
                 Command::Serve { .. }
                 | Command::LabPki(_)
                 | Command::Ledger(_)
-                | Command::LogKey(_) => Ok(()),
+                | Command::LogKey(_)
+                | Command::Audit(_) => Ok(()),
             }
         }
     }

@@ -3,8 +3,8 @@
 //!
 //! `rpc` authenticates, converts and calls `app`; `app` holds the use cases and calls `datastore`
 //! (the ledger), `objects` (stored filters, and the sealed files of follow-ups), `cache` (copies of
-//! the filters) and `matcher` (the active ones). SQL stands in `datastore` only, tonic in `rpc` and
-//! `serve` only.
+//! the filters) and `matcher` (the active ones). SQL stands in `datastore` only, tonic in `rpc`, `serve`
+//! and `cli` only. `audit` is for auditors, who check a log without a broker.
 
 #![expect(
     clippy::duplicate_mod,
@@ -12,6 +12,7 @@
 )]
 
 mod app;
+pub mod audit;
 #[doc(hidden)]
 pub mod bench;
 mod cache;

@@ -62,7 +62,7 @@ pub(super) struct Range {
 
 impl Range {
     /// First instant, and the one after the last.
-    fn bounds(&self) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
+    pub(super) fn bounds(&self) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
         if let Some(year) = self.year {
             let begins = |year: u16| date("--year", &format!("{year:04}-01-01"));
             return Ok((Some(begins(year)?), Some(begins(year + 1)?)));

@@ -1,13 +1,9 @@
 //! What an operator asks a running broker.
 
-use std::fmt::Display;
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{ContentArrangement, Table};
 use serde_json::{Value, json};
 use sotto_common::dsse::VerifyingKey;
 use sotto_common::error::{Error, ErrorCode};
@@ -26,6 +22,7 @@ use sotto_proto::v1::membership_service_client::MembershipServiceClient;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use super::print::say;
 use super::{Fault, Output, Result, printable};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -442,57 +439,11 @@ impl Client {
     }
 
     pub(super) fn print(&self, columns: &[&str], rows: Vec<Value>) -> Result<()> {
-        match self.output {
-            Output::Json => return say(&Value::Array(rows)),
-            Output::Csv => return say(&csv(columns, &rows)),
-            Output::Table => {}
-        }
-        let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED).set_header(columns);
-        if std::io::stdout().is_terminal() {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-        } else {
-            table.force_no_tty();
-        }
-        for row in rows {
-            table.add_row(columns.iter().map(|column| cell(&row[column])));
-        }
-        say(&table)
+        self.output.print(columns, rows)
     }
-}
 
-/// A value for people and tables; one that is not there is empty.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::String(text) => printable(text),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
-}
-
-/// A line of names and one for each row (RFC 4180), without the last line's end.
-fn csv(columns: &[&str], rows: &[Value]) -> String {
-    let mut text = columns.join(",");
-    for row in rows {
-        let cells = columns.iter().map(|column| {
-            let cell = cell(&row[column]);
-            if cell.contains([',', '"']) {
-                format!("\"{}\"", cell.replace('"', "\"\""))
-            } else {
-                cell
-            }
-        });
-        text.push('\n');
-        text.push_str(&cells.collect::<Vec<_>>().join(","));
-    }
-    text
-}
-
-/// Prints a line; a reader that has had enough of it is no failure.
-fn say(line: &dyn Display) -> Result<()> {
-    match writeln!(std::io::stdout(), "{line}") {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+    pub(super) const fn output(&self) -> Output {
+        self.output
     }
 }
 
@@ -543,18 +494,22 @@ pub(super) fn date(option: &str, day: &str) -> Result<Timestamp> {
 }
 
 pub(super) fn answer<T>(result: std::result::Result<Response<T>, Status>) -> Result<T> {
-    result.map(Response::into_inner).map_err(|status| {
-        let error: Error = from_status(&status);
-        let code = if error.code == ErrorCode::Unavailable {
-            3
-        } else {
-            1
-        };
-        Fault {
-            text: error.to_string(),
-            code,
-        }
-    })
+    let answer = result.map(Response::into_inner);
+    answer.map_err(|status| refused(&status))
+}
+
+/// What the broker refused, or that it cannot be reached.
+pub(super) fn refused(status: &Status) -> Fault {
+    let error: Error = from_status(status);
+    let code = if error.code == ErrorCode::Unavailable {
+        3
+    } else {
+        1
+    };
+    Fault {
+        text: error.to_string(),
+        code,
+    }
 }
 
 fn fingerprint(node: &v1::EnrolledNode) -> String {

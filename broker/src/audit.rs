@@ -1,0 +1,20 @@
+//! The audit log away from the broker (protocol §11, workflow.md "Audit"): what an auditor does with
+//! an export, without a network and without believing anybody.
+//!
+//! [`export`] is the file, read and written message by message. [`verify`] goes through its entries
+//! once and ends at the first that fails: the tree and its checkpoint, the cosignatures, the openings,
+//! what nodes have signed, and, entry by entry, whether what is said to have happened may have
+//! happened. [`statistics`] counts what the entries say, [`html`] draws it.
+//!
+//! Memory grows with what has states (hits, sessions, publications, follow-ups), not with the file.
+
+pub mod export;
+pub mod failure;
+mod head;
+pub mod html;
+mod replay;
+mod statements;
+pub mod statistics;
+#[cfg(test)]
+mod testing;
+pub mod verify;
