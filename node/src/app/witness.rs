@@ -159,7 +159,7 @@ impl App {
                 () = log.cleared.notified() => return Ok(()),
             };
             let Some(told) = told else { return Ok(()) };
-            self.take_note(log, &told.note).await?;
+            self.hear_of(log, &told.note).await?;
             backoff.reset();
         }
     }
@@ -168,7 +168,7 @@ impl App {
     ///
     /// # Errors
     /// Those of the broker and of the store.
-    pub(super) async fn take_note(&self, log: &FollowedLog, note: &[u8]) -> Result<()> {
+    pub(super) async fn hear_of(&self, log: &FollowedLog, note: &[u8]) -> Result<()> {
         // While an alarm stands nothing is believed of the log, and nothing cosigned.
         if self.store.has_alarm().await? {
             return Ok(());

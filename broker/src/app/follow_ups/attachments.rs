@@ -209,7 +209,7 @@ impl Broker {
             Err(error) if error.code == ErrorCode::Internal => false,
             Err(error) => return Err(error),
         };
-        let settled = self.settle(&record, &chunks, is_right).await?;
+        let settled = self.settle_attachment(&record, &chunks, is_right).await?;
         if is_right && settled {
             return Ok(());
         }
@@ -224,7 +224,7 @@ impl Broker {
 
     /// Keeps a file that is all here, or throws away what was uploaded; false if that is not what
     /// stands there any more.
-    async fn settle(
+    async fn settle_attachment(
         &self,
         record: &AttachmentRecord,
         chunks: &[AttachmentChunk],

@@ -74,7 +74,7 @@ impl Broker {
     }
 
     /// The right edge of the tree of the last checkpoint, and the size that the log has now.
-    async fn edge(&self, community: &CommunityId) -> Result<(RightEdge, u64)> {
+    pub(super) async fn edge(&self, community: &CommunityId) -> Result<(RightEdge, u64)> {
         self.store
             .read_tx("log_edge", |tx| {
                 async move {
@@ -96,7 +96,7 @@ impl Broker {
             .await
     }
 
-    async fn leaf_hashes(
+    pub(super) async fn leaf_hashes(
         &self,
         community: &CommunityId,
         part: &Range<u64>,
@@ -122,7 +122,7 @@ impl Broker {
 
     /// Stores a part of what comes after the checkpoint of `signed` leaves; false if that is the
     /// last one no more.
-    async fn put_part(
+    pub(super) async fn put_part(
         &self,
         community: &CommunityId,
         signed: u64,

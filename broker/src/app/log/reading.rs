@@ -14,7 +14,7 @@ use sotto_proto::v1;
 use super::checkpoints::note_of;
 use super::{latest, leaf_unknown, signed_size};
 use crate::app::membership::may_read;
-use crate::app::{Broker, enrolled, envelope};
+use crate::app::{Broker, envelope};
 use crate::datastore::{EntryFilter, LoggedRecord, Tx};
 
 /// Entries that one call of a list looks at, at most: case references stand in the openings alone.
@@ -236,7 +236,7 @@ pub(super) async fn is_shown(
         return Ok(false);
     };
     let hit = tx.get_hit(community, node, id).await?;
-    Ok(hit.is_some_and(|hit| hit.state != HitState::Quarantined))
+    Ok(hit.is_some_and(|found| found.hit.state != HitState::Quarantined))
 }
 
 /// An erased entry has no case reference, and one that cannot be read neither.

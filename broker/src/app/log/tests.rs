@@ -55,11 +55,12 @@ fn node(name: &str) -> sotto_common::ids::NodeId {
 impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let store = Datastore::open_file(&dir.path().join("ledger.db"), ColumnCipher::off());
+        let ledger = dir.path().join("ledger.db");
+        let store = Datastore::open_file(&ledger, ColumnCipher::off()).await;
         let clock = MockClock::at(NOW);
         let own = "spiffe://sotto.test/broker/main".parse();
         let parts = Parts {
-            store: store.await.expect("open"),
+            store: store.expect("open"),
             objects: Objects::open(&ObjectsUrl::Local, dir.path(), None).expect("a store"),
             cache: Cache::open(dir.path()).expect("a cache"),
             replica_file: dir.path().join("replica"),
@@ -217,8 +218,9 @@ async fn tiles_of_a_part_that_was_never_signed_do_no_harm() {
     let after = world.sign().await;
     let proof = world
         .broker
-        .prove_consistency(None, &community(), before.size, after.size);
-    verify_consistency(&before, &after, &proof.await.expect("proved")).expect("only grown");
+        .prove_consistency(None, &community(), before.size, after.size)
+        .await;
+    verify_consistency(&before, &after, &proof.expect("proved")).expect("only grown");
     // Whoever began before that checkpoint puts nothing more.
     let put = world
         .broker
@@ -341,8 +343,9 @@ async fn openings_are_erased_after_their_time_and_the_tree_stays() {
     assert_eq!(counts.collect::<Vec<_>>(), ["500", "10"]);
     let proof = world
         .broker
-        .prove_consistency(None, &community(), before.size, after.size);
-    verify_consistency(&before, &after, &proof.await.expect("proved")).expect("only grown");
+        .prove_consistency(None, &community(), before.size, after.size)
+        .await;
+    verify_consistency(&before, &after, &proof.expect("proved")).expect("only grown");
     let proved = world
         .broker
         .prove_inclusion(None, &community(), 0, after.size)

@@ -157,7 +157,7 @@ async fn witness() -> (App, Arc<FakeLog>, TempDir) {
 
 async fn take(app: &App, note: &[u8]) -> Result<()> {
     let log = app.log.as_ref().expect("followed");
-    app.take_note(log, note).await
+    app.hear_of(log, note).await
 }
 
 async fn stored(app: &App) -> u64 {
