@@ -5,27 +5,11 @@
 //! again, at the next broker on that folder.
 
 use std::fs;
-use std::pin::pin;
-use std::task::Poll;
 
 use sotto_common::followup::attachment::SEGMENT;
+use sotto_common::testing::kill::killed_after;
 
 use super::*;
-
-/// Runs work until it has waited so many times, then drops it where it is; `None` if it was.
-async fn killed_after<T>(waits: usize, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    let mut left = waits;
-    std::future::poll_fn(move |cx| match work.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if left == 0 => Poll::Ready(None),
-        Poll::Pending => {
-            left -= 1;
-            Poll::Pending
-        }
-    })
-    .await
-}
 
 /// A broker on a folder for as long as some work takes: with its runtime ends whatever it has set
 /// off on other threads, as with a process.
