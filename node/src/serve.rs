@@ -27,6 +27,7 @@ use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
 use crate::app::App;
+use crate::app::follow_ups::attachments::Unfinished;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
 use crate::app::sources::Sources;
@@ -173,6 +174,7 @@ async fn build(
         custodians: config.custodians.clone(),
         outbox_dir: config.outbox_dir(),
         attachments_dir: config.attachments_dir(),
+        unfinished: Unfinished::default(),
         store: Store::open(&config.store_file(), cipher.clone()).await?,
         keystore: Keystore::open(&config.keys_dir(), cipher, &mut os_rng())?,
         broker: Broker::new(tls, &config.broker)?,
