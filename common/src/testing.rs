@@ -1,4 +1,5 @@
 //! What the tests of several crates need; no part of any program.
 
+pub mod kill;
 pub mod postgres;
 pub mod s3;

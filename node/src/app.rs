@@ -46,6 +46,7 @@ use crate::config::Settings;
 use crate::keystore::Keystore;
 use crate::store::{ProbeKey, Store};
 use catalogue::Catalogue;
+use follow_ups::attachments::Unfinished;
 use jobs::Jobs;
 use policies::Policies;
 use probe::ProbeProgress;
@@ -63,6 +64,8 @@ pub(crate) struct App {
     pub(crate) outbox_dir: PathBuf,
     /// Where sealed files wait for the broker, or to be opened.
     pub(crate) attachments_dir: PathBuf,
+    /// Files that broke off on their way to this node.
+    pub(crate) unfinished: Unfinished,
     pub(crate) store: Store,
     pub(crate) keystore: Keystore,
     pub(crate) broker: Broker,

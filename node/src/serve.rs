@@ -28,6 +28,7 @@ use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
 use crate::app::App;
+use crate::app::follow_ups::attachments::Unfinished;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
 use crate::app::sources::Sources;
@@ -177,6 +178,7 @@ async fn build(
         custodians: config.custodians.clone(),
         outbox_dir: config.outbox_dir(),
         attachments_dir: config.attachments_dir(),
+        unfinished: Unfinished::default(),
         log: followed_log(config, &keystore)?,
         store,
         keystore,

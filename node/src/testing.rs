@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::app::follow_ups::attachments::Unfinished;
 use crate::app::jobs::Jobs;
 use crate::app::policies::Policies;
 use crate::app::sources::Sources;
@@ -162,6 +163,7 @@ pub(crate) async fn app_of(own: &str) -> (App, TempDir) {
         custodians: vec![node("nl-fiu"), node("de-bka")],
         outbox_dir: dir.path().join("outbox"),
         attachments_dir: attachments,
+        unfinished: Unfinished::default(),
         store: Store::open(&dir.path().join("node.db"), cipher.clone())
             .await
             .expect("opened"),

@@ -219,6 +219,7 @@ impl Unit {
             follow_up_id: id.to_vec().into(),
             name: name.into(),
             size: content.len() as u64,
+            ..Default::default()
         });
         let chunks = content.chunks(100_000);
         let chunks = chunks.map(|chunk| Part::Chunk(chunk.to_vec().into()));

@@ -133,7 +133,7 @@ pub(crate) enum FollowUpCommand {
     ///
     /// The form says of every item whether it is provided, refused or pending. Files are sealed and
     /// sent before the answer is proposed. After a break give the command again: what is at the node
-    /// already is not sent twice.
+    /// already is not sent twice, and a file that broke off goes on from there.
     #[command(after_help = "Examples:\n  \
         sotto-node followup answer 019a1b2c-… --blank > answer.toml\n  \
         sotto-node followup answer 019a1b2c-… --form answer.toml --attach report.pdf")]
@@ -141,7 +141,8 @@ pub(crate) enum FollowUpCommand {
     /// Holder: list the files that are at the node for an answer, or remove one
     ///
     /// A file can be removed until the answer is approved. An answer that waits for approval is then
-    /// a new proposal without it.
+    /// a new proposal without it. A file whose bytes are missing, as after a restore without them, is to
+    /// be attached again.
     #[command(after_help = "Examples:\n  \
         sotto-node followup files 019a1b2c-…\n  \
         sotto-node followup files 019a1b2c-… --remove 019a1b2e-…")]

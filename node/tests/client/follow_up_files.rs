@@ -27,7 +27,7 @@ fn known(id: &str, name: &str, content: &[u8]) -> v1::NodeFollowUpAttachment {
         name: name.into(),
         size: content.len() as u64,
         sha256: Sha256::digest(content).to_vec().into(),
-        at_broker: false,
+        ..Default::default()
     }
 }
 
@@ -70,6 +70,62 @@ async fn an_answer_that_broke_off_goes_on_with_the_file_that_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_broke_off_goes_on_if_it_is_the_same_and_begins_anew_if_not() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let (same, other) = (lab.path("same.pdf"), lab.path("other.pdf"));
+    std::fs::write(&same, "the same").expect("written");
+    std::fs::write(&other, "another").expect("written");
+    for (name, content) in [("same.pdf", "the same"), ("other.pdf", "the old")] {
+        let broke_off = v1::UnfinishedAttachment {
+            name: name.into(),
+            size: content.len() as u64,
+            sha256: Sha256::digest(content).to_vec().into(),
+            acknowledged: 4,
+        };
+        lab.node.unfinished.lock().expect("lock").push(broke_off);
+    }
+    let listed = run(&lab, &["followup", "files", ID]).await;
+    let said = stderr(&listed);
+    assert!(
+        said.contains("same.pdf broke off after 4 of 8 bytes"),
+        "{said}"
+    );
+    let (same, other) = (text(&same), text(&other));
+    let args = [
+        "followup", "answer", ID, "--form", FORM, "--attach", same, other,
+    ];
+    let output = run(&lab, &args).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(
+        said.contains("same.pdf goes on after 4 of 8 bytes"),
+        "{said}"
+    );
+    let changes = lab.node.changes();
+    assert_eq!(changes[0], "file same.pdf of 8 from 4 on");
+    assert_eq!(changes[1], "file other.pdf of 7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_bytes_the_node_has_lost_is_told_and_sent_again() {
+    let lab = Lab::start(FakeNode::default()).await;
+    let path = lab.path("report.pdf");
+    std::fs::write(&path, "a report").expect("written");
+    lab.node.put_file(v1::NodeFollowUpAttachment {
+        bytes_missing: true,
+        ..known(FILE, "report.pdf", b"a report")
+    });
+    let files = ["followup", "files", ID, "--output", "json"];
+    let listed = json(&run(&lab, &files).await);
+    assert_eq!(listed[0]["state"], "bytes missing: attach again");
+    let path = text(&path);
+    let args = ["followup", "answer", ID, "--form", FORM, "--attach", path];
+    let output = run(&lab, &args).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(lab.node.changes()[0], "file report.pdf of 8");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_file_of_a_name_is_refused_before_the_first_one_goes() {
     let lab = Lab::start(FakeNode::default()).await;
     let (new, report) = (lab.path("new.pdf"), lab.path("report.pdf"));
@@ -104,8 +160,9 @@ async fn files_of_an_answer_are_listed_and_removed() {
     assert_eq!(listed[1]["size"], 1);
     assert_eq!(listed[0]["sha256"], hex::encode(Sha256::digest(b"")));
     assert_eq!(listed[0]["at_broker"], false);
+    assert_eq!(listed[0]["state"], "at the node");
     let csv = stdout(&files(&["--output", "csv"]).await);
-    assert!(csv.starts_with("attachment,name,size,sha256,at_broker\n"));
+    assert!(csv.starts_with("attachment,name,size,sha256,at_broker,state\n"));
     assert!(!csv.contains('\u{1b}'), "{csv}");
 
     let output = files(&["--remove", FILE, "--output", "tsv"]).await;

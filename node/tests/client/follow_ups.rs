@@ -347,19 +347,24 @@ pub(crate) async fn add_follow_up_attachment(
 ) -> Answer<v1::AddFollowUpAttachmentResponse> {
     use v1::add_follow_up_attachment_request::Part;
     let mut begun = v1::AttachmentDescription::default();
-    let mut size = 0;
+    let mut sent = 0;
     while let Some(part) = parts.message().await? {
         match part.part {
             Some(Part::Begin(description)) => begun = description,
-            Some(Part::Chunk(chunk)) => size += chunk.len() as u64,
+            Some(Part::Chunk(chunk)) => sent += chunk.len() as u64,
             None => {}
         }
     }
-    if size != begun.size {
+    let size = begun.offset + sent;
+    if size != begun.size || begun.sha256.len() != 32 {
         let error = Error::new(ErrorCode::AttachmentState, "another size than announced");
         return Err(to_status(error));
     }
-    node.note(format!("file {} of {size}", begun.name));
+    let from = match begun.offset {
+        0 => String::new(),
+        offset => format!(" from {offset} on"),
+    };
+    node.note(format!("file {} of {size}{from}", begun.name));
     Ok(Response::new(v1::AddFollowUpAttachmentResponse {
         attachment_id: bytes(ID),
     }))

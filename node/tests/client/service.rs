@@ -59,6 +59,8 @@ pub(crate) struct FakeNode {
     reviewed: Arc<Mutex<Vec<v1::ReviewHitRequest>>>,
     /// What is there for the answer of the one follow-up.
     files: Arc<Mutex<Vec<v1::NodeFollowUpAttachment>>>,
+    /// What broke off on its way there.
+    pub(crate) unfinished: Arc<Mutex<Vec<v1::UnfinishedAttachment>>>,
     asked: Arc<Mutex<follow_ups::Asked>>,
 }
 
@@ -363,9 +365,9 @@ impl v1::analyst_service_server::AnalystService for FakeNode {
         &self,
         _: Request<v1::ListFollowUpAttachmentsRequest>,
     ) -> Result<Response<v1::ListFollowUpAttachmentsResponse>, Status> {
-        let attachments = self.files.lock().expect("lock").clone();
         Ok(Response::new(v1::ListFollowUpAttachmentsResponse {
-            attachments,
+            attachments: self.files.lock().expect("lock").clone(),
+            unfinished: self.unfinished.lock().expect("lock").clone(),
         }))
     }
 

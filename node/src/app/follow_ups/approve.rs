@@ -30,6 +30,9 @@ impl App {
         self.check_log().await?;
         let before = self.follow_up(id).await?;
         let step = check_proposal(&before, proposal, caller)?;
+        if step == FollowUpStep::Answer {
+            self.check_files(id).await?;
+        }
         let peer = self.peer(before.epoch, &before.counterpart).await?;
         let mut key = None;
         if step == FollowUpStep::Submit {
@@ -56,7 +59,12 @@ impl App {
             f.alarm.clear();
             Ok(())
         };
-        self.change_with_files(id, None, &approve).await
+        let approved = self.change_with_files(id, None, &approve).await?;
+        if step == FollowUpStep::Answer {
+            // No further file goes with it.
+            self.unfinished.forget_of(id);
+        }
+        Ok(approved)
     }
 }
 

@@ -2,44 +2,40 @@
 //! by segment. What lies on the disk in between is sealed to the requester.
 
 mod read;
+mod receive;
 mod spool;
 
 use futures::{Stream, StreamExt as _};
 use prost::bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::followup::attachment::{
-    AttachmentClear, AttachmentHasher, MAX_NAME, SEGMENT, SegmentSealer,
-};
+use sotto_common::followup::attachment::{AttachmentClear, MAX_NAME};
 use sotto_common::followup::step::MAX_ATTACHMENTS;
 use sotto_common::followup::{FollowUpState, FollowUpStep, Party};
 use sotto_common::ids::{AttachmentId, FollowUpId};
 use sotto_common::random::os_rng;
 use sotto_common::sealed::{SealError, Suite};
-use sotto_common::secret::{Confidential, Secret};
-use sotto_proto::convert::follow_up::write_attachment;
+use sotto_proto::convert::follow_up::read_attachment;
 use sotto_proto::v1;
-use tokio::io::AsyncWriteExt as _;
-use zeroize::Zeroizing;
 
 use super::super::App;
 use super::draft::fill_in;
-use super::{Peer, mismatch};
+use super::mismatch;
 use crate::auth::Caller;
 use crate::broker::{CALL_TIMEOUT, LONG_CALL_TIMEOUT, call_once, refusal};
 use crate::follow_up::{LocalFollowUp, News, ProposalId};
 use crate::store::{FileChange, StoredAttachment};
-use spool::{Spooled, disk, upload_parts};
+pub(crate) use receive::{Announcement, Unfinished, UnfinishedFile};
+use receive::{Receiving, Slot, elsewhere};
+use spool::upload_parts;
 
 const SUITE: Suite = Suite::X25519Sha256ChaCha20Poly1305;
 
-/// What is kept of a file beside its sealed bytes.
-struct SealedFile {
-    enc: Vec<u8>,
-    /// What the answer names.
-    digest: [u8; 32],
-    /// Of its plaintext.
-    content_digest: Secret<32>,
+/// Why a file did not come whole.
+enum Ended {
+    /// Its sender is gone, or somebody else sends it: what has come of it stays.
+    There(Error),
+    /// This node's disk, or another file than was announced: nothing of it stays.
+    Here(Error),
 }
 
 /// A sealing that does not work: what it is of is wrong, or changed.
@@ -51,55 +47,64 @@ fn seal_error(_: SealError) -> Error {
 }
 
 impl App {
-    /// Adds a file to the answer that is being drafted; it has exactly `size` bytes. An answer that
-    /// is proposed already is a new proposal with it.
+    /// Adds a file to the answer that is being drafted: `chunks` are what is announced from `offset`
+    /// on. It takes the place of one of its name whose bytes are missing. An answer that is proposed
+    /// already is a new proposal with it. A file whose digest is announced stays as far as it has come
+    /// if its sender breaks off, also by dropping this.
     ///
     /// # Errors
     /// `FOLLOW_UP_UNKNOWN`; `FOLLOW_UP_MISMATCH` if no answer is due here; `LIMIT_REACHED` above 64
-    /// files; `INVALID_FIELD`; `UNAVAILABLE` if the disk is full. Nothing is left of the file then.
+    /// files; `OFFSET_MISMATCH` with the offset to go on from; `INVALID_FIELD`; `UNAVAILABLE` if the
+    /// disk is full. After the last two nothing is left of the file.
     pub(crate) async fn add_file(
         &self,
         caller: &Caller,
         id: FollowUpId,
-        (name, size): (&str, u64),
+        file: &Announcement,
+        offset: u64,
         chunks: impl Stream<Item = Result<Bytes>> + Unpin + Send,
     ) -> Result<AttachmentId> {
-        check_name(name)?;
+        check_name(file.name.expose())?;
         let follow_up = self.follow_up(id).await?;
         check_due(&follow_up)?;
-        let before = self.store.attachments(id).await?.len();
-        if before >= MAX_ATTACHMENTS {
+        let given = self.store.attachments(id).await?;
+        let mut instead_of = self.lost_files(&given).await?;
+        instead_of.retain(|lost| {
+            let of_name = |other: &StoredAttachment| other.id == *lost && other.name == file.name;
+            given.iter().any(of_name)
+        });
+        let others = given.len() - instead_of.len();
+        if others >= MAX_ATTACHMENTS {
             let text = format!("an answer has at most {MAX_ATTACHMENTS} files");
             return Err(Error::new(ErrorCode::LimitReached, text));
         }
-        let file = AttachmentId::generate(self.clock.now(), &mut os_rng());
-        // A name that says nothing of the case; the file's own is sealed with the answer.
-        let neutral = format!("attachment-{}", before + 1);
-        let clear = AttachmentClear::new(id, file, &neutral, size)?;
-        let peer = self.peer(follow_up.epoch, &follow_up.counterpart).await?;
-        let spooled = Spooled::create(&self.attachments_dir, file).await?;
-        let sealed = self
-            .seal_file(&peer, &follow_up, &clear, chunks, &spooled)
-            .await?;
-        let (clear, _) = write_attachment(&clear);
-        let stored = StoredAttachment {
-            id: file,
-            follow_up: id,
-            size,
-            name: Confidential::new(name),
-            clear,
-            enc: sealed.enc,
-            digest: sealed.digest,
-            content_digest: Some(sealed.content_digest),
-            uploaded: false,
-        };
+        let now = self.clock.now();
+        let slot = self.unfinished.slot(id, &caller.person, file, now);
+        let place = (offset, others + 1);
+        let received = self.receive(&slot, &follow_up, place, chunks).await;
+        if !matches!(received, Err(Ended::There(_))) {
+            self.unfinished.forget(&slot);
+        }
+        let received = received.map_err(|(Ended::There(error) | Ended::Here(error))| error)?;
         // Kept first: who hangs up meanwhile must not leave a row without its bytes.
-        spooled.keep();
-        if let Err(error) = self.redraft(caller, id, FileChange::Put(&stored)).await {
-            spool::remove(&self.attachments_dir, file).await?;
+        let stored = &received.keep(id, file);
+        let change = FileChange::Put {
+            file: stored,
+            instead_of: &instead_of,
+        };
+        if let Err(error) = self.redraft(caller, id, change).await {
+            spool::remove(&self.attachments_dir, stored.id).await?;
             return Err(error);
         }
-        Ok(file)
+        for lost in instead_of {
+            spool::remove(&self.attachments_dir, lost).await?;
+        }
+        Ok(stored.id)
+    }
+
+    /// What of this person's files broke off on its way to an answer.
+    pub(crate) fn unfinished_files(&self, caller: &Caller, id: FollowUpId) -> Vec<UnfinishedFile> {
+        self.unfinished.of(id, &caller.person)
     }
 
     /// The files that were given for an answer of this node, in the order in which they came.
@@ -118,6 +123,53 @@ impl App {
         self.store.attachments(follow_up.id).await
     }
 
+    /// Those of an answer's files whose bytes are neither at the broker nor here: this node's data
+    /// was brought back without them.
+    ///
+    /// # Errors
+    /// Those of the store and the disk.
+    pub(crate) async fn lost_files(&self, files: &[StoredAttachment]) -> Result<Vec<AttachmentId>> {
+        let mut lost = Vec::new();
+        for file in files.iter().filter(|file| !file.uploaded) {
+            if !self.is_here(file).await? {
+                lost.push(file.id);
+            }
+        }
+        if !lost.is_empty() {
+            // One that the broker has got meanwhile is not lost: its bytes go after that is noted.
+            let waiting = self.store.waiting_attachments().await?;
+            lost.retain(|file| waiting.contains(file));
+        }
+        Ok(lost)
+    }
+
+    /// Refuses an answer with a file whose bytes are missing, before anybody relies on it.
+    ///
+    /// # Errors
+    /// `ATTACHMENT_STATE`, naming the file; those of the store and the disk.
+    pub(super) async fn check_files(&self, id: FollowUpId) -> Result<()> {
+        let files = self.store.attachments(id).await?;
+        let lost = self.lost_files(&files).await?;
+        let Some(file) = files.iter().find(|file| lost.contains(&file.id)) else {
+            return Ok(());
+        };
+        // For the unit's own people, who gave it this name.
+        let name = file.name.expose();
+        let more = match lost.len() - 1 {
+            0 => String::new(),
+            more => format!(" and of {more} more"),
+        };
+        let text = format!(
+            "the bytes of {name}{more} are missing at this node: attach it again, or remove it"
+        );
+        Err(Error::new(ErrorCode::AttachmentState, text))
+    }
+
+    async fn is_here(&self, file: &StoredAttachment) -> Result<bool> {
+        let (clear, _) = read_attachment(&file.clear)?;
+        spool::has(&self.attachments_dir, file.id, clear.sealed_size()).await
+    }
+
     /// Takes a file out of the answer that is being drafted. An answer that is proposed already is
     /// a new proposal without it.
     ///
@@ -133,58 +185,58 @@ impl App {
         spool::remove(&self.attachments_dir, file).await
     }
 
-    async fn seal_file(
+    /// Takes what comes of a file until it is whole, as the file of this number.
+    async fn receive(
         &self,
-        peer: &Peer,
+        slot: &Slot,
         follow_up: &LocalFollowUp,
-        clear: &AttachmentClear,
+        (offset, number): (u64, usize),
         mut chunks: impl Stream<Item = Result<Bytes>> + Unpin + Send,
-        spooled: &Spooled,
-    ) -> Result<SealedFile> {
-        let (_, clear_digest) = write_attachment(clear);
-        let parties = (&follow_up.own, &follow_up.counterpart);
-        let begun = SegmentSealer::begin(&peer.hpke, clear, clear_digest, parties, &mut os_rng());
-        let (enc, mut segments) = begun.map_err(seal_error)?;
-        let mut hasher = AttachmentHasher::new(&clear_digest, SUITE, &enc);
-        let mut content = Sha256::new();
-        let mut out = spooled.writer().await?;
-        let mut buffer = Zeroizing::new(Vec::with_capacity(2 * SEGMENT));
-        let mut left = clear.size;
-        let other_size = || Error::field("size", "what came is of another size than was said");
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk?;
-            left = left
-                .checked_sub(chunk.len() as u64)
-                .ok_or_else(other_size)?;
-            content.update(&chunk);
-            let mut chunk = &chunk[..];
-            while !chunk.is_empty() {
-                let (now, later) = chunk.split_at(chunk.len().min(SEGMENT - buffer.len()));
-                buffer.extend_from_slice(now);
-                chunk = later;
-                if buffer.len() == SEGMENT {
-                    let sealed = segments.seal(&buffer).map_err(seal_error)?;
-                    hasher.update(&sealed);
-                    out.write_all(&sealed).await.map_err(disk)?;
-                    buffer.clear();
+    ) -> Result<Receiving, Ended> {
+        let (mut received, sender) = slot.enter().await;
+        if offset == 0 {
+            // Sent from its beginning: what has come of it before goes.
+            *received = None;
+            slot.acknowledge(0);
+            let begun = self.begin_file(follow_up, slot.file.size, number).await;
+            *received = Some(begun.map_err(Ended::Here)?);
+        }
+        let acknowledged = received.as_ref().map_or(0, Receiving::taken);
+        let here = received.as_mut().filter(|_| acknowledged == offset);
+        let here = here.ok_or_else(|| Ended::There(elsewhere(acknowledged)))?;
+        here.go_on().await.map_err(Ended::Here)?;
+        let overtaken = slot.overtaken(sender);
+        tokio::pin!(overtaken);
+        loop {
+            let chunk = tokio::select! {
+                () = &mut overtaken => {
+                    let text = "this file is sent by another call of yours now";
+                    return Err(Ended::There(Error::unavailable(text)));
                 }
-            }
+                chunk = chunks.next() => chunk,
+            };
+            let Some(chunk) = chunk else { break };
+            let chunk = chunk.map_err(Ended::There)?;
+            here.take(&chunk, slot).await.map_err(Ended::Here)?;
         }
-        if left != 0 {
-            return Err(other_size());
-        }
-        if !segments.is_complete() {
-            let sealed = segments.seal(&buffer).map_err(seal_error)?;
-            hasher.update(&sealed);
-            out.write_all(&sealed).await.map_err(disk)?;
-        }
-        out.flush().await.map_err(disk)?;
-        out.sync_all().await.map_err(disk)?;
-        Ok(SealedFile {
-            enc,
-            digest: hasher.finish(),
-            content_digest: Secret::new(content.finalize().into()),
-        })
+        here.finish(&slot.file).await.map_err(Ended::Here)?;
+        // It is there: this call holds it.
+        Option::take(&mut received).ok_or_else(|| Ended::There(elsewhere(0)))
+    }
+
+    async fn begin_file(
+        &self,
+        follow_up: &LocalFollowUp,
+        size: u64,
+        number: usize,
+    ) -> Result<Receiving> {
+        let file = AttachmentId::generate(self.clock.now(), &mut os_rng());
+        // A name that says nothing of the case; the file's own is sealed with the answer.
+        let neutral = format!("attachment-{number}");
+        let clear = AttachmentClear::new(follow_up.id, file, &neutral, size)?;
+        let peer = self.peer(follow_up.epoch, &follow_up.counterpart).await?;
+        let parties = (&follow_up.own, &follow_up.counterpart);
+        Receiving::begin(&self.attachments_dir, &peer.hpke, &clear, parties).await
     }
 
     /// Changes the files of an answer that is drafted. One that is proposed already names them as
@@ -213,6 +265,7 @@ impl App {
 
     /// Forgets the files of a follow-up, and removes what is sealed of them.
     pub(super) async fn drop_files(&self, id: FollowUpId) -> Result<()> {
+        self.unfinished.forget_of(id);
         for file in self.store.attachments(id).await? {
             spool::remove(&self.attachments_dir, file.id).await?;
         }
@@ -228,7 +281,8 @@ impl App {
         spool::clear(&self.attachments_dir, &waiting).await
     }
 
-    /// Brings the files of an answer to the broker, from where it has them.
+    /// Brings the files of an answer to the broker, from where it has them. An approved answer with a
+    /// file whose bytes are missing is taken back.
     ///
     /// # Errors
     /// Those of the broker; it is tried again.
@@ -242,15 +296,33 @@ impl App {
             // No answer will name them.
             return self.drop_files(follow_up.id).await;
         }
+        let mut is_lost = false;
         for file in waiting {
-            self.upload_file(file).await?;
-            self.store.set_uploaded(file.id).await?;
-            spool::remove(&self.attachments_dir, file.id).await?;
+            if self.upload_file(file).await? {
+                self.store.set_uploaded(file.id).await?;
+                spool::remove(&self.attachments_dir, file.id).await?;
+            } else {
+                is_lost = true;
+            }
+        }
+        let mut pending = follow_up.steps.iter().filter(|s| s.taken_at.is_none());
+        if is_lost && pending.any(|step| step.clear.step() == FollowUpStep::Answer) {
+            self.drop_answer(follow_up.id).await?;
         }
         Ok(())
     }
 
-    async fn upload_file(&self, file: &StoredAttachment) -> Result<()> {
+    /// Takes back an approved answer, a file of which the broker has not and can never get.
+    async fn drop_answer(&self, id: FollowUpId) -> Result<()> {
+        let drop_it = |f: &mut LocalFollowUp| {
+            f.drop_pending("the bytes of a file are missing at this node: attach it again");
+            Ok(())
+        };
+        self.change(id, &drop_it).await.map(drop)
+    }
+
+    /// Brings a file to the broker; false if its bytes are missing, there and here.
+    async fn upload_file(&self, file: &StoredAttachment) -> Result<bool> {
         let (kem, kdf, aead) = SUITE.ids();
         let announced = v1::CreateAttachmentRequest {
             community: self.community.to_string(),
@@ -265,7 +337,10 @@ impl App {
         let create = |request| async move { client.create_attachment(request).await };
         let begun = call_once(announced, CALL_TIMEOUT, create).await?;
         if begun.acknowledged >= begun.sealed_size {
-            return Ok(());
+            return Ok(true);
+        }
+        if !self.is_here(file).await? {
+            return Ok(false);
         }
         let place = v1::AttachmentPlace {
             community: self.community.to_string(),
@@ -282,7 +357,7 @@ impl App {
         if answer.acknowledged < begun.sealed_size {
             return Err(Error::unavailable("a file is not whole at the broker yet"));
         }
-        Ok(())
+        Ok(true)
     }
 }
 

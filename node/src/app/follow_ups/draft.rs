@@ -109,7 +109,8 @@ impl App {
     ///
     /// # Errors
     /// `FOLLOW_UP_UNKNOWN`, `FOLLOW_UP_MISMATCH`, `ILLEGAL_TRANSITION`, `FORM_INCOMPLETE`,
-    /// `INVALID_FIELD`, `LOG_INCONSISTENT`.
+    /// `INVALID_FIELD`, `LOG_INCONSISTENT`; `ATTACHMENT_STATE` for an answer with a file whose bytes are
+    /// missing.
     pub(crate) async fn propose_step(
         &self,
         caller: &Caller,
@@ -121,6 +122,9 @@ impl App {
         if !step.needs_four_eyes() {
             let text = "a step that one person drafts and another approves";
             return Err(Error::field("step", text));
+        }
+        if step == FollowUpStep::Answer {
+            self.check_files(id).await?;
         }
         let propose = |f: &mut LocalFollowUp, files: &[StoredAttachment]| {
             let proposal = self.propose_on(f, caller, step, draft.clone(), files)?;

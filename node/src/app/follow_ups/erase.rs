@@ -28,12 +28,13 @@ pub(crate) fn keep_erasing(app: Arc<App>) -> BoxFuture<'static, ()> {
 }
 
 impl App {
-    /// Erases what is due now.
+    /// Erases what is due now, and files that broke off on their way to this node.
     ///
     /// # Errors
     /// Those of the store.
     pub(super) async fn erase_follow_ups(&self) -> Result<()> {
         let now = self.clock.now();
+        self.unfinished.forget_old(now);
         for epoch in self.store.epochs().await? {
             let kept = epoch.manifest.profile.retention.follow_ups;
             let before = now.minus(kept);

@@ -4,8 +4,10 @@ mod broker;
 mod crash;
 mod files;
 mod life;
+mod lost;
 mod people;
 mod presence;
+mod unfinished;
 
 use std::sync::Arc;
 use std::time::Duration;

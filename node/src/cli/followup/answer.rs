@@ -51,16 +51,17 @@ pub(super) async fn run(context: &Context, client: &Client, args: AnswerArgs) ->
             && outcome.state() == v1::ItemState::Provided
     });
     let at_node = given::list(client, args.id, "").await?;
-    if provides_files && files.is_empty() && at_node.is_empty() {
+    if provides_files && files.is_empty() && at_node.attachments.is_empty() {
         context.note("ATTACHMENTS is provided without --attach, and no file is at the node");
     }
-    for file in given::missing(context, args.id, &at_node, files)? {
+    for file in given::missing(context, args.id, &at_node.attachments, files)? {
         let name = file.name.clone();
-        let id = files::add(client, args.id, file).await.map_err(|fault| {
+        let sent = files::add(context, client, args.id, file, &at_node.unfinished);
+        let id = sent.await.map_err(|fault| {
             Fault::with_hint(
                 format!("{name} was not sent: {}", text(fault)),
                 "nothing was proposed; give the command again once the cause is gone: files that \
-                 are at the node are not sent again",
+                 are at the node are not sent again, and one that broke off goes on from there",
             )
         })?;
         context.note(&format!("{name} is at the node, as {id}"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek as _, Write as _};
+use std::io::{Read, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{bytes, shown, steps};
+use super::{bytes, given, shown, steps};
 use crate::cli::client::Client;
 use crate::cli::fault::{Fault, Result};
 use crate::cli::render::printable;
@@ -122,24 +122,42 @@ fn open(path: &Path) -> Result<Outgoing> {
     })
 }
 
-/// Sends a file; gives the attachment's id.
+/// Sends a file, from where the node has it if it broke off before; gives the attachment's id.
 ///
 /// # Errors
-/// If it changes while it is read, or the node refuses: nothing is kept then.
-pub(super) async fn add(client: &Client, id: FollowUpId, outgoing: Outgoing) -> Result<String> {
+/// If it changes while it is read, or the node refuses: nothing is kept then. If it breaks off, what
+/// has come stays at the node for a day.
+pub(super) async fn add(
+    context: &Context,
+    client: &Client,
+    id: FollowUpId,
+    outgoing: Outgoing,
+    unfinished: &[v1::UnfinishedAttachment],
+) -> Result<String> {
+    let digest = outgoing.digest()?;
+    let offset = given::acknowledged(unfinished, &outgoing, &digest);
+    if offset > 0 {
+        context.note(&format!(
+            "{} goes on after {offset} of {} bytes",
+            outgoing.name, outgoing.size
+        ));
+    }
     let bar = progress::bytes(Some(outgoing.size));
     bar.set_message(printable(&outgoing.name));
+    bar.set_position(offset);
     let (sender, receiver) = mpsc::channel(AHEAD);
     let begin = Part::Begin(v1::AttachmentDescription {
         follow_up_id: bytes(id),
         name: outgoing.name.clone(),
         size: outgoing.size,
+        sha256: digest.to_vec().into(),
+        offset,
     });
     // The channel is new and has room.
     let _ = sender.try_send(part(begin));
     let reading = {
         let (sender, bar) = (sender.clone(), bar.clone());
-        tokio::task::spawn_blocking(move || read(outgoing, &sender, &bar))
+        tokio::task::spawn_blocking(move || read(outgoing, offset, &sender, &bar))
     };
     let mut analyst = client.analyst();
     let call = analyst.add_follow_up_attachment(ReceiverStream::new(receiver));
@@ -166,21 +184,25 @@ fn part(part: Part) -> v1::AddFollowUpAttachmentRequest {
     v1::AddFollowUpAttachmentRequest { part: Some(part) }
 }
 
-/// Reads exactly as many bytes as were announced; ends early if the node has stopped listening.
+/// Reads exactly as many bytes as were announced, from an offset on; ends early if the node has
+/// stopped listening.
 fn read(
     outgoing: Outgoing,
+    offset: u64,
     sender: &mpsc::Sender<v1::AddFollowUpAttachmentRequest>,
     bar: &ProgressBar,
 ) -> Result<()> {
     let path = outgoing.path.display().to_string();
-    let mut input = bar.wrap_read(outgoing.file.take(outgoing.size + 1));
-    let mut left = outgoing.size;
+    let unreadable = |error: std::io::Error| Fault::new(format!("cannot read {path}: {error}"));
+    let (mut file, mut left) = (outgoing.file, outgoing.size - offset);
+    file.seek(SeekFrom::Start(offset)).map_err(unreadable)?;
+    let mut input = bar.wrap_read(file.take(left + 1));
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);
         (&mut input)
             .take(CHUNK as u64)
             .read_to_end(&mut chunk)
-            .map_err(|error| Fault::new(format!("cannot read {path}: {error}")))?;
+            .map_err(unreadable)?;
         let Some(rest) = left.checked_sub(chunk.len() as u64) else {
             return Err(Fault::new(format!("{path} grew while it was read")));
         };

@@ -25,7 +25,18 @@ pub(crate) struct FilesArgs {
     why: WhyArgs,
 }
 
-const FILE: &[&str] = &["attachment", "name", "size", "sha256", "at_broker"];
+const FILE: &[&str] = &["attachment", "name", "size", "sha256", "at_broker", "state"];
+
+/// Where a file is, and what to do if it is nowhere.
+const fn state(file: &v1::NodeFollowUpAttachment) -> &'static str {
+    if file.bytes_missing {
+        "bytes missing: attach again"
+    } else if file.at_broker {
+        "at the broker"
+    } else {
+        "at the node"
+    }
+}
 
 fn cells(file: &v1::NodeFollowUpAttachment) -> Vec<Cell> {
     let digest = (!file.sha256.is_empty()).then(|| hex::encode(&file.sha256));
@@ -35,6 +46,7 @@ fn cells(file: &v1::NodeFollowUpAttachment) -> Vec<Cell> {
         Cell::new(file.size),
         Cell::new(digest),
         Cell::new(file.at_broker),
+        Cell::new(state(file)),
     ]
 }
 
@@ -53,25 +65,45 @@ pub(super) async fn run(context: &Context, client: &Client, args: &FilesArgs) ->
     }
     let files = list(client, args.id, &args.why.why).await?;
     let mut rows = List::new(context.output, FILE, context.stdout())?;
-    for file in &files {
+    for file in &files.attachments {
         rows.row(&cells(file))?;
     }
-    Ok(rows.finish()?)
+    rows.finish()?;
+    for file in &files.unfinished {
+        context.note(&format!(
+            "{} broke off after {} of {} bytes: the same `followup answer` goes on from there",
+            file.name, file.acknowledged, file.size
+        ));
+    }
+    Ok(())
 }
 
-/// The files that are at the node for an answer.
+/// The files that are at the node for an answer, and those that broke off on their way there.
 pub(super) async fn list(
     client: &Client,
     id: FollowUpId,
     why: &str,
-) -> Result<Vec<v1::NodeFollowUpAttachment>> {
+) -> Result<v1::ListFollowUpAttachmentsResponse> {
     let request = v1::ListFollowUpAttachmentsRequest {
         follow_up_id: bytes(id),
         why: why.to_owned(),
     };
     let mut analyst = client.analyst();
     let answer = analyst.list_follow_up_attachments(unary(request)).await?;
-    Ok(answer.into_inner().attachments)
+    Ok(answer.into_inner())
+}
+
+/// How many bytes of a file of this content the node has of an earlier try; 0 of any other.
+pub(super) fn acknowledged(
+    unfinished: &[v1::UnfinishedAttachment],
+    file: &Outgoing,
+    digest: &[u8; 32],
+) -> u64 {
+    let is_same = |known: &&v1::UnfinishedAttachment| {
+        known.name == file.name && known.size == file.size && known.sha256[..] == digest[..]
+    };
+    let same = unfinished.iter().find(is_same);
+    same.map_or(0, |known| known.acknowledged.min(file.size))
 }
 
 /// What a file that is to go is to those that are at the node.
@@ -86,7 +118,10 @@ enum Place<'a> {
 }
 
 fn place<'a>(at_node: &'a [v1::NodeFollowUpAttachment], file: &Outgoing) -> Result<Place<'a>> {
-    let namesakes = at_node.iter().filter(|known| known.name == file.name);
+    // One whose bytes are missing gives its place to what is sent.
+    let namesakes = at_node
+        .iter()
+        .filter(|known| known.name == file.name && !known.bytes_missing);
     let namesakes: Vec<_> = namesakes.collect();
     let Some(&first) = namesakes.first() else {
         return Ok(Place::New);
@@ -121,9 +156,11 @@ pub(super) fn missing(
         |known: &&v1::NodeFollowUpAttachment| files.iter().any(|file| file.name == known.name);
     for other in at_node.iter().filter(|known| !is_chosen(known)) {
         let (name, attachment) = named(other);
-        context.note(&format!(
-            "{name} was given before, as {attachment}, and goes with the answer as well"
-        ));
+        context.note(&if other.bytes_missing {
+            format!("the bytes of {name}, given before as {attachment}, are missing at the node")
+        } else {
+            format!("{name} was given before, as {attachment}, and goes with the answer as well")
+        });
     }
     let mut missing = Vec::new();
     for file in files {
@@ -190,6 +227,45 @@ mod tests {
         older.sha256.clear();
         let older = [older];
         assert_eq!(place(&older, file).expect("read"), Place::Taken(&older[0]));
+        // What the node has lost is sent again, by whatever content.
+        for mut lost in [at_node[3].clone(), at_node[1].clone()] {
+            lost.bytes_missing = true;
+            assert_eq!(place(&[lost], file).expect("read"), Place::New);
+        }
+    }
+
+    #[test]
+    fn only_a_file_of_the_same_content_goes_on_where_one_broke_off() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.txt");
+        std::fs::write(&path, "content").expect("written");
+        let opened = open_all(&[path]).expect("opened");
+        let (file, digest) = (&opened[0], opened[0].digest().expect("read"));
+        let broke_off = |name: &str, content: &[u8], acknowledged| v1::UnfinishedAttachment {
+            name: name.into(),
+            size: content.len() as u64,
+            sha256: Sha256::digest(content).to_vec().into(),
+            acknowledged,
+        };
+        let others = [
+            broke_off("b.txt", b"content", 3),
+            broke_off("a.txt", b"context", 3),
+        ];
+        assert_eq!(acknowledged(&others, file, &digest), 0);
+        let same = [broke_off("a.txt", b"content", 3)];
+        assert_eq!(acknowledged(&same, file, &digest), 3);
+        let beyond = [broke_off("a.txt", b"content", 9)];
+        assert_eq!(acknowledged(&beyond, file, &digest), 7);
+    }
+
+    #[test]
+    fn a_file_is_somewhere_or_to_be_attached_again() {
+        let mut file = known("a.txt", b"content");
+        assert_eq!(state(&file), "at the node");
+        file.at_broker = true;
+        assert_eq!(state(&file), "at the broker");
+        (file.at_broker, file.bytes_missing) = (false, true);
+        assert_eq!(state(&file), "bytes missing: attach again");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use futures::{Stream, StreamExt as _, stream};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::followup::{FollowUpState, FollowUpStep, Party};
 use sotto_common::ids::{AttachmentId, FollowUpId, HitId};
+use sotto_common::secret::{Confidential, Secret};
 use sotto_proto::convert::follow_up::code;
 use sotto_proto::convert::{id, text, timestamp};
 use sotto_proto::status::from_inbound;
@@ -16,6 +17,7 @@ use tonic::Streaming;
 use super::{DEFAULT_PAGE, LARGEST_PAGE};
 use crate::access::{MAX_OBJECTS, Why};
 use crate::app::App;
+use crate::app::follow_ups::attachments::{Announcement, UnfinishedFile};
 use crate::auth::Caller;
 use crate::follow_up::{LocalFollowUp, ProposalId};
 use crate::store::{FollowUpFilter, StoredAttachment};
@@ -270,11 +272,26 @@ pub(super) async fn add_attachment(
             _ => Err(Error::field("chunk", "1 byte to 1 MiB")),
         }
     });
-    let file = (begin.name.as_str(), begin.size);
-    let added = app.add_file(caller, id, file, chunks.boxed()).await?;
+    let file = Announcement {
+        name: Confidential::new(begin.name),
+        size: begin.size,
+        content: content_digest(&begin.sha256)?,
+    };
+    let added = app.add_file(caller, id, &file, begin.offset, chunks.boxed());
+    let added = added.await?;
     Ok(v1::AddFollowUpAttachmentResponse {
         attachment_id: added.as_bytes().to_vec().into(),
     })
+}
+
+/// The digest of a file, if it is told.
+fn content_digest(bytes: &[u8]) -> Result<Option<Secret<32>>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let digest = Secret::from_slice(bytes);
+    let digest = digest.ok_or_else(|| Error::field("sha256", "expected 32 bytes"))?;
+    Ok(Some(digest))
 }
 
 pub(super) async fn list_attachments(
@@ -285,16 +302,35 @@ pub(super) async fn list_attachments(
     let why = Why::parse(&request.why)?;
     let known = app.follow_up(follow_up_id(&request.follow_up_id)?).await?;
     let files = app.given_files(&known).await?;
+    let lost = app.lost_files(&files).await?;
+    let unfinished = app.unfinished_files(caller, known.id);
     let told = [(known.id, known.case_ref.as_str())];
     let action = "AnalystService/ListFollowUpAttachments";
     note(app, caller, action, told, &why).await?;
     Ok(v1::ListFollowUpAttachmentsResponse {
-        attachments: files.iter().map(attachment_view).collect(),
+        attachments: files
+            .iter()
+            .map(|file| attachment_view(file, lost.contains(&file.id)))
+            .collect(),
+        unfinished: unfinished.iter().map(unfinished_view).collect(),
     })
 }
 
+/// For whoever sent it: name and digest are told.
+fn unfinished_view(unfinished: &UnfinishedFile) -> v1::UnfinishedAttachment {
+    let file = &unfinished.file;
+    let content = file.content.as_ref();
+    let content = content.map(|digest| digest.expose().to_vec());
+    v1::UnfinishedAttachment {
+        name: file.name.expose().to_owned(),
+        size: file.size,
+        sha256: content.unwrap_or_default().into(),
+        acknowledged: unfinished.acknowledged,
+    }
+}
+
 /// For the unit's own people: name and digest are told.
-fn attachment_view(file: &StoredAttachment) -> v1::NodeFollowUpAttachment {
+fn attachment_view(file: &StoredAttachment, bytes_missing: bool) -> v1::NodeFollowUpAttachment {
     let content = file.content_digest.as_ref();
     let content = content.map(|digest| digest.expose().to_vec());
     v1::NodeFollowUpAttachment {
@@ -303,6 +339,7 @@ fn attachment_view(file: &StoredAttachment) -> v1::NodeFollowUpAttachment {
         size: file.size,
         sha256: content.unwrap_or_default().into(),
         at_broker: file.uploaded,
+        bytes_missing,
     }
 }
 
@@ -343,6 +380,7 @@ pub(super) async fn read_attachment(
             follow_up_id: request.follow_up_id,
             name: opened.name.clone(),
             size: opened.size,
+            ..Default::default()
         }),
         chunk: prost::bytes::Bytes::new(),
     };

@@ -45,7 +45,12 @@ pub(crate) struct StoredAttachment {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum FileChange<'a> {
     /// One more, whose sealed bytes are on the disk.
-    Put(&'a StoredAttachment),
+    Put {
+        /// The file.
+        file: &'a StoredAttachment,
+        /// Files that go with it, if they are still there.
+        instead_of: &'a [AttachmentId],
+    },
     /// One less.
     Delete(AttachmentId),
 }
@@ -119,11 +124,12 @@ async fn put(tx: &mut SqliteConnection, at_rest: &AtRest, file: &StoredAttachmen
     Ok(())
 }
 
+/// Tells whether it was there.
 async fn delete(
     tx: &mut SqliteConnection,
     follow_up: FollowUpId,
     file: AttachmentId,
-) -> Result<()> {
+) -> Result<bool> {
     let done = sqlx::query(
         "DELETE FROM follow_up_attachments WHERE attachment_id = $1 AND follow_up_id = $2",
     )
@@ -132,11 +138,30 @@ async fn delete(
     .execute(tx)
     .await
     .map_err(db_error)?;
-    if done.rows_affected() == 0 {
-        let text = "no such file was given for the answer";
-        return Err(Error::new(ErrorCode::AttachmentUnknown, text));
+    Ok(done.rows_affected() > 0)
+}
+
+async fn apply(
+    tx: &mut SqliteConnection,
+    at_rest: &AtRest,
+    follow_up: FollowUpId,
+    change: FileChange<'_>,
+) -> Result<()> {
+    match change {
+        FileChange::Put { file, instead_of } => {
+            for other in instead_of {
+                delete(tx, follow_up, *other).await?;
+            }
+            put(tx, at_rest, file).await
+        }
+        FileChange::Delete(file) => {
+            if delete(tx, follow_up, file).await? {
+                return Ok(());
+            }
+            let text = "no such file was given for the answer";
+            Err(Error::new(ErrorCode::AttachmentUnknown, text))
+        }
     }
-    Ok(())
 }
 
 impl Store {
@@ -172,10 +197,8 @@ impl Store {
                 async move {
                     let loaded = load(tx, &self.at_rest, keeper, id).await?;
                     let mut follow_up = loaded.ok_or_else(unknown)?;
-                    match change {
-                        Some(FileChange::Put(file)) => put(tx, &self.at_rest, file).await?,
-                        Some(FileChange::Delete(file)) => delete(tx, id, file).await?,
-                        None => {}
+                    if let Some(change) = change {
+                        apply(tx, &self.at_rest, id, change).await?;
                     }
                     let files = files_of(tx, &self.at_rest, id).await?;
                     work(&mut follow_up, &files)?;

@@ -119,9 +119,17 @@ async fn stored(dir: &Path, cipher: ColumnCipher) -> (Store, LocalFollowUp) {
     let cursor = store.put_follow_up(&follow_up, at(3)).await.unwrap();
     assert_eq!(cursor, 2);
     let file = file(follow_up.id);
-    let put = change(&store, &follow_up, FileChange::Put(&file), |_| Ok(()));
-    put.await.unwrap();
+    let added = change(&store, &follow_up, put(&file), |_| Ok(()));
+    added.await.unwrap();
     (store, follow_up)
+}
+
+/// One file more.
+const fn put(file: &StoredAttachment) -> FileChange<'_> {
+    FileChange::Put {
+        file,
+        instead_of: &[],
+    }
 }
 
 /// Changes the files of a follow-up, if what they will be is found good.
@@ -239,7 +247,7 @@ async fn files_come_and_go_with_what_is_made_of_them_or_not_at_all() {
         content_digest: None,
         ..file(follow_up.id)
     };
-    for refused in [FileChange::Put(&second), FileChange::Delete(first)] {
+    for refused in [put(&second), FileChange::Delete(first)] {
         let changed = change(&store, &follow_up, refused, refuse).await;
         assert_eq!(changed.unwrap_err().code, ErrorCode::FollowUpMismatch);
         let files = store.attachments(follow_up.id).await.unwrap();
@@ -252,12 +260,21 @@ async fn files_come_and_go_with_what_is_made_of_them_or_not_at_all() {
         assert_eq!(files.len(), count);
         Ok(())
     };
-    let put = FileChange::Put(&second);
-    let put = change(&store, &follow_up, put, |files| see(2, files)).await;
-    put.unwrap();
+    let added = change(&store, &follow_up, put(&second), |files| see(2, files));
+    added.await.unwrap();
     let gone = FileChange::Delete(first);
     let gone = change(&store, &follow_up, gone, |files| see(1, files)).await;
     gone.unwrap();
     let files = store.attachments(follow_up.id).await.unwrap();
-    assert_eq!(files, [second]);
+    assert_eq!(files, [second.clone()]);
+    // One in place of another, and of one that is gone already.
+    let third = file(follow_up.id);
+    let instead = FileChange::Put {
+        file: &third,
+        instead_of: &[second.id, first],
+    };
+    let instead = change(&store, &follow_up, instead, |files| see(1, files));
+    instead.await.unwrap();
+    let files = store.attachments(follow_up.id).await.unwrap();
+    assert_eq!(files, [third]);
 }

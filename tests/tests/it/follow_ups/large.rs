@@ -39,6 +39,7 @@ async fn attach(unit: &Unit, id: &[u8], size: u64, chunks: u64) -> Result<Vec<u8
         follow_up_id: id.to_vec().into(),
         name: "image.raw".into(),
         size,
+        ..Default::default()
     });
     let chunks = (0..chunks).map(|number| Part::Chunk(chunk(number).into()));
     let parts = std::iter::once(begin).chain(chunks);

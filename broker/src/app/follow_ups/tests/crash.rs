@@ -2,30 +2,16 @@
 //!
 //! Each call is dropped where it waits for the first time, the second, and so on until it is
 //! answered before it is dropped; each time on a copy of one folder. Whoever was not answered calls
-//! again, at the next broker on that folder.
+//! again, at the next broker on that folder. The broker's own jobs are dropped alike.
+
+mod jobs;
 
 use std::fs;
-use std::pin::pin;
-use std::task::Poll;
 
 use sotto_common::followup::attachment::SEGMENT;
+use sotto_common::testing::kill::killed_after;
 
 use super::*;
-
-/// Runs work until it has waited so many times, then drops it where it is; `None` if it was.
-async fn killed_after<T>(waits: usize, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    let mut left = waits;
-    std::future::poll_fn(move |cx| match work.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if left == 0 => Poll::Ready(None),
-        Poll::Pending => {
-            left -= 1;
-            Poll::Pending
-        }
-    })
-    .await
-}
 
 /// A broker on a folder for as long as some work takes: with its runtime ends whatever it has set
 /// off on other threads, as with a process.
@@ -63,6 +49,35 @@ fn copy_into(from: &Path, to: &Path) {
             fs::copy(&old, &new).expect("copied");
         }
     }
+}
+
+/// Drops work after ever more waits, each time on the same folder, and does it again at the next
+/// broker: then everything must hold.
+fn kill_everywhere(
+    (dir, nodes): (&Path, &Arc<Nodes>),
+    work: &impl AsyncFn(&World),
+    holds: &impl AsyncFn(&World),
+) {
+    let mut waits = 0;
+    loop {
+        // Shown where the test fails.
+        println!("killed after {waits} waits");
+        let dir = copy_of(dir);
+        let done = live(dir.path(), nodes, async |world| {
+            killed_after(waits, work(world)).await.is_some()
+        });
+        live(dir.path(), nodes, async |world| {
+            work(world).await;
+            holds(world).await;
+        });
+        if done {
+            break;
+        }
+        waits += 1;
+    }
+    // Where the store answers before it is asked again whether it has, there is no place to be
+    // killed at: how many there are differs from run to run.
+    assert!(waits > 0, "it was never killed");
 }
 
 /// What a node asks of a broker, and asks again if it was not answered.
@@ -139,7 +154,11 @@ impl Scene {
         };
         self.follow.record = Some(after.expect("allowed"));
         let call = Call::Step(&clear, &signed);
-        self.kill_everywhere(&call, &async |world| self.check(world).await);
+        kill_everywhere(
+            (self.dir.path(), &self.nodes),
+            &async |world| call.make(world).await,
+            &async |world| self.check(world).await,
+        );
         live(self.dir.path(), &self.nodes, async |world| {
             call.make(world).await;
             self.check(world).await;
@@ -154,43 +173,23 @@ impl Scene {
             idle.upload_rest(world).await;
         });
         let stored = given.objects() + idle.objects();
-        self.kill_everywhere(&Call::Upload(&given), &async |world| {
-            let mut follow = self.follow.clone();
-            let named = follow.take(world, answer(&[&given])).await;
-            named.expect("every byte is there");
-            read(world, &given).await;
-            world.broker.sweep_objects().await.expect("swept");
-            assert_eq!(world.objects().await, stored, "nothing else is left");
-        });
+        let call = Call::Upload(&given);
+        kill_everywhere(
+            (self.dir.path(), &self.nodes),
+            &async |world| call.make(world).await,
+            &async |world| {
+                let mut follow = self.follow.clone();
+                let named = follow.take(world, answer(&[&given])).await;
+                named.expect("every byte is there");
+                read(world, &given).await;
+                world.broker.sweep_objects().await.expect("swept");
+                assert_eq!(world.objects().await, stored, "nothing else is left");
+            },
+        );
         live(self.dir.path(), &self.nodes, async |world| {
             given.upload_rest(world).await;
         });
         self.files = Some([given, idle]);
-    }
-
-    /// Drops a call after ever more waits, each time on the same folder, and makes it again at the
-    /// next broker: then everything must hold.
-    fn kill_everywhere(&self, call: &Call<'_>, holds: &impl AsyncFn(&World)) {
-        let mut waits = 0;
-        loop {
-            // Shown where the test fails.
-            println!("killed after {waits} waits");
-            let dir = copy_of(self.dir.path());
-            let answered = live(dir.path(), &self.nodes, async |world| {
-                killed_after(waits, call.make(world)).await.is_some()
-            });
-            live(dir.path(), &self.nodes, async |world| {
-                call.make(world).await;
-                holds(world).await;
-            });
-            if answered {
-                break;
-            }
-            waits += 1;
-        }
-        // Where the store answers before it is asked again whether it has, there is no place to be
-        // killed at: how many there are differs from run to run.
-        assert!(waits > 0, "it was never killed");
     }
 
     /// The follow-up stands where its steps lead, each of which is there and told once; its hit and

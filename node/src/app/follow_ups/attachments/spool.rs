@@ -98,6 +98,18 @@ impl Drop for Spooled {
     }
 }
 
+/// Whether a file is there, with this many bytes.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) async fn has(dir: &Path, file: AttachmentId, size: u64) -> Result<bool> {
+    match fs::metadata(path(dir, file)).await {
+        Ok(found) => Ok(found.len() == size),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(disk(error)),
+    }
+}
+
 /// Removes a file, if it is there.
 pub(super) async fn remove(dir: &Path, file: AttachmentId) -> Result<()> {
     match fs::remove_file(path(dir, file)).await {

@@ -1,24 +1,8 @@
 //! A node that is killed between any two of its writes loses no step and repeats none.
 
-use std::pin::pin;
-use std::task::Poll;
+use sotto_common::testing::kill::killed_after;
 
 use super::*;
-
-/// Runs work until it has waited so many times, then drops it where it is; `None` if it was.
-async fn killed_after<T>(waits: usize, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    let mut left = waits;
-    std::future::poll_fn(move |cx| match work.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if left == 0 => Poll::Ready(None),
-        Poll::Pending => {
-            left -= 1;
-            Poll::Pending
-        }
-    })
-    .await
-}
 
 impl Lab {
     /// As [`Lab::settle`], by nodes that are killed after so many waits, and let live longer with

@@ -4,18 +4,29 @@ use futures::{StreamExt as _, stream};
 use prost::bytes::Bytes;
 use sotto_common::error::{ErrorCode, Result};
 use sotto_common::ids::AttachmentId;
+use sotto_common::secret::Confidential;
 
 use super::*;
+use crate::app::follow_ups::attachments::Announcement;
 
-const LONG: usize = 200_000;
+pub(super) const LONG: usize = 200_000;
 
-fn content(size: usize) -> Vec<u8> {
+pub(super) fn content(size: usize) -> Vec<u8> {
     (0..size)
         .map(|at| u8::try_from(at % 251).unwrap())
         .collect()
 }
 
-fn answer_with_files() -> v1::FollowUpDraft {
+/// A file whose digest is not told.
+fn announced(name: &str, size: u64) -> Announcement {
+    Announcement {
+        name: Confidential::new(name),
+        size,
+        content: None,
+    }
+}
+
+pub(super) fn answer_with_files() -> v1::FollowUpDraft {
     let mut draft = answer();
     let outcome = &mut draft.outcomes[1];
     (outcome.state, outcome.ground) = (v1::ItemState::Provided.into(), 0);
@@ -27,22 +38,27 @@ fn answer_with_files() -> v1::FollowUpDraft {
 }
 
 impl Lab {
-    async fn accepted(&self) -> FollowUpId {
+    pub(super) async fn accepted(&self) -> FollowUpId {
         let id = self.received().await;
         self.step(&self.holds, id, FollowUpStep::Accept, empty())
             .await;
         id
     }
 
-    async fn add(&self, by: &str, id: FollowUpId, bytes: &[u8], size: u64) -> Result<AttachmentId> {
+    pub(super) async fn add(
+        &self,
+        by: &str,
+        id: FollowUpId,
+        bytes: &[u8],
+        size: u64,
+    ) -> Result<AttachmentId> {
         let chunks = bytes.chunks(50_000).map(|c| Ok(Bytes::copy_from_slice(c)));
         let chunks = stream::iter(chunks.collect::<Vec<_>>());
-        self.holds
-            .add_file(person(by), id, ("report.pdf", size), chunks)
-            .await
+        let file = &announced("report.pdf", size);
+        self.holds.add_file(person(by), id, file, 0, chunks).await
     }
 
-    async fn read(&self, id: FollowUpId, file: AttachmentId) -> Result<Vec<u8>> {
+    pub(super) async fn read(&self, id: FollowUpId, file: AttachmentId) -> Result<Vec<u8>> {
         let opened = self.asks.open_file(id, file).await?;
         let mut segments = opened.segments().boxed();
         let mut read = Vec::new();
@@ -53,7 +69,7 @@ impl Lab {
     }
 
     /// Names of files below the folders of sealed files.
-    fn spooled(&self) -> usize {
+    pub(super) fn spooled(&self) -> usize {
         let count = |dir: &TempDir| {
             std::fs::read_dir(dir.path().join("attachments"))
                 .unwrap()
@@ -240,7 +256,8 @@ async fn a_file_that_comes_too_late_leaves_those_of_the_approved_answer() {
         let approved = holds.approve_step(person(BOB), id, waits).await;
         approved.map(|_| Bytes::from_static(b"late"))
     });
-    let late = holds.add_file(person(ALICE), id, ("late.pdf", 4), chunks.boxed());
+    let file = &announced("late.pdf", 4);
+    let late = holds.add_file(person(ALICE), id, file, 0, chunks.boxed());
     assert_eq!(
         late.await.expect_err("refused").code,
         ErrorCode::FollowUpMismatch
