@@ -89,7 +89,9 @@ impl Unit {
     pub fn follow_log(&self, key: &LogKey) {
         let path = self.path("node.toml");
         let mut config = std::fs::read_to_string(&path).expect("a configuration");
-        config.push_str(&format!("[audit_log]\nverifier_key = '{key}'\n"));
+        config += "[audit_log]\nverifier_key = '";
+        config += &key.to_string();
+        config += "'\n";
         std::fs::write(&path, config).expect("written");
     }
 

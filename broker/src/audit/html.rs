@@ -253,12 +253,9 @@ fn hours(time: Option<Duration>) -> String {
 }
 
 fn table(name: &str, columns: &[&str], rows: impl Iterator<Item = String>) -> String {
-    let head: String = columns
-        .iter()
-        .map(|name| format!("<th>{name}</th>"))
-        .collect();
+    let head = columns.join("</th><th>");
     let rows: String = rows.collect();
-    format!("<h2>{name}</h2>\n<table><tr>{head}</tr>\n{rows}</table>\n")
+    format!("<h2>{name}</h2>\n<table><tr><th>{head}</th></tr>\n{rows}</table>\n")
 }
 
 fn row(names: &[&str], cells: &[String]) -> String {

@@ -168,15 +168,15 @@ impl Statistics {
             self.figures.unread += u64::from(entry.action == Action::AnswerBatch);
             return;
         };
-        let probes = self.figures.probes.entry(ProbeKey { prober, policy });
-        let probes = probes.or_default();
+        let key = ProbeKey { prober, policy };
+        let asked = self.figures.probes.entry(key).or_default();
         let Some(batch) = &entry.batch else {
-            probes.sessions += 1;
+            asked.sessions += 1;
             return;
         };
-        probes.batches += 1;
-        probes.refs = probes.refs.saturating_add(batch.refs);
-        probes.matches = probes.matches.saturating_add(batch.matches);
+        asked.batches += 1;
+        asked.refs = asked.refs.saturating_add(batch.refs);
+        asked.matches = asked.matches.saturating_add(batch.matches);
         let day = self.figures.days.entry(entry.at.day()).or_default();
         day.refs = day.refs.saturating_add(batch.refs);
     }
@@ -301,12 +301,12 @@ mod tests {
     fn a_history_comes_to_its_figures() {
         let figures = count(Range::default(), &History::whole().logged());
         let (prober, holder, policy) = (node(PROBER), node(HOLDER), Policy::Phone);
-        let probes = &figures.probes[&ProbeKey {
+        let asked = &figures.probes[&ProbeKey {
             prober: prober.clone(),
             policy,
         }];
-        assert_eq!((probes.sessions, probes.batches), (1, 1));
-        assert_eq!((probes.refs, probes.matches), (60, 2));
+        assert_eq!((asked.sessions, asked.batches), (1, 1));
+        assert_eq!((asked.refs, asked.matches), (60, 2));
         let hits = &figures.hits[&HitKey {
             prober,
             holder,

@@ -90,6 +90,7 @@ fn cosigner((name, seed): (&str, u8)) -> Cosigner {
 }
 
 /// A signed statement as an entry has it.
+#[expect(clippy::unnecessary_wraps, reason = "as an entry has it")]
 pub(super) fn statement(envelope: &v1::DsseEnvelope) -> Option<Statement> {
     Some(Statement {
         digest: Sha256::digest(&envelope.payload).into(),

@@ -79,8 +79,8 @@ mod tests {
         let made = make(&file, &mut os_rng()).expect("made");
         let again = read(&file).expect("read").expect("there");
         assert_eq!(again.verifying_key(), made.verifying_key());
-        let mode = file.0.metadata().expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let permissions = file.0.metadata().expect("there").permissions().mode();
+        assert_eq!(permissions & 0o777, 0o600);
         std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(0o644)).expect("set");
         let error = read(&file).expect_err("exposed");
         assert!(matches!(error, ConfigError::Exposed { .. }), "{error}");

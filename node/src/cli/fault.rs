@@ -135,6 +135,7 @@ pub(crate) fn is_unreachable(status: &Status) -> bool {
 }
 
 /// What to do next.
+#[expect(clippy::too_many_lines, reason = "one table")]
 const fn hint(code: ErrorCode) -> Option<&'static str> {
     use ErrorCode as C;
     Some(match code {

@@ -25,6 +25,7 @@ const SECONDS_PER_HOUR: u64 = 3600;
 
 /// Commands about receipts.
 #[derive(Subcommand, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub(crate) enum ReceiptCommand {
     /// Check a receipt; offline
     ///

@@ -70,13 +70,33 @@ impl From<&Entry> for v1::LogEntry {
             software: entry.software.clone(),
             node: name(object.node.as_ref()),
             recipient: name(entry.recipient.as_ref()),
-            epoch: object.epoch.map_or(0, |epoch| epoch.get()),
-            policy: name(object.policy.map(|policy| policy.name())),
-            publication_id: bytes(object.publication.as_ref().map(|id| id.as_bytes())),
-            session_id: bytes(object.session.as_ref().map(|id| id.as_bytes())),
-            hit_id: bytes(object.hit.as_ref().map(|id| id.as_bytes())),
-            follow_up_id: bytes(object.follow_up.as_ref().map(|id| id.as_bytes())),
-            attachment_id: bytes(object.attachment.as_ref().map(|id| id.as_bytes())),
+            epoch: object.epoch.map_or(0, sotto_common::ids::Epoch::get),
+            policy: name(object.policy.map(sotto_common::selector::Policy::name)),
+            publication_id: bytes(
+                object
+                    .publication
+                    .as_ref()
+                    .map(sotto_common::ids::PublicationId::as_bytes),
+            ),
+            session_id: bytes(
+                object
+                    .session
+                    .as_ref()
+                    .map(sotto_common::ids::SessionId::as_bytes),
+            ),
+            hit_id: bytes(object.hit.as_ref().map(sotto_common::ids::HitId::as_bytes)),
+            follow_up_id: bytes(
+                object
+                    .follow_up
+                    .as_ref()
+                    .map(sotto_common::ids::FollowUpId::as_bytes),
+            ),
+            attachment_id: bytes(
+                object
+                    .attachment
+                    .as_ref()
+                    .map(sotto_common::ids::AttachmentId::as_bytes),
+            ),
             version: object.version.unwrap_or(0),
             daily_refs: entry.limits.map(|(refs, _)| refs),
             max_class: entry.limits.map(|(_, class)| class.into()),

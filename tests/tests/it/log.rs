@@ -250,11 +250,11 @@ async fn a_cosignature_is_taken_from_the_nodes_own_key_over_a_signed_head_alone(
         submit(&nl, head, line.clone()).await.expect("taken");
     }
     let note = de.log().get_checkpoint(asked(1)).await.expect("cosigned");
-    let cosigned = SignedCheckpoint::open(&note.into_inner().note, &sandbox.log_key());
-    let cosigned = cosigned.expect("signed");
-    assert_eq!(*cosigned.head(), head);
+    let shown = SignedCheckpoint::open(&note.into_inner().note, &sandbox.log_key());
+    let shown = shown.expect("signed");
+    assert_eq!(*shown.head(), head);
     let key = own.key().note_key();
-    assert_eq!(cosigned.note().signatures_by(key).count(), 1);
+    assert_eq!(shown.note().signatures_by(key).count(), 1);
     let refused = de.log().get_checkpoint(asked(2)).await;
     assert_refused(refused, Code::NotFound, ErrorCode::LogUnknown);
 }

@@ -369,7 +369,7 @@ async fn every_batch_is_logged_once_and_neither_its_tags_nor_its_nonce_are() {
     let with_hits = nl.pairs(Phone, &phones(0..9));
     let without = nl.pairs(Phone, &phones(20..25));
     let (matches, place) = ask(&nl, &opening, 0, &with_hits).await;
-    let (none, _) = ask(&nl, &opening, 1, &without).await;
+    let (nothing, _) = ask(&nl, &opening, 1, &without).await;
     let again = ask(&nl, &opening, 0, &with_hits).await;
     assert_eq!(again, (matches.clone(), place));
 
@@ -377,7 +377,10 @@ async fn every_batch_is_logged_once_and_neither_its_tags_nor_its_nonce_are() {
     assert_eq!(of(&read, Action::OpenSession).len(), 1);
     let batches = of(&read, Action::AnswerBatch);
     assert_eq!(batches.len(), 2);
-    let expected = [(0, &with_hits, 3, &matches, 9), (1, &without, 0, &none, 5)];
+    let expected = [
+        (0, &with_hits, 3, &matches, 9),
+        (1, &without, 0, &nothing, 5),
+    ];
     for (entry, (number, pairs, found, answer, refs)) in batches.iter().zip(expected) {
         let batch = entry.batch.as_ref().expect("a batch");
         assert_eq!((batch.number, batch.refs), (number, refs));

@@ -241,7 +241,10 @@ pub(super) async fn is_shown(
 
 /// An erased entry has no case reference, and one that cannot be read neither.
 fn is_of_case(record: &LoggedRecord, case_ref: &str) -> bool {
-    let entry = record.opening.as_ref().map(|opening| opening.entry());
+    let entry = record
+        .opening
+        .as_ref()
+        .map(sotto_common::log::leaf::Opening::entry);
     let entry = entry.and_then(|entry| read_entry(entry).ok());
     let grounds = entry.and_then(|entry| entry.grounds);
     grounds.is_some_and(|grounds| grounds.case_ref() == case_ref)

@@ -209,12 +209,14 @@ async fn tiles_of_a_part_that_was_never_signed_do_no_harm() {
     let tiles = edge.append(leaves.expect("leaves"));
     let put = world
         .broker
-        .put_part(&community(), before.size, &tiles, None);
-    assert!(put.await.expect("put"));
+        .put_part(&community(), before.size, &tiles, None)
+        .await;
+    assert!(put.expect("put"));
     let proof = world
         .broker
-        .prove_consistency(None, &community(), 7, before.size);
-    assert!(!proof.await.expect("proved").is_empty());
+        .prove_consistency(None, &community(), 7, before.size)
+        .await;
+    assert!(!proof.expect("proved").is_empty());
     let after = world.sign().await;
     let proof = world
         .broker
@@ -224,8 +226,9 @@ async fn tiles_of_a_part_that_was_never_signed_do_no_harm() {
     // Whoever began before that checkpoint puts nothing more.
     let put = world
         .broker
-        .put_part(&community(), before.size, &tiles, None);
-    assert!(!put.await.expect("looked"));
+        .put_part(&community(), before.size, &tiles, None)
+        .await;
+    assert!(!put.expect("looked"));
 }
 
 #[tokio::test]

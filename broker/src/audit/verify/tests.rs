@@ -27,6 +27,7 @@ fn fails(history: &History) -> (Option<u64>, FailureCode) {
     (failure.index, failure.code)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as a failure has it")]
 fn place(index: usize) -> Option<u64> {
     Some(index.try_into().unwrap())
 }
@@ -360,7 +361,7 @@ fn a_batch_is_answered_once_in_an_open_session() {
 fn a_node_probes_within_its_quota() {
     let over = |refs| {
         lie(Action::AnswerBatch, 0, |e| {
-            e.batch.as_mut().unwrap().refs = refs
+            e.batch.as_mut().unwrap().refs = refs;
         })
     };
     let (history, _) = over(100);

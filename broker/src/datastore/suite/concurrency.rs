@@ -62,8 +62,8 @@ pub(super) async fn places_given_out_at_once_leave_no_gap_and_none_is_given_twic
                 let size = tx.get_log_size(community).await?;
                 Ok((size, tx.get_leaves(community, 0..u64::MAX).await?))
             });
-            let places: Vec<_> = leaves.iter().map(|leaf| leaf.index).collect();
-            assert_eq!(places, (0..size).collect::<Vec<_>>());
+            let indices: Vec<_> = leaves.iter().map(|leaf| leaf.index).collect();
+            assert_eq!(indices, (0..size).collect::<Vec<_>>());
         }
         placed
     }))

@@ -98,13 +98,14 @@ fn a_hit_is_verified_by_the_entry_that_says_the_same() {
 
 #[test]
 fn an_entry_that_says_something_else_is_doubted() {
-    let changes: [(&str, fn(&mut Entry)); 6] = [
+    type Change = fn(&mut Entry);
+    let changes: [(&str, Change); 6] = [
         ("hit", |e| e.object.hit = None),
         ("community", |e| {
-            e.community = "euro-fraud".parse().expect("one")
+            e.community = "euro-fraud".parse().expect("one");
         }),
         ("recipient", |e| {
-            e.recipient = Some("fr-pj".parse().expect("a node"))
+            e.recipient = Some("fr-pj".parse().expect("a node"));
         }),
         ("holder", |e| e.object.node = None),
         ("policy", |e| e.object.policy = Some(Policy::Phone)),

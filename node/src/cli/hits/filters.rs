@@ -24,6 +24,7 @@ pub(crate) struct WhyArgs {
 
 /// Which hits to list.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a flag each")]
 pub(crate) struct LsArgs {
     /// Only those of this holder
     #[arg(long, value_name = "NODE", value_parser = args::node)]

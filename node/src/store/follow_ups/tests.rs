@@ -266,7 +266,7 @@ async fn files_come_and_go_with_what_is_made_of_them_or_not_at_all() {
     let gone = change(&store, &follow_up, gone, |files| see(1, files)).await;
     gone.unwrap();
     let files = store.attachments(follow_up.id).await.unwrap();
-    assert_eq!(files, [second.clone()]);
+    assert_eq!(files, std::slice::from_ref(&second));
     // One in place of another, and of one that is gone already.
     let third = file(follow_up.id);
     let instead = FileChange::Put {

@@ -181,11 +181,11 @@ fn a_kill_amid_the_reminders_tells_each_once_and_logs_one_end_of_the_limit() {
     // Of seven days.
     for (days, told) in [(4, &[50][..]), (2, &[50, 80][..]), (2, &[50, 80, 100][..])] {
         stage.nodes.clock.advance(DAY * days);
-        let state = stage.run_jobs();
+        let seen = stage.run_jobs();
         let told: Vec<_> = told.iter().copied().map(Reminder).collect();
-        assert_eq!(state.news(&stage.follows[0]), told);
+        assert_eq!(seen.news(&stage.follows[0]), told);
         let ends = usize::from(told.contains(&Reminder(100)));
-        assert_eq!(state.count(Action::MissLimit), ends);
+        assert_eq!(seen.count(Action::MissLimit), ends);
     }
 }
 
@@ -206,14 +206,14 @@ fn a_kill_amid_a_pass_reminds_closes_erases_and_deletes_each_once() {
     stage.add(async |world| world.received().await);
     clock.advance(DAY * 8);
 
-    let (state, now) = (stage.run_jobs(), stage.nodes.now());
+    let (seen, now) = (stage.run_jobs(), stage.nodes.now());
     let [erased, closed, reminded] = &stage.follows[..] else {
         panic!("three of them");
     };
-    assert_eq!(state.news(erased), [FollowUpEvent::Erased(now)]);
-    assert_eq!(state.news(closed), [FollowUpEvent::Closed(now)]);
+    assert_eq!(seen.news(erased), [FollowUpEvent::Erased(now)]);
+    assert_eq!(seen.news(closed), [FollowUpEvent::Closed(now)]);
     let percents = [50, 80, 100].map(FollowUpEvent::Reminder);
-    assert_eq!(state.news(reminded), percents);
+    assert_eq!(seen.news(reminded), percents);
     for (action, count) in [
         (Action::EraseFollowUp, 1),
         (Action::CloseFollowUp, 1),
@@ -221,12 +221,12 @@ fn a_kill_amid_a_pass_reminds_closes_erases_and_deletes_each_once() {
         // Each once when it was followed up, and two when they were closed.
         (Action::FollowUpHit, 5),
     ] {
-        assert_eq!(state.count(action), count, "{action:?}");
+        assert_eq!(seen.count(action), count, "{action:?}");
     }
-    let files = state.follow_ups.iter().map(|kept| kept.files.len());
+    let files = seen.follow_ups.iter().map(|kept| kept.files.len());
     assert_eq!(files.collect::<Vec<_>>(), [0, 1, 0]);
-    let files = state.follow_ups.iter().flat_map(|kept| &kept.files);
+    let files = seen.follow_ups.iter().flat_map(|kept| &kept.files);
     let chunks = files.flat_map(|(_, chunks)| chunks);
     let needed: HashSet<_> = chunks.map(|chunk| chunk.object.clone()).collect();
-    assert_eq!(state.objects, needed, "what nothing needs is gone");
+    assert_eq!(seen.objects, needed, "what nothing needs is gone");
 }
