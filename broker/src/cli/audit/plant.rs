@@ -190,7 +190,7 @@ probed as the others are.
   {holder}:  sotto-node publish --type {kind}
   and then, at another time:
   {prober}:  sotto-node dataset import NAME --type {kind} {for_prober}
-  {prober}:  sotto-node dataset set NAME --publish no --probe --purpose … --legal-basis … --case …
+  {prober}:  sotto-node dataset set NAME --probe --purpose … --legal-basis … --case …
   and once everything of it was asked, before anything of it is removed:
   {prober}:  sotto-node hits ls --dataset NAME --all --output json > hits.json
 
