@@ -4,7 +4,8 @@
 //! [`export`] is the file, read and written message by message. [`verify`] goes through its entries
 //! once and ends at the first that fails: the tree and its checkpoint, the cosignatures, the openings,
 //! what nodes have signed, and, entry by entry, whether what is said to have happened may have
-//! happened. [`statistics`] counts what the entries say, [`html`] draws it.
+//! happened. [`statistics`] counts what the entries say, [`html`] draws it. [`planted`] compares what was
+//! planted with what was told: what is left out, no log shows.
 //!
 //! Memory grows with what has states (hits, sessions, publications, follow-ups), not with the file.
 
@@ -12,6 +13,7 @@ pub mod export;
 pub mod failure;
 mod head;
 pub mod html;
+pub mod planted;
 mod replay;
 mod statements;
 pub mod statistics;

@@ -22,7 +22,7 @@ use crate::config::{Config, PROGRAM};
 use crate::serve::BoundBroker;
 
 /// Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the broker cannot be reached, 4 a log does
-/// not hold.
+/// not hold, or a planted hit is missing.
 #[derive(Debug, Parser)]
 #[command(
     name = "sotto-broker",
@@ -38,7 +38,7 @@ use crate::serve::BoundBroker;
   sotto-broker audit verify euro-cyber.log --log-key broker.example/sotto/euro-cyber+1b2c3d4e+AbCd…
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the broker cannot be reached,
-4 a log does not hold: audit verify, follow or show has found what must not be."
+4 a log does not hold: audit verify, follow, show or planted has found what must not be."
 )]
 pub struct Cli {
     /// Client configuration of the operator or auditor (endpoint, tls); for the commands that ask the
@@ -106,7 +106,7 @@ enum Command {
     /// How follow-ups fared, and what holders did not hold.
     #[command(subcommand, name = "followups")]
     FollowUps(follow_ups::FollowUpsCommand),
-    /// The audit log, for auditors: read, export, verify offline, follow, count.
+    /// The audit log, for auditors: read, export, verify offline, follow, count, plant test selectors.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
 }

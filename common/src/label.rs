@@ -45,6 +45,8 @@ pub enum Label {
     RecordIndex,
     /// The digest of an entry of a node's access log; never on the wire.
     AccessLog,
+    /// The name in a test selector that an auditor has planted; never on the wire.
+    Planted,
 }
 
 impl Label {
@@ -69,6 +71,7 @@ impl Label {
             Self::CanonicalIndex => "sotto/v1 canonical index",
             Self::RecordIndex => "sotto/v1 record index",
             Self::AccessLog => "sotto/v1 access log",
+            Self::Planted => "sotto/v1 planted",
         }
     }
 }

@@ -7,7 +7,8 @@
 //! them, [`edge`] how a tree grows. [`proof`] makes and verifies inclusion and consistency without
 //! ever holding a tree. [`origin`], [`note`] and [`checkpoint`] are what the broker signs,
 //! [`cosignature`] what the nodes sign, [`witness`] what a node checks before it does, [`quorum`]
-//! whether enough of them have, and [`receipt`] the file that proves one entry to anybody.
+//! whether enough of them have, and [`receipt`] the file that proves one entry to anybody. [`planted`]
+//! measures what no proof shows: that hits are not left out.
 //!
 //! The formats are those of RFC 6962 and c2sp.org, so that tools of others can check the log.
 
@@ -22,6 +23,7 @@ pub mod leaf;
 pub mod merkle;
 pub mod note;
 pub mod origin;
+pub mod planted;
 pub mod proof;
 pub mod quorum;
 pub mod reader;

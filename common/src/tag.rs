@@ -99,13 +99,14 @@ impl RecordRefKey {
     }
 }
 
-fn keyed(secret: &Secret<32>) -> Hmac<Sha256> {
+/// HMAC-SHA-256 under a key.
+pub(crate) fn keyed(secret: &Secret<32>) -> Hmac<Sha256> {
     // Unwrap safety: HMAC takes keys of any length.
     Hmac::new_from_slice(secret.expose()).expect("HMAC takes any key")
 }
 
 /// The first 16 bytes; the whole MAC is not kept (protocol §4).
-fn truncated(mac: Hmac<Sha256>) -> [u8; 16] {
+pub(crate) fn truncated(mac: Hmac<Sha256>) -> [u8; 16] {
     let mut whole = mac.finalize().into_bytes();
     let mut kept = [0; 16];
     kept.copy_from_slice(&whole[..16]);

@@ -15,6 +15,7 @@ mod it {
     mod main_flow;
     mod membership;
     mod metrics;
+    mod planted;
     mod postgres;
     mod probing;
     mod publishing;

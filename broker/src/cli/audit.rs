@@ -4,6 +4,8 @@
 mod entries;
 mod export;
 mod follow;
+mod plant;
+mod planted;
 mod stats;
 mod verify;
 
@@ -20,7 +22,7 @@ use super::follow_ups::Range;
 use super::operator::Client;
 use super::{Fault, Output, Result};
 
-/// What comes of a log that does not hold.
+/// What comes of a log that does not hold, and of a planted hit that is missing.
 const DOES_NOT_HOLD: u8 = 4;
 
 #[derive(Debug, Subcommand)]
@@ -120,6 +122,28 @@ nothing: `audit verify` does.")]
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
     },
+    /// Make test selectors that one node holds and another asks for, to measure whether the broker
+    /// keeps hits to itself.
+    #[command(after_help = "Examples:
+  sotto-broker audit plant euro-cyber --seed-file plant.seed --new-seed --type email \\
+    --holder de-bka --prober nl-fiu --count 100 --out-dir planted-1
+  sotto-broker audit plant euro-cyber --seed-file plant.seed --type domain \\
+    --holder fr-pj --prober nl-fiu --count 300 --decoys 5000 --out-dir planted-2
+
+Needs no broker, and the broker's operator must see none of it. Two lists are written, one for each
+node, and a plan for `audit planted`. The selectors end in planted.invalid, which RFC 2606 keeps from
+ever being anybody's. Hits beyond the community's hit cap are held back, planted ones too.")]
+    Plant(plant::PlantArgs),
+    /// Compare the hits that the prober was told of with what was planted, and say which rates of
+    /// suppression they exclude.
+    #[command(after_help = "Examples:
+  sotto-broker audit planted --plan planted-1/plan.json --hits hits.json
+  sotto-broker audit planted --plan planted-1/plan.json --hits hits.json --export euro-cyber.log \\
+    --log-key \"$(cat log.vkey)\" --output json
+
+The statements are exact (Clopper and Pearson), for a broker that suppresses each hit by chance alone
+and does not know which are planted. Exit code 4: a planted hit was not reported, or is not in the log.")]
+    Planted(planted::PlantedArgs),
 }
 
 pub(super) async fn run(
@@ -163,6 +187,8 @@ pub(super) async fn run(
             };
             counted.print(output, html.as_deref())
         }
+        AuditCommand::Plant(args) => plant::run(args),
+        AuditCommand::Planted(args) => planted::run(&args, output),
     }
 }
 

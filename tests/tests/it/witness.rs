@@ -20,7 +20,7 @@ use tonic::Code;
 use v1::node_admin_service_client::NodeAdminServiceClient;
 
 /// Units that follow the log of their broker, with an epoch; the first is its custodian.
-async fn witnesses<const N: usize>(names: [&str; N]) -> (Sandbox, Vec<Unit>) {
+pub(super) async fn witnesses<const N: usize>(names: [&str; N]) -> (Sandbox, Vec<Unit>) {
     let sandbox = Sandbox::empty().await;
     let operator = sandbox.operator();
     let created = operator.create_community(profile(), &names[..1]).await;
@@ -54,7 +54,7 @@ async fn log_of(unit: &Unit) -> v1::LogStatus {
 }
 
 /// Whether a unit has this many hits, all of them verified. The log is sequenced by the clock.
-async fn all_verified(sandbox: &Sandbox, unit: &Unit, count: usize) -> bool {
+pub(super) async fn all_verified(sandbox: &Sandbox, unit: &Unit, count: usize) -> bool {
     sandbox.clock.advance(Duration::from_secs(1));
     let threads = unit.threads().await.expect("listed");
     threads.len() == count && threads.iter().all(|hit| hit.leaf_index.is_some())
