@@ -30,7 +30,10 @@ const READING: &[&str] = &[
     "/sotto.v1.AnalystService/ReadFollowUpAttachment",
     "/sotto.v1.AnalystService/ExportFollowUp",
     "/sotto.v1.AnalystService/GetFollowUpFigures",
+    "/sotto.v1.AnalystService/GetReceipt",
     "/sotto.v1.NodeAdminService/ExportAccessLog",
+    "/sotto.v1.NodeAdminService/ListEvidence",
+    "/sotto.v1.NodeAdminService/ClearEvidence",
 ];
 
 /// Methods that note nothing, and why.
