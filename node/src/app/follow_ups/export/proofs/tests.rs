@@ -113,7 +113,9 @@ async fn an_entry_that_says_something_else_is_doubted() {
         }),
         ("hit", |c| c.steps[1].object.hit = None),
         ("follow-up", |c| c.steps[1].object.follow_up = None),
-        ("sender", |c| c.steps[1].actor = c.steps[0].actor.clone()),
+        ("sender", |c| {
+            c.steps[1].actor = "spiffe://sotto.test/node/fr-pj".parse().expect("an id");
+        }),
         ("step", |c| c.steps[1].detail = "NOT_HELD".into()),
         ("holder", |c| c.hit.object.node = None),
         ("policy", |c| c.hit.object.policy = None),
@@ -134,7 +136,7 @@ async fn a_proof_that_fails_is_doubted_and_an_erased_opening_is_missing() {
         proofs.map_err(|(doubt, _)| doubt)
     };
     let mut swapped = proved.clone();
-    swapped[0].hashes = proved[1].hashes.clone();
+    swapped[0].hashes.clone_from(&proved[1].hashes);
     assert!(matches!(of(&swapped).err(), Some(Doubt::Proof(_))));
     let mut other = proved.clone();
     let nonce = other[1].entry.clone().expect("one").nonce;
