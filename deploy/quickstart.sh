@@ -661,6 +661,15 @@ approve() {
     at "$1" approver followup approve "$2" --proposal "$proposal" --yes
 }
 
+# exported NODE ID: writes the bundle, until the log proves all of it: a checkpoint with enough
+# cosignatures comes some seconds after the last step.
+exported() {
+    local bundle=$work/$1/bundle
+    rm -rf "$bundle"
+    at "$1" analyst followup export "$2" "$bundle" --why 'case file' --with-attachments
+    ! grep -q '^Missing: ' "$bundle/inclusion-proofs.txt"
+}
+
 follow_up() {
     local asks=${NODE[a]} holds=${NODE[b]} hit id forms=$ROOT/deploy/config/follow-ups file=$ROOT/README.md
     hit=$(ask "$asks" analyst hits ls --all |
@@ -685,8 +694,8 @@ follow_up() {
     at "$asks" analyst followup read "$id" --save "$work/$asks/answer"
     cmp -s "$file" "$work/$asks/answer/${file##*/}" || fail 'the file is not the one that was sent' "$asks"
     at "$asks" approver followup close "$id"
-    at "$asks" analyst followup export "$id" "$work/$asks/bundle" --why 'case file' --with-attachments
-    at "$asks" analyst followup verify "$work/$asks/bundle"
+    until_so 'the audit log does not prove the follow-up' exported "$asks" "$id"
+    at "$asks" analyst followup verify "$work/$asks/bundle" --log-key "$log_key"
     say "one hit followed up: answer and file with $asks, bundle and dossier in ${asks}/bundle"
 }
 

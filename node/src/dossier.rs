@@ -6,25 +6,55 @@
 mod page;
 mod steps;
 
+use std::collections::BTreeMap;
+
 use sotto_common::error::Result;
+use sotto_common::log::merkle::TreeHead;
 use sotto_common::time::Timestamp;
 use sotto_proto::{convert, v1};
 
 use page::Page;
 pub(crate) use steps::{evaluation, tlp};
 
+/// What the audit log proves of a follow-up.
+#[derive(Default, Debug)]
+pub(crate) struct InLog {
+    /// Under which checkpoint: of which log, and its size and root.
+    pub(crate) checkpoint: Option<(String, TreeHead)>,
+    /// The leaves of its steps, by their numbers.
+    pub(crate) steps: BTreeMap<u32, u64>,
+    /// The leaf of its hit.
+    pub(crate) hit: Option<u64>,
+}
+
+impl InLog {
+    /// A leaf in words; empty if there is none.
+    fn leaf(&self, leaf: Option<u64>) -> String {
+        match (leaf, &self.checkpoint) {
+            (Some(leaf), Some((_, head))) => {
+                format!("leaf {leaf}, under the checkpoint of {} leaves", head.size)
+            }
+            _ => String::new(),
+        }
+    }
+}
+
 /// The dossier of a follow-up, as it is known at `made_at`: first what it is, then its steps in the
 /// order in which they were taken.
 ///
 /// Contents are in it as far as the view has them.
-pub(crate) fn html(view: &v1::GetNodeFollowUpResponse, made_at: Timestamp) -> String {
+pub(crate) fn html(
+    view: &v1::GetNodeFollowUpResponse,
+    in_log: &InLog,
+    made_at: Timestamp,
+) -> String {
     let node = view.follow_up.clone().unwrap_or_default();
     let follow_up = node.follow_up.clone().unwrap_or_default();
     let id = page::uuid(&follow_up.follow_up_id);
     let mut page = Page::begin(&format!("Follow-up {id}"));
     page.heading(1, "Dossier of a follow-up");
     notice(&mut page, &strictest_handling(view), follow_up.erased);
-    header(&mut page, &node, &follow_up, made_at);
+    header(&mut page, &node, &follow_up, in_log, made_at);
     if !node.alarm.is_empty() {
         page.warning(&format!("Alarm: {}", node.alarm));
     }
@@ -33,7 +63,8 @@ pub(crate) fn html(view: &v1::GetNodeFollowUpResponse, made_at: Timestamp) -> St
         page.paragraph("No step has been taken yet.");
     }
     for step in &view.steps {
-        steps::section(&mut page, step);
+        let leaf = in_log.leaf(in_log.steps.get(&step.seq).copied());
+        steps::section(&mut page, step, &leaf);
     }
     if let Some(proposal) = &node.proposal {
         steps::proposal(&mut page, proposal);
@@ -59,7 +90,8 @@ fn notice(page: &mut Page, handling: &[String], erased: bool) {
     if erased {
         page.paragraph(
             "What was sealed has been erased here, after the retention time, and the signed \
-             statements with it: nothing proves the steps below any more but the word of this node.",
+             statements with it: where no leaf of the audit log is named, nothing proves the steps \
+             below any more but the word of this node.",
         );
     }
 }
@@ -86,7 +118,13 @@ fn strictest_handling(view: &v1::GetNodeFollowUpResponse) -> Vec<String> {
     codes.into_iter().map(str::to_owned).collect()
 }
 
-fn header(page: &mut Page, node: &v1::NodeFollowUp, follow_up: &v1::FollowUp, made_at: Timestamp) {
+fn header(
+    page: &mut Page,
+    node: &v1::NodeFollowUp,
+    follow_up: &v1::FollowUp,
+    in_log: &InLog,
+    made_at: Timestamp,
+) {
     let side = match node.side() {
         v1::FollowUpParty::Requester => &follow_up.requester,
         _ => &follow_up.holder,
@@ -99,6 +137,7 @@ fn header(page: &mut Page, node: &v1::NodeFollowUp, follow_up: &v1::FollowUp, ma
     page.field("Asked by", &follow_up.requester);
     page.field("Asked of", &follow_up.holder);
     page.field("Hit", &page::uuid(&follow_up.hit_id));
+    page.field("The hit in the audit log", &in_log.leaf(in_log.hit));
     page.field("Epoch", &follow_up.epoch.to_string());
     page.field("Selector type", &follow_up.policy);
     let matched = format!(
@@ -124,6 +163,10 @@ fn header(page: &mut Page, node: &v1::NodeFollowUp, follow_up: &v1::FollowUp, ma
         if at.is_some() {
             page.field(name, &time(convert::timestamp("at", at)));
         }
+    }
+    if let Some((origin, head)) = &in_log.checkpoint {
+        let checkpoint = format!("{} leaves of {origin}, root {}", head.size, head.root);
+        page.field("Checkpoint of the audit log", &checkpoint);
     }
     page.field("Dossier made", &format!("{made_at}, at {side}"));
     page.end_fields();

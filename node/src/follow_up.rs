@@ -4,6 +4,7 @@
 //! Pure: the store keeps it, `app` moves it. Where it stands is never stored as such, but made of
 //! its steps by the one function that the broker uses as well.
 
+pub(crate) mod logged;
 pub(crate) mod view;
 
 use rand::CryptoRng;

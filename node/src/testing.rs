@@ -9,7 +9,15 @@ use sotto_common::dsse::SigningKey;
 use sotto_common::epoch::{Gms, KeySchedule};
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
 use sotto_common::hit::HitState;
-use sotto_common::ids::{Epoch, HitId, RecordRef, SessionId};
+use sotto_common::ids::{EntryId, Epoch, HitId, NodeId, RecordRef, SessionId};
+use sotto_common::log::action::Action;
+use sotto_common::log::checkpoint::{LogSigner, SignedCheckpoint};
+use sotto_common::log::edge::RightEdge;
+use sotto_common::log::entry::{Entry, Statement, Step};
+use sotto_common::log::leaf::{Leaf, Opening, OpeningNonce};
+use sotto_common::log::merkle::MerkleHash;
+use sotto_common::log::proof::ProofPlan;
+use sotto_common::log::reader::TileSet;
 use sotto_common::membership::{
     KemKey, Manifest, ManifestPolicy, MemberKeys, PolicyProfile, Profile,
 };
@@ -20,6 +28,8 @@ use sotto_common::sealed::{HpkeKeyPair, Suite};
 use sotto_common::secret::{Selector, Tag};
 use sotto_common::selector::{Policy, StopList};
 use sotto_common::time::{MockClock, Timestamp};
+use sotto_proto::convert::log::write_entry;
+use sotto_proto::v1;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +42,7 @@ use crate::app::policies::Policies;
 use crate::app::sources::Sources;
 use crate::broker::Broker;
 use crate::config::Settings;
+use crate::follow_up::logged::{HitFacts, StepFacts};
 use crate::hit::Hit;
 use crate::keystore::Keystore;
 use crate::store::{self, AnsweredBatch, StagedRow, Store};
@@ -194,6 +205,90 @@ pub(crate) async fn app_of(own: &str) -> (App, TempDir) {
         probes: Jobs::new(tasks, stop),
     };
     (app, dir)
+}
+
+/// The log of `euro-cyber` with a new key.
+pub(crate) fn log_signer() -> LogSigner {
+    let origin = "broker.example/sotto/euro-cyber".parse();
+    LogSigner::new(
+        origin.expect("an origin"),
+        SigningKey::generate(&mut os_rng()),
+    )
+}
+
+/// The entry of a step as a broker writes it.
+pub(crate) fn step_entry(step: &StepFacts) -> Entry {
+    let mut entry = entry(Action::TakeStep, &step.sender);
+    entry.object.follow_up = Some(step.follow_up);
+    entry.object.hit = Some(step.hit);
+    entry.recipient = Some(step.recipient.clone());
+    step.step.as_str().clone_into(&mut entry.detail);
+    entry.statement = step.digest.map(|digest| Statement {
+        digest,
+        envelope: None,
+    });
+    entry.step = step.clear.clone().map(|clear| Step {
+        number: step.seq,
+        clear,
+    });
+    entry
+}
+
+/// The entry of a hit as a broker writes it.
+pub(crate) fn hit_entry(hit: &HitFacts) -> Entry {
+    let mut entry = entry(Action::FindHit, &hit.requester);
+    entry.object.hit = Some(hit.hit);
+    entry.object.epoch = Some(hit.epoch);
+    entry.object.node = Some(hit.holder.clone());
+    entry.object.policy = Some(Policy::Email);
+    entry.recipient = Some(hit.requester.clone());
+    entry
+}
+
+fn entry(action: Action, actor: &NodeId) -> Entry {
+    let now = Timestamp::from_seconds(50_000);
+    let id = EntryId::generate(now, &mut os_rng());
+    let actor = format!("spiffe://sotto.test/node/{actor}").parse();
+    let community = "euro-cyber".parse().expect("a community");
+    let actor = actor.expect("an id");
+    Entry::new(id, action, actor, community, now, "sotto-broker/0.0.0")
+}
+
+/// A log of these entries, behind three leaves of others: its checkpoint, and each entry with its
+/// proof.
+pub(crate) fn logged(
+    signer: &LogSigner,
+    entries: &[Entry],
+) -> (SignedCheckpoint, Vec<v1::ProvedEntry>) {
+    let open = |entry: &Entry| {
+        let nonce = OpeningNonce::generate(&mut os_rng());
+        let opening = Opening::new(nonce, write_entry(entry));
+        let leaf = Leaf::new(entry.action.kind(), entry.at, &opening);
+        (leaf, opening)
+    };
+    let leaves: Vec<_> = entries.iter().map(open).collect();
+    let others = (0..3_u8).map(|n| MerkleHash::of_leaf(&[n]));
+    let (mut tiles, mut edge) = (TileSet::new(), RightEdge::new());
+    for new in edge.append(others.chain(leaves.iter().map(|(leaf, _)| leaf.hash()))) {
+        tiles.insert(new.tile, new.bytes);
+    }
+    let head = edge.head();
+    let prove = |((leaf, opening), leaf_index): (&(Leaf, Opening), u64)| {
+        let plan = ProofPlan::inclusion(leaf_index, head.size).expect("in the tree");
+        let proof = plan.prove(&tiles).expect("proved");
+        let hash = |hash: &MerkleHash| hash.as_bytes().to_vec().into();
+        v1::ProvedEntry {
+            entry: Some(v1::LoggedEntry {
+                leaf_index,
+                leaf: leaf.to_bytes().into(),
+                nonce: opening.nonce().secret().expose().to_vec().into(),
+                entry: opening.entry().to_vec().into(),
+            }),
+            hashes: proof.iter().map(hash).collect(),
+        }
+    };
+    let proved = leaves.iter().zip(3..).map(prove).collect();
+    (signer.sign(head), proved)
 }
 
 /// The paths of every method of the node's three services.

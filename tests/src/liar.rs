@@ -159,6 +159,13 @@ impl LogService for Liar {
         none()
     }
 
+    async fn prove_follow_up(
+        &self,
+        _: Request<v1::ProveFollowUpRequest>,
+    ) -> Result<Response<v1::ProveFollowUpResponse>, Status> {
+        none()
+    }
+
     async fn get_entry(
         &self,
         _: Request<v1::GetEntryRequest>,

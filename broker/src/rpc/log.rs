@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost::bytes::Bytes;
 use sotto_common::error::{Error, ErrorCode, Result};
-use sotto_common::ids::{CommunityId, HitId, NodeId};
+use sotto_common::ids::{CommunityId, FollowUpId, HitId, NodeId};
 use sotto_common::log::merkle::{MerkleHash, TreeHead};
 use sotto_proto::convert::{array, id, text};
 use sotto_proto::status::to_status;
@@ -161,6 +161,29 @@ impl LogService for Api {
                 .await?;
             let entries = proved.into_iter().map(proved_of).collect();
             Ok(v1::ProveHitsResponse { entries })
+        })
+    }
+
+    async fn prove_follow_up(
+        &self,
+        request: Request<v1::ProveFollowUpRequest>,
+    ) -> Result<Response<v1::ProveFollowUpResponse>, Status> {
+        answer!({
+            let caller = node(&request)?;
+            let message = request.into_inner();
+            let community = text("community", &message.community)?;
+            let follow_up = id(
+                "follow_up_id",
+                &message.follow_up_id,
+                FollowUpId::from_slice,
+            )?;
+            let size = message.tree_size;
+            let proved = self
+                .broker
+                .prove_follow_up(&caller, &community, follow_up, size)
+                .await?;
+            let entries = proved.into_iter().map(proved_of).collect();
+            Ok(v1::ProveFollowUpResponse { entries })
         })
     }
 

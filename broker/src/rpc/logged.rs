@@ -138,6 +138,7 @@ const CALLS: &[(&str, Logged)] = &[
     ("LogService/ProveConsistency", ReadByReaders),
     ("LogService/SubmitCosignature", ByNodesOnly),
     ("LogService/ProveHits", ByNodesOnly),
+    ("LogService/ProveFollowUp", ByNodesOnly),
     ("LogService/GetEntry", ReadByReaders),
     ("AuditService/ListEntries", ReadByReaders),
     ("AuditService/ExportEntries", ReadByReaders),

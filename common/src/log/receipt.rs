@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::checkpoint::{CheckpointError, LogKey, SignedCheckpoint};
+use super::checkpoint::{Checkpoint, CheckpointError, LogKey, SignedCheckpoint};
 use super::leaf::{Leaf, LeafError};
 use super::merkle::MerkleHash;
 use super::note::{MAX_NOTE, Note, NoteError};
@@ -142,6 +142,21 @@ impl Receipt {
     /// [`LeafError`] if what goes with it is no leaf, as in a receipt that others wrote.
     pub fn leaf(&self) -> Result<Leaf, LeafError> {
         Leaf::parse(&self.extra)
+    }
+
+    /// The checkpoint that goes with the receipt, with its signatures. None of them is verified.
+    pub const fn note(&self) -> &Note {
+        &self.note
+    }
+
+    /// Whether a leaf is in the tree of the receipt's checkpoint, whoever has signed that.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Checkpoint`] or [`ReceiptError::Proof`].
+    pub fn check_inclusion(&self, leaf: &MerkleHash) -> Result<Checkpoint, ReceiptError> {
+        let checkpoint: Checkpoint = self.note.text().parse()?;
+        verify_inclusion(leaf, self.index, &checkpoint.head, &self.proof)?;
+        Ok(checkpoint)
     }
 
     /// Whether a leaf is in the log, under a checkpoint that enough witnesses stand behind.
@@ -311,6 +326,17 @@ mod tests {
             grown,
             Err(ReceiptError::Checkpoint(CheckpointError::Signature))
         );
+    }
+
+    #[test]
+    fn inclusion_is_checked_without_the_key_as_well() {
+        let log = Log::new();
+        let receipt = log.receipt();
+        let checkpoint = receipt.check_inclusion(&leaf(5).hash()).unwrap();
+        assert_eq!(checkpoint.head.size, 23);
+        assert_eq!(receipt.note().text(), checkpoint.to_string());
+        let other = receipt.check_inclusion(&leaf(6).hash());
+        assert_eq!(other, Err(ReceiptError::Proof(ProofError::Root)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{HitId, SessionId};
+use sotto_common::log::checkpoint::SignedCheckpoint;
 use sotto_common::log::leaf::Leaf;
 use sotto_common::log::merkle::MerkleHash;
 use sotto_common::log::proof::verify_inclusion;
@@ -43,17 +44,32 @@ impl App {
         self.receipt(batch.leaf_index).await
     }
 
-    async fn receipt(&self, leaf_index: u64) -> Result<Vec<u8>> {
-        let Some(log) = &self.log else {
-            return Err(none(
-                "this node follows no audit log: set `audit_log.verifier_key`",
-            ));
-        };
+    /// The log that this node follows.
+    ///
+    /// # Errors
+    /// `LOG_UNKNOWN` if it follows none.
+    pub(super) fn followed_log(&self) -> Result<&FollowedLog> {
+        self.log
+            .as_ref()
+            .ok_or_else(|| none("this node follows no audit log: set `audit_log.verifier_key`"))
+    }
+
+    /// The newest checkpoint that enough witnesses of the active epoch stand behind, if this node
+    /// itself found it consistent.
+    ///
+    /// # Errors
+    /// `LOG_INCONSISTENT` while an alarm stands; those of the broker and of the store.
+    pub(super) async fn witnessed(&self, log: &FollowedLog) -> Result<Option<SignedCheckpoint>> {
         self.check_log().await?;
         let manifest = self.active_epoch().await?.manifest;
         let witnesses = WitnessPolicy::of_manifest(&manifest, &log.trust_domain);
         let witnesses = witnesses.map_err(Error::internal)?;
-        let signed = self.cosigned(log, &witnesses).await?;
+        self.cosigned(log, &witnesses).await
+    }
+
+    async fn receipt(&self, leaf_index: u64) -> Result<Vec<u8>> {
+        let log = self.followed_log()?;
+        let signed = self.witnessed(log).await?;
         let signed = signed.filter(|signed| leaf_index < signed.head().size);
         let signed = signed.ok_or_else(|| {
             none("not enough witnesses stand behind a checkpoint with this entry yet")

@@ -134,7 +134,8 @@ impl App {
                 return Ok(());
             };
             before = Some(last.id);
-            let proved = self.prove_hits(&page, signed.head()).await?;
+            let ids: Vec<_> = page.iter().map(|hit| hit.id).collect();
+            let proved = self.prove_hits(&ids, signed.head()).await?;
             if proved.is_empty() {
                 return Ok(());
             }
@@ -159,12 +160,15 @@ impl App {
     }
 
     /// The entries of hits, each with its proof.
-    async fn prove_hits(
+    ///
+    /// # Errors
+    /// Those of the broker.
+    pub(super) async fn prove_hits(
         &self,
-        page: &[UnverifiedHit],
+        hits: &[HitId],
         head: &TreeHead,
     ) -> Result<Vec<v1::ProvedEntry>> {
-        let ids = page.iter().map(|hit| hit.id.as_bytes().to_vec().into());
+        let ids = hits.iter().map(|hit| hit.as_bytes().to_vec().into());
         let request = v1::ProveHitsRequest {
             community: self.community.to_string(),
             hit_ids: ids.collect(),
@@ -226,7 +230,10 @@ impl App {
     }
 
     /// An entry that does not fit raises the alarm as well.
-    async fn doubt(
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn doubt(
         &self,
         log: &FollowedLog,
         signed: &SignedCheckpoint,
@@ -326,8 +333,11 @@ pub(crate) fn check_batch(
     Ok(true)
 }
 
-/// An entry that is in the tree, and what it says.
-fn opened(
+/// An entry that is in the tree, and what it says; `None` as for hits.
+///
+/// # Errors
+/// [`Doubt`].
+pub(super) fn opened(
     proved: &v1::ProvedEntry,
     head: &TreeHead,
     kind: EntryKind,

@@ -169,19 +169,26 @@ pub(crate) enum FollowUpCommand {
         id: FollowUpId,
     },
     /// Write a signed bundle of a follow-up, with its dossier, for a case file
+    ///
+    /// Proofs of the audit log go with it, as far as the node follows the log and finds the steps under
+    /// a checkpoint that enough witnesses stand behind; what is missing, and why, is said.
     #[command(after_help = "Examples:\n  \
         sotto-node followup export 019a1b2c-… case-17 --why 'case file' --with-attachments\n  \
         sotto-node followup verify case-17")]
     Export(export::ExportArgs),
-    /// Check an exported bundle: digests, signatures, and the chain of its steps; offline
+    /// Check an exported bundle: digests, signatures, the chain of its steps, and what the audit log
+    /// says of them; offline
     ///
     /// Of a follow-up that was erased after the retention time no signed statement is left: then the
     /// exporter's signature is checked alone, and `signatures` is `erased`.
     ///
     /// The keys come from the bundle itself. Compare the fingerprints that are printed with those of
     /// `sotto-node member ls`, or give them with --fingerprint.
+    ///
+    /// The key of the log does not: with --log-key the receipts are verified, without it they are only
+    /// compared with the steps.
     #[command(after_help = "Examples:\n  \
-        sotto-node followup verify case-17\n  \
+        sotto-node followup verify case-17 --log-key 'broker.example/sotto/euro-cyber+…'\n  \
         sotto-node followup verify case-17 --fingerprint 'de-bka=4f1c…'")]
     Verify(verify::VerifyArgs),
     /// The yearly figures of Directive (EU) 2023/977, art. 18

@@ -7,8 +7,8 @@ use sotto_proto::{convert, v1};
 use super::page::{Page, code, uuid, words};
 use super::time;
 
-/// A step that was taken.
-pub(super) fn section(page: &mut Page, step: &v1::NodeFollowUpStep) {
+/// A step that was taken, and where it stands in the audit log, if that is proved.
+pub(super) fn section(page: &mut Page, step: &v1::NodeFollowUpStep, leaf: &str) {
     page.begin_section();
     let name = title(step.step());
     page.heading(3, &format!("{}. {name}, by {}", step.seq, step.sender));
@@ -25,6 +25,7 @@ pub(super) fn section(page: &mut Page, step: &v1::NodeFollowUpStep) {
     page.coded("State after it", state);
     page.field("Drafted by", &step.drafted_by);
     page.field("Approved by", &step.approved_by);
+    page.field("In the audit log", leaf);
     if let Some(clear) = &step.clear {
         if let Some(wanted) = &clear.terms {
             terms(page, Some(wanted));

@@ -75,12 +75,24 @@ fn view() -> v1::GetNodeFollowUpResponse {
 
 #[test]
 fn every_step_stands_there_in_the_order_in_which_it_was_taken() {
-    let page = html(&view(), Timestamp::from_seconds(0));
+    let head = TreeHead {
+        size: 23,
+        ..TreeHead::empty()
+    };
+    let in_log = InLog {
+        checkpoint: Some(("broker.example/sotto/euro-cyber".into(), head)),
+        steps: BTreeMap::from([(2, 17)]),
+        hit: Some(4),
+    };
+    let page = html(&view(), &in_log, Timestamp::from_seconds(0));
     let places: Vec<_> = [
         "Dossier of a follow-up",
+        "leaf 4, under the checkpoint of 23 leaves",
+        "23 leaves of broker.example/sotto/euro-cyber, root ",
         "0. Request submitted, by nl-fiu",
         "1. Presence proved, by de-bka",
         "2. Particulars released, by nl-fiu",
+        "leaf 17, under the checkpoint of 23 leaves",
         "+31612345678",
         "signed by key key-2",
         "3. Request accepted, by de-bka",
@@ -102,11 +114,13 @@ fn every_step_stands_there_in_the_order_in_which_it_was_taken() {
     })
     .collect();
     assert!(places.is_sorted(), "{places:?}");
+    // Nothing is said of the log where nothing is proved.
+    assert_eq!(page.matches("In the audit log").count(), 1);
 }
 
 #[test]
 fn nothing_that_somebody_wrote_acts_in_a_browser() {
-    let page = html(&view(), Timestamp::from_seconds(0));
+    let page = html(&view(), &InLog::default(), Timestamp::from_seconds(0));
     assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains('\u{202e}'));
     assert!(page.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;"));
     assert!(page.contains("second &amp; last"));
@@ -119,6 +133,7 @@ fn nothing_that_somebody_wrote_acts_in_a_browser() {
 fn a_follow_up_without_steps_has_a_dossier_too() {
     let page = html(
         &v1::GetNodeFollowUpResponse::default(),
+        &InLog::default(),
         Timestamp::from_seconds(0),
     );
     assert!(page.contains("No step has been taken yet.") && page.ends_with("</html>\n"));

@@ -2,6 +2,7 @@
 //! implementation could make them, and the whole life between real units.
 
 mod attachments;
+mod export;
 mod figures;
 mod full_disk;
 mod large;

@@ -4,15 +4,27 @@ use std::collections::BTreeSet;
 
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, Result};
-use sotto_common::ids::{CommunityId, HitId, NodeId};
+use sotto_common::ids::{CommunityId, FollowUpId, HitId, NodeId};
+use sotto_common::log::action::Action;
 use sotto_common::log::merkle::MerkleHash;
 use sotto_common::log::proof::ProofPlan;
+use sotto_proto::convert::log::read_entry;
 
-use super::reading::is_shown;
+use super::reading::{is_shown, length_of};
 use super::{leaf_unknown, signed_size, tile_set};
 use crate::app::membership::may_read;
 use crate::app::{Broker, enrolled};
-use crate::datastore::{LoggedRecord, Tx};
+use crate::datastore::{EntryFilter, LoggedRecord, Tx};
+
+/// Steps of a follow-up that are proved in one answer; a follow-up has fewer.
+const MAX_STEPS: usize = 256;
+
+/// Bytes of their entries, beside which their proofs have room: messages have a bound (protocol
+/// §12). Steps of people are far below it.
+const MAX_ANSWER: usize = 3 * 1024 * 1024;
+
+/// Entries that are looked at in one query.
+const AT_A_TIME: u32 = 500;
 
 /// A leaf, and that it is in the tree.
 #[derive(Clone, Debug)]
@@ -108,6 +120,78 @@ impl Broker {
             })
             .await
     }
+
+    /// Party: the entries of the steps of its follow-up that the tree of `size` leaves has, in the
+    /// order of the log, each with its proof. None for a follow-up of others.
+    ///
+    /// # Errors
+    /// `NOT_A_MEMBER`; `LEAF_UNKNOWN` for a size beyond the latest checkpoint.
+    pub(crate) async fn prove_follow_up(
+        &self,
+        caller: &NodeId,
+        community: &CommunityId,
+        follow_up: FollowUpId,
+        size: u64,
+    ) -> Result<Vec<Proved>> {
+        self.store
+            .read_tx("prove_follow_up", |tx| {
+                async move {
+                    enrolled(tx, community, caller).await?;
+                    check_size(tx, community, size).await?;
+                    let steps = steps_of(tx, community, caller, follow_up, size).await?;
+                    prove_all(tx, community, steps).await
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+}
+
+/// The steps of a follow-up that stand below `size` and that the caller may read. A file that is
+/// kept has an entry of the same kind and verb, and is passed over.
+async fn steps_of(
+    tx: &mut (dyn Tx + '_),
+    community: &CommunityId,
+    caller: &NodeId,
+    follow_up: FollowUpId,
+    size: u64,
+) -> Result<Vec<(LoggedRecord, ProofPlan)>> {
+    let filter = &EntryFilter {
+        kind: Some(Action::TakeStep.kind()),
+        verb: Some(Action::TakeStep.verb()),
+        follow_up: Some(follow_up),
+        ..EntryFilter::default()
+    };
+    let (mut steps, mut bytes, mut next) = (Vec::new(), 0, 0);
+    loop {
+        let range = next..size;
+        let found = tx.get_entries(community, filter, range, AT_A_TIME).await?;
+        let is_last = found.len() < AT_A_TIME as usize;
+        for record in found {
+            next = record.index + 1;
+            let Some(plan) = ProofPlan::inclusion(record.index, size) else {
+                continue;
+            };
+            let length = length_of(&record);
+            let fits = steps.len() < MAX_STEPS && bytes + length <= MAX_ANSWER;
+            if fits && is_step(&record)? && is_shown(tx, community, caller, &record).await? {
+                bytes += length;
+                steps.push((record, plan));
+            }
+        }
+        if is_last {
+            return Ok(steps);
+        }
+    }
+}
+
+/// Whether it is the entry of a step; one whose opening was erased does not say.
+fn is_step(record: &LoggedRecord) -> Result<bool> {
+    let Some(opening) = &record.opening else {
+        return Ok(false);
+    };
+    let entry = read_entry(opening.entry()).map_err(Error::internal)?;
+    Ok(entry.action == Action::TakeStep)
 }
 
 async fn check_size(tx: &mut (dyn Tx + '_), community: &CommunityId, size: u64) -> Result<()> {

@@ -250,7 +250,8 @@ fn is_of_case(record: &LoggedRecord, case_ref: &str) -> bool {
     grounds.is_some_and(|grounds| grounds.case_ref() == case_ref)
 }
 
-fn length_of(record: &LoggedRecord) -> usize {
+/// Bytes of a leaf with its opening.
+pub(super) fn length_of(record: &LoggedRecord) -> usize {
     let entry = record.opening.as_ref();
     record.leaf.len() + entry.map_or(0, |opening| opening.entry().len())
 }

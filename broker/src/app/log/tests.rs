@@ -7,11 +7,13 @@ use futures::future::join_all;
 use prost::Message as _;
 use sotto_common::filter::DEFAULT_K;
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
+use sotto_common::ids::FollowUpId;
 use sotto_common::log::action::Action;
 use sotto_common::log::entry::Entry;
 use sotto_common::log::merkle::{MerkleHash, TreeHead};
 use sotto_common::log::proof::{verify_consistency, verify_inclusion};
 use sotto_common::membership::{PolicyProfile, Profile};
+use sotto_common::random::os_rng;
 use sotto_common::selector::Policy;
 use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::time::{MockClock, Timestamp};
@@ -323,6 +325,58 @@ async fn a_node_reads_its_own_entries_alone() {
         .logged(None, community, 0)
         .await
         .expect("an auditor's");
+}
+
+#[tokio::test]
+async fn the_steps_of_a_follow_up_are_proved_to_its_parties_alone() {
+    let world = World::new().await;
+    let community = &community();
+    tx!(world, tx => tx.put_node(community, &node("fr-pj"), NOW).await);
+    let ids = [(); 2].map(|()| FollowUpId::generate(NOW, &mut os_rng()));
+    let made = |(by, to, action, id): (&str, &str, Action, FollowUpId)| {
+        let (journal, now) = (&world.broker.journal, world.broker.now());
+        let entry = journal.by_node(&node(by), action, community, now);
+        let mut entry = entry.expect("an entry");
+        entry.object.follow_up = Some(id);
+        entry.recipient = Some(node(to));
+        entry
+    };
+    let entries = &[
+        ("nl-fiu", "de-bka", Action::TakeStep, ids[0]),
+        ("nl-fiu", "de-bka", Action::TakeStep, ids[1]),
+        ("de-bka", "nl-fiu", Action::CompleteAttachment, ids[0]),
+        ("nl-fiu", "de-bka", Action::FetchAttachment, ids[0]),
+        ("de-bka", "nl-fiu", Action::TakeStep, ids[0]),
+    ]
+    .map(made);
+    tx!(world, tx => {
+        for entry in entries {
+            journal::put(tx, entry).await?;
+        }
+        Ok(())
+    });
+    let head = world.sign().await;
+    let broker = &world.broker;
+    let prove = async |caller: &str, size| {
+        let caller = node(caller);
+        broker
+            .prove_follow_up(&caller, community, ids[0], size)
+            .await
+    };
+    for party in ["nl-fiu", "de-bka"] {
+        let proved = prove(party, head.size).await.expect("proved");
+        let places: Vec<_> = proved.iter().map(|proved| proved.record.index).collect();
+        assert_eq!(places, [0, 4]);
+        for proved in proved {
+            let leaf = MerkleHash::of_leaf(&proved.record.leaf);
+            verify_inclusion(&leaf, proved.record.index, &head, &proved.hashes)
+                .expect("in the tree");
+        }
+        assert!(prove(party, 0).await.expect("looked").is_empty());
+    }
+    assert!(prove("fr-pj", head.size).await.expect("looked").is_empty());
+    let refused = prove("nl-fiu", head.size + 1).await;
+    assert_eq!(refused.expect_err("beyond").code, ErrorCode::LeafUnknown);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
-//! Everything of one follow-up for a case file: statements, contents, a dossier to read, and a
-//! signed list of digests.
+//! Everything of one follow-up for a case file: statements, contents, what the audit log proves, a
+//! dossier to read, and a signed list of digests.
 
 mod json;
+mod proofs;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -31,14 +32,11 @@ const AHEAD: usize = 4;
 /// Most characters in the name of a file within the bundle.
 const MAX_FILE_NAME: usize = 120;
 
-const NO_PROOFS: &str = "Proofs that the steps stand in the community's audit log are not available: \
-this community has no audit log yet.\n";
-
 const SIGNED: &str = "The steps are proved by the signatures of both nodes (statements/) and by the \
 chain of their digests.\n";
 
 const UNSIGNED: &str =
-    "Nor are the steps proved by the signatures of both nodes: see erased.txt.\n";
+    "The steps are not proved by the signatures of both nodes any more: see erased.txt.\n";
 
 impl App {
     /// The files of a bundle, one after another; the last two are the digests of all before them,
@@ -93,7 +91,8 @@ impl App {
         let keys = serde_json::to_vec_pretty(&keys).map_err(Error::internal)?;
         bundle.file("keys.json", keys).await?;
         bundle.file("manifest.pb", envelope.encode_to_vec()).await?;
-        let dossier = crate::dossier::html(story, self.clock.now());
+        let proofs = self.prove_follow_up(follow_up).await;
+        let dossier = crate::dossier::html(story, &proofs.in_log(), self.clock.now());
         bundle.file("dossier.html", dossier.into_bytes()).await?;
         let proved = match follow_up.erased_at {
             Some(at) => {
@@ -102,8 +101,7 @@ impl App {
             }
             None => SIGNED,
         };
-        let proofs = [NO_PROOFS, proved].concat().into_bytes();
-        bundle.file("inclusion-proofs.txt", proofs).await?;
+        proofs.write(bundle, proved).await?;
         if with_attachments && follow_up.side == Party::Requester {
             self.write_attachments(bundle, follow_up).await?;
         }
@@ -147,8 +145,8 @@ fn erased(at: Timestamp) -> String {
          step and when, items, grounds, times and states.\n\n\
          Each signature was over the clear and the sealed part of a step together, and went with\n\
          them: no signature of a step can be checked any more. That the steps were as they stand\n\
-         here is said by the node alone that wrote this bundle and signed its list of digests\n\
-         (SHA256SUMS.dsse).\n"
+         here is said by the audit log, as far as inclusion-proofs.txt goes, and else by the node\n\
+         alone that wrote this bundle and signed its list of digests (SHA256SUMS.dsse).\n"
     )
 }
 

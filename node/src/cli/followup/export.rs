@@ -15,6 +15,7 @@ use crate::cli::client::Client;
 use crate::cli::fault::{Fault, Result};
 use crate::cli::progress;
 use crate::cli::render::{Cell, List, printable};
+use crate::follow_up::logged::{SUMMARY, missing};
 
 /// What is exported.
 #[derive(Args, Debug)]
@@ -72,10 +73,19 @@ pub(super) async fn run(context: &Context, client: &Client, args: &ExportArgs) -
              {ERASED} says what is left"
         ));
     }
+    for missing in not_proved(&args.folder) {
+        context.note(&format!("not proved by the audit log: {missing}"));
+    }
     context.note(&format!(
         "written to {shown}; `sotto-node followup verify {shown}` checks it"
     ));
     Ok(())
+}
+
+/// What the bundle says that the audit log does not prove, and why.
+fn not_proved(folder: &Path) -> Vec<String> {
+    let summary = std::fs::read_to_string(folder.join(SUMMARY));
+    summary.map_or_else(|_| Vec::new(), |summary| missing(&summary))
 }
 
 fn check_free(folder: &Path) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod erased;
+mod inclusion;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use sotto_common::followup::FollowUpState;
 use sotto_common::followup::record::{FollowUp, MAX_DELAY};
 use sotto_common::followup::step::{StepDetail, StepStatement};
 use sotto_common::ids::{FollowUpId, NodeId};
+use sotto_common::log::checkpoint::LogKey;
 use sotto_common::membership::Manifest;
 use sotto_proto::convert::follow_up::body_digest;
 use sotto_proto::{convert, v1};
@@ -19,9 +21,12 @@ use sotto_proto::{convert, v1};
 use super::ERASED;
 use crate::cli::Context;
 use crate::cli::fault::{Fault, Result};
+use crate::cli::init::log_key;
 use crate::cli::render::Cell;
+use crate::follow_up::logged::{CHECKPOINT, HitFacts, StepFacts};
 
 use bundle::{Bundle, MANIFEST, SUMS, SUMS_SIGNED};
+use inclusion::Inclusion;
 
 /// Which bundle.
 #[derive(Args, Debug)]
@@ -32,6 +37,10 @@ pub(crate) struct VerifyArgs {
     /// The fingerprint that a node must have, as it was compared with it; may be given several times
     #[arg(long = "fingerprint", value_name = "NODE=FINGERPRINT", value_parser = fingerprint)]
     fingerprints: Vec<(NodeId, Fingerprint)>,
+    /// The key of the audit log, as the operator gave it out of band: what the log proves of the
+    /// steps is checked by it
+    #[arg(long, value_name = "VKEY", value_parser = log_key)]
+    log_key: Option<LogKey>,
 }
 
 fn fingerprint(text: &str) -> Result<(NodeId, Fingerprint), String> {
@@ -52,6 +61,11 @@ const VERIFIED: &[&str] = &[
     "signatures",
     "files",
     "exported_by",
+    "inclusion",
+    "logged_steps",
+    "logged_hit",
+    "tree_size",
+    "cosigned_by",
 ];
 
 /// A follow-up, as a bundle has it.
@@ -71,6 +85,7 @@ struct Verified {
     keys: BTreeMap<NodeId, VerifyingKey>,
     files: usize,
     exported_by: NodeId,
+    inclusion: Inclusion,
 }
 
 impl Verified {
@@ -82,7 +97,8 @@ impl Verified {
                 "after the retention time {exporter} has erased what was sealed, and the signed \
                  statements with it: request, particulars, texts, answer and files are gone, and \
                  the signatures of the steps cannot be checked any more. What is left of the steps \
-                 is what {exporter} says, whose signature over the bundle verifies"
+                 is what {exporter} says, whose signature over the bundle verifies, and the audit \
+                 log, as far as `inclusion` tells"
             )
         })
     }
@@ -91,7 +107,7 @@ impl Verified {
 /// Checks a bundle, and says what it proves.
 pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<()> {
     let bundle = Bundle::open(&args.folder)?;
-    let verified = check(&bundle)?;
+    let verified = check(&bundle, args.log_key.as_ref())?;
     for (node, wanted) in &args.fingerprints {
         let found = verified.keys.get(node).map(VerifyingKey::fingerprint);
         if found != Some(*wanted) {
@@ -109,16 +125,24 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<()> {
             "whole and signed; compare the fingerprints with those of `sotto-node member ls`",
         );
     }
+    let inclusion = &verified.inclusion;
+    if inclusion.tree.as_ref().is_some_and(|tree| !tree.is_signed) {
+        context.note("inclusion: not checked, no --log-key: the operator gives it out of band");
+    }
+    for missing in &inclusion.missing {
+        context.note(&format!("not proved by the audit log: {missing}"));
+    }
     context.done(VERIFIED, &cells(&verified))
 }
 
 /// The values of [`VERIFIED`].
-fn cells(verified: &Verified) -> [Cell; 10] {
+fn cells(verified: &Verified) -> [Cell; 15] {
     let fingerprint = |node| {
         let key = verified.keys.get(node).map(VerifyingKey::fingerprint);
         Cell::new(key.map(|key| key.to_string()))
     };
-    let story = &verified.story;
+    let (story, inclusion) = (&verified.story, &verified.inclusion);
+    let tree = inclusion.tree.as_ref();
     let signatures = if verified.is_erased {
         "erased"
     } else {
@@ -135,18 +159,30 @@ fn cells(verified: &Verified) -> [Cell; 10] {
         Cell::new(signatures),
         Cell::new(verified.files),
         Cell::new(verified.exported_by.as_str()),
+        Cell::new(inclusion.verdict()),
+        Cell::new(inclusion.steps),
+        Cell::new(inclusion.hit),
+        Cell::new(tree.map(|tree| tree.size)),
+        Cell::texts(tree.map_or(&[][..], |tree| &tree.cosigned[..])),
     ]
 }
 
 /// Names the first thing that does not hold.
-fn check(bundle: &Bundle) -> Result<Verified> {
+fn check(bundle: &Bundle, log_key: Option<&LogKey>) -> Result<Verified> {
     let files = bundle.check_digests()?;
     let manifest = manifest(bundle)?;
     let is_erased = bundle.has(ERASED);
-    let story = if is_erased {
-        erased::story(bundle)?
+    let (story, steps) = if is_erased {
+        let story = erased::story(bundle)?;
+        let steps = if bundle.has(CHECKPOINT) {
+            erased::steps(bundle, &story)?
+        } else {
+            Vec::new()
+        };
+        (story, steps)
     } else {
-        Story::from(chain(bundle, &manifest)?)
+        let (follow_up, steps) = chain(bundle, &manifest)?;
+        (Story::from(follow_up), steps)
     };
     let mut keys = BTreeMap::new();
     for node in [&story.requester, &story.holder] {
@@ -154,12 +190,22 @@ fn check(bundle: &Bundle) -> Result<Verified> {
     }
     bundle.check_named_keys(&keys)?;
     let exported_by = exporter(bundle, &keys)?;
+    let hit = steps.first().map(|first| HitFacts {
+        community: first.community.clone(),
+        hit: first.hit,
+        epoch: manifest.epoch,
+        requester: story.requester.clone(),
+        holder: story.holder.clone(),
+    });
+    let all = story.steps;
+    let inclusion = inclusion::check(bundle, all, &steps, hit.as_ref(), &manifest, log_key)?;
     Ok(Verified {
         story,
         is_erased,
         keys,
         files,
         exported_by,
+        inclusion,
     })
 }
 
@@ -190,9 +236,11 @@ fn key_of(manifest: &Manifest, node: &NodeId) -> Result<VerifyingKey> {
         .map_err(|error| wrong(MANIFEST, &error))
 }
 
-/// Every statement by its sender's key, at its place, leading to the state that it names.
-fn chain(bundle: &Bundle, manifest: &Manifest) -> Result<FollowUp> {
+/// Every statement by its sender's key, at its place, leading to the state that it names; and what
+/// each says.
+fn chain(bundle: &Bundle, manifest: &Manifest) -> Result<(FollowUp, Vec<StepFacts>)> {
     let mut follow_up: Option<FollowUp> = None;
+    let mut steps = Vec::new();
     for (seq, name) in bundle.statements().into_iter().enumerate() {
         let envelope = bundle.envelope(&name)?;
         let wrong = |error| wrong(&name, &error);
@@ -222,8 +270,10 @@ fn chain(bundle: &Bundle, manifest: &Manifest) -> Result<FollowUp> {
             Some(before) => before.apply(clear, body, now),
         };
         follow_up = Some(next.map_err(wrong)?);
+        steps.push(StepFacts::new(clear, &statement.clear_bytes, body));
     }
-    follow_up.ok_or_else(|| Fault::new("statements: the bundle has none"))
+    let follow_up = follow_up.ok_or_else(|| Fault::new("statements: the bundle has none"))?;
+    Ok((follow_up, steps))
 }
 
 /// The party whose node has signed the list of digests.

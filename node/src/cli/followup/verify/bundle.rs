@@ -85,11 +85,21 @@ impl Bundle {
 
     /// The statements, in the order of their names.
     pub(super) fn statements(&self) -> Vec<String> {
+        self.below("statements/")
+    }
+
+    /// The files of a folder, in the order of their names.
+    pub(super) fn below(&self, folder: &str) -> Vec<String> {
         let names = self.digests.keys();
         names
-            .filter(|name| name.starts_with("statements/"))
+            .filter(|name| name.starts_with(folder))
             .cloned()
             .collect()
+    }
+
+    /// A short file.
+    pub(super) fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        read_small(&self.folder, name)
     }
 
     /// A signed file: an envelope written in its one way, so that every byte counts.

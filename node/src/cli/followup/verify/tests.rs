@@ -18,6 +18,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod logged;
+
 /// What signs the list of digests.
 fn sign_list(key: &SigningKey, list: &[u8]) -> v1::DsseEnvelope {
     key.sign(StatementKind::FollowUpBundle, list.to_vec())
@@ -107,8 +109,11 @@ fn seal(folder: &Path, key: &SigningKey) {
 
 fn files(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();
-    for below in ["", "attachments", "statements"] {
-        for entry in fs::read_dir(folder.join(below)).expect("listed") {
+    for below in ["", "attachments", "log", "statements"] {
+        let Ok(entries) = fs::read_dir(folder.join(below)) else {
+            continue;
+        };
+        for entry in entries {
             let entry = entry.expect("an entry");
             if entry.path().is_file() {
                 let path = entry.path();
@@ -122,7 +127,7 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 fn outcome(folder: &Path) -> Result<Verified> {
-    check(&Bundle::open(folder)?)
+    check(&Bundle::open(folder)?, None)
 }
 
 fn failure(folder: &Path) -> String {
@@ -140,6 +145,7 @@ fn a_bundle_proves_every_step_and_who_exported_it() {
     assert_eq!(verified.story.state, FollowUpState::Withdrawn);
     assert_eq!(verified.story.steps, 2);
     assert_eq!(verified.caveat(), None);
+    assert_eq!(verified.inclusion.verdict(), "none");
     assert_eq!(verified.files, 7);
     assert_eq!(verified.exported_by.as_str(), "nl-fiu");
     assert_eq!(verified.keys[&verified.exported_by], key.verifying_key());
