@@ -20,7 +20,7 @@ use tonic::Code;
 use v1::node_admin_service_client::NodeAdminServiceClient;
 
 /// Units that follow the log of their broker, with an epoch; the first is its custodian.
-async fn witnesses<const N: usize>(names: [&str; N]) -> (Sandbox, Vec<Unit>) {
+pub(super) async fn witnesses<const N: usize>(names: [&str; N]) -> (Sandbox, Vec<Unit>) {
     let sandbox = Sandbox::empty().await;
     let operator = sandbox.operator();
     let created = operator.create_community(profile(), &names[..1]).await;
@@ -39,7 +39,8 @@ async fn witnesses<const N: usize>(names: [&str; N]) -> (Sandbox, Vec<Unit>) {
     (sandbox, units)
 }
 
-fn numbers(range: std::ops::Range<u32>) -> BTreeSet<String> {
+/// Made-up phone numbers, as a unit imports them.
+pub(super) fn numbers(range: std::ops::Range<u32>) -> BTreeSet<String> {
     range.map(|n| format!("+3161234{n:04}")).collect()
 }
 
@@ -48,13 +49,14 @@ fn no_hit(sandbox: &Sandbox) -> [u8; 16] {
     *HitId::generate(sandbox.clock_now(), &mut os_rng()).as_bytes()
 }
 
-async fn log_of(unit: &Unit) -> v1::LogStatus {
+/// How a unit stands with the log.
+pub(super) async fn log_of(unit: &Unit) -> v1::LogStatus {
     let status = unit.status().await.expect("a status");
     status.log.expect("it follows a log")
 }
 
 /// Whether a unit has this many hits, all of them verified. The log is sequenced by the clock.
-async fn all_verified(sandbox: &Sandbox, unit: &Unit, count: usize) -> bool {
+pub(super) async fn all_verified(sandbox: &Sandbox, unit: &Unit, count: usize) -> bool {
     sandbox.clock.advance(Duration::from_secs(1));
     let threads = unit.threads().await.expect("listed");
     threads.len() == count && threads.iter().all(|hit| hit.leaf_index.is_some())
