@@ -226,7 +226,7 @@ async fn do_everything(sandbox: &Sandbox, [nl, de, fr]: &[TestNode; 3]) {
     hits.retain(|hit| hit.holder == de.id().as_str());
     assert_eq!(hits.len(), 7);
     follow_up(nl, de, &hits).await;
-    for decision in [HitDecision::BeginReview, HitDecision::RejectAsFalse] {
+    for decision in [HitDecision::BeginReview, HitDecision::FalsePositive] {
         nl.decide(&hits[4], decision).await.expect("taken");
     }
     // Of hits that nobody has looked at some match no more, and then again.
