@@ -6,7 +6,7 @@ check:
 test:
     cargo test --workspace --locked
 
-# What selectors and probes cost on this machine, as ratios of one run; `just bench --help` for more.
+# What selectors, probes and the audit log cost on this machine, as ratios of one run; `just bench --help` for more.
 bench *arguments:
     cargo bench --locked -p sotto-tests --bench scale -- {{ arguments }}
 

@@ -7,7 +7,7 @@ mod feedback;
 mod follow_ups;
 mod garbage;
 mod hits;
-mod journal;
+pub(crate) mod journal;
 mod log;
 mod membership;
 mod probing;
@@ -31,7 +31,7 @@ pub(crate) use catalogue::{CatalogueChange, CatalogueWatch};
 pub(crate) use epochs::EpochView;
 pub(crate) use follow_ups::{Announced, Download, EventView, Place, PresenceRate};
 pub(crate) use journal::Journal;
-pub(crate) use log::{Log, Proved};
+pub(crate) use log::{Log, Proved, prove, tile_set};
 pub(crate) use membership::LimitsChange;
 pub(crate) use probing::{Opening, ProbeSession};
 

@@ -1,5 +1,7 @@
-//! The matcher by itself, in the caller's process: what `just bench` compares probing through gRPC
-//! with. No part of the broker uses it.
+//! Parts of the broker by themselves, in the caller's process, for `just bench`: the matcher, which
+//! probing through gRPC is compared with, and the audit log. No part of the broker uses it.
+
+mod log;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,6 +14,8 @@ use sotto_common::time::Timestamp;
 
 use crate::datastore::StackKey;
 use crate::matcher::{Change, Layer, LayerFacts, MappedFilter, Matcher, Question};
+
+pub use log::{Logging, StoredTree};
 
 /// Active filters, and one who asks for them.
 pub struct Matching {

@@ -6,6 +6,7 @@
 mod follow_ups;
 mod log;
 mod model;
+mod plain;
 mod postgres;
 mod sqlite;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub(crate) use model::{
     NodeRecord, Presence, PresenceCount, PublicationRecord, ReplicaRecord, SessionRecord, StackKey,
     StepRecord,
 };
+pub(crate) use plain::PlainRow;
 pub(crate) use wakeups::{Signal, Wakeups};
 
 /// Everything that one transaction can do, whatever the engine.

@@ -1,5 +1,7 @@
 //! The operator of a broker.
 
+use std::process::Output;
+
 use sotto_common::ids::Role;
 use sotto_common::membership::Profile;
 use sotto_common::time::Timestamp;
@@ -162,8 +164,16 @@ impl Operator {
 
 /// Runs a command of the operator's, which must be done; returns what it prints.
 pub async fn command(lab: &Lab, url: &str, arguments: &[&str]) -> String {
-    let tls = lab.install(Role::Operator, "ops");
-    let file = tls.certificate.with_file_name("operator.toml");
+    let output = run_as(lab, Role::Operator, "ops", url, arguments).await;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Runs a command with the certificate of this role and name; tells how it ended and what it printed.
+pub async fn run_as(lab: &Lab, role: Role, name: &str, url: &str, arguments: &[&str]) -> Output {
+    let tls = lab.install(role, name);
+    let file = tls.certificate.with_extension("toml");
     let config = format!(
         "endpoint = '{url}'\n[tls]\ncertificate = '{}'\nkey = '{}'\nca = '{}'\n\
          trust_domain = '{TRUST_DOMAIN}'\n",
@@ -178,8 +188,5 @@ pub async fn command(lab: &Lab, url: &str, arguments: &[&str]) -> String {
         .args(arguments)
         .env_clear()
         .output();
-    let output = output.await.expect("it runs");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    String::from_utf8(output.stdout).expect("UTF-8")
+    output.await.expect("it runs")
 }

@@ -12,6 +12,7 @@ mod it {
     mod ledger;
     mod log;
     mod log_entries;
+    mod log_fraud;
     mod main_flow;
     mod membership;
     mod metrics;

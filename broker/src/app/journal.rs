@@ -173,7 +173,7 @@ pub(super) fn statement(signed: &v1::DsseEnvelope) -> Statement {
 ///
 /// # Errors
 /// If the ledger cannot be written.
-pub(super) async fn put(tx: &mut (dyn Tx + '_), entry: &Entry) -> Result<()> {
+pub(crate) async fn put(tx: &mut (dyn Tx + '_), entry: &Entry) -> Result<()> {
     let nonce = OpeningNonce::generate(&mut os_rng());
     let opening = Opening::new(nonce, write_entry(entry));
     let nodes = [

@@ -25,7 +25,7 @@ use tokio::sync::Mutex;
 use super::Broker;
 use crate::datastore::{CheckpointRecord, Tx};
 
-pub(crate) use proofs::Proved;
+pub(crate) use proofs::{Proved, prove};
 
 /// Entries that get their places in one transaction.
 const PLACES_AT_A_TIME: u32 = 1000;
@@ -41,7 +41,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(name: LogName, trust_domain: &str, signing: SigningKey) -> Self {
+    /// The logs under this name, with this key, cosigned by the nodes of this trust domain.
+    pub(crate) fn new(name: LogName, trust_domain: &str, signing: SigningKey) -> Self {
         Self {
             name,
             trust_domain: trust_domain.into(),
@@ -139,7 +140,10 @@ async fn signed_size(tx: &mut (dyn Tx + '_), community: &CommunityId) -> Result<
 }
 
 /// These tiles as they are stored, or wider; one that is not there is missing in the set.
-async fn tile_set(
+///
+/// # Errors
+/// If the ledger cannot be read.
+pub(crate) async fn tile_set(
     tx: &mut (dyn Tx + '_),
     community: &CommunityId,
     tiles: &[Tile],

@@ -21,6 +21,8 @@ pub struct Server {
     user: Option<User>,
     dir: PathBuf,
     databases: AtomicU64,
+    /// Whether a commit waits for the disk.
+    durable: bool,
     /// Stops the server once its standard input ends, as it does with this process.
     guard: Child,
 }
@@ -37,6 +39,18 @@ impl Server {
     /// # Panics
     /// If it is not installed though [`REQUIRE`] says so, or does not start.
     pub fn start() -> Option<Self> {
+        Self::start_as(false)
+    }
+
+    /// As [`Self::start`], a server whose commits wait for the disk as in production: for measuring.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_durable() -> Option<Self> {
+        Self::start_as(true)
+    }
+
+    fn start_as(durable: bool) -> Option<Self> {
         let Some(programs) = programs() else {
             let required = std::env::var(REQUIRE).is_ok_and(|value| value == "1");
             assert!(!required, "{REQUIRE}=1, and PostgreSQL is not installed");
@@ -53,6 +67,7 @@ impl Server {
             user,
             dir,
             databases: AtomicU64::new(0),
+            durable,
             guard,
         };
         let data = server.data();
@@ -124,11 +139,12 @@ impl Server {
     /// If it does not start.
     pub fn launch(&self) {
         let (data, log) = (self.data(), format!("{}/log", self.socket()));
-        // Nothing outlives the tests: no need to wait for the disk. Each broker of each test that runs
+        // Nothing outlives the tests: they need not wait for the disk. Each broker of each test that runs
         // beside others has up to 17 connections.
         let options = format!(
-            "-k {} -c listen_addresses= -c fsync=off -c max_connections=400",
-            self.socket()
+            "-k {} -c listen_addresses= -c fsync={} -c max_connections=400",
+            self.socket(),
+            if self.durable { "on" } else { "off" }
         );
         let args = [
             "start", "--wait", "-D", &data, "--log", &log, "-o", &options,

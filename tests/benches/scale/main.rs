@@ -1,27 +1,31 @@
-//! What ten million selectors, and a million probes, cost on this machine (`just bench`).
+//! What ten million selectors, a million probes, and the audit log cost on this machine (`just bench`).
 //!
 //! Nothing here asserts a time: machines differ. Each figure stands beside one of the same run on
 //! the same machine that it is a ratio of. What is measured is a process of its own, so that its
 //! peak of memory (`VmHWM`) is its alone.
 
 mod lists;
+mod logging;
 mod matching;
 mod probing;
 mod process;
+mod proofs;
 mod report;
 mod stages;
 mod store;
+mod times;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use sotto_common::selector::Policy;
+use tokio::runtime::Runtime;
 
 use lists::List;
 use report::Report;
 use stages::{Stage, Work};
 
-/// Ratios of one run on one machine: lists to filters, the node's store, probing.
+/// Ratios of one run on one machine: lists to filters, the node's store, probing, the audit log.
 #[derive(Parser, Debug)]
 #[command(name = "just bench")]
 struct Arguments {
@@ -43,7 +47,13 @@ struct Arguments {
     /// Sessions that probe at once, beside one alone.
     #[arg(long, default_value_t = 4)]
     sessions: usize,
-    /// Where the lists are written; they are removed again.
+    /// Entries of the audit log, beside as many plain rows; 0 leaves the part out.
+    #[arg(long, default_value_t = 20_000)]
+    entries: u64,
+    /// Leaves of the tree in which proofs are made; 0 leaves the part out.
+    #[arg(long, default_value_t = 10_000_000)]
+    leaves: u64,
+    /// Where lists and ledgers are written; they are removed again.
     #[arg(long)]
     dir: Option<PathBuf>,
     /// JSON instead of a table.
@@ -61,6 +71,9 @@ struct Arguments {
     policy: Option<Policy>,
     #[arg(long, hide = true)]
     count: Option<u64>,
+    /// Leaves of the tree that a process of its own builds, for the one that started it.
+    #[arg(long, hide = true, requires = "dir")]
+    tree: Option<u64>,
 }
 
 fn main() {
@@ -77,6 +90,8 @@ fn main() {
             count,
         };
         println!("{}", stages::run(stage, &work));
+    } else if let (Some(leaves), Some(dir)) = (arguments.tree, &arguments.dir) {
+        println!("{}", proofs::run(leaves, dir));
     } else if arguments.bench {
         let report = measure(&arguments);
         if arguments.json {
@@ -102,7 +117,7 @@ fn measure(arguments: &Arguments) -> Report {
             report.filters.push(stages::measure(&list));
         }
     }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = Runtime::new().expect("a runtime");
     if arguments.store > 0 {
         for policy in [Policy::Phone, Policy::Domain] {
             let list = List::write(dir.path(), policy, arguments.store);
@@ -118,5 +133,15 @@ fn measure(arguments: &Arguments) -> Report {
         };
         report.probing = Some(runtime.block_on(probing::measure(&scene)));
     }
+    measure_log(arguments, dir.path(), &runtime, &mut report);
     report
+}
+
+fn measure_log(arguments: &Arguments, dir: &Path, runtime: &Runtime, report: &mut Report) {
+    if arguments.entries > 0 {
+        report.logged = runtime.block_on(logging::measure(arguments.entries, dir));
+    }
+    if arguments.leaves > 0 {
+        report.proofs = proofs::measure(arguments.leaves, dir);
+    }
 }

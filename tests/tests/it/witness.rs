@@ -39,7 +39,8 @@ pub(super) async fn witnesses<const N: usize>(names: [&str; N]) -> (Sandbox, Vec
     (sandbox, units)
 }
 
-fn numbers(range: std::ops::Range<u32>) -> BTreeSet<String> {
+/// Made-up phone numbers, as a unit imports them.
+pub(super) fn numbers(range: std::ops::Range<u32>) -> BTreeSet<String> {
     range.map(|n| format!("+3161234{n:04}")).collect()
 }
 
@@ -48,7 +49,8 @@ fn no_hit(sandbox: &Sandbox) -> [u8; 16] {
     *HitId::generate(sandbox.clock_now(), &mut os_rng()).as_bytes()
 }
 
-async fn log_of(unit: &Unit) -> v1::LogStatus {
+/// How a unit stands with the log.
+pub(super) async fn log_of(unit: &Unit) -> v1::LogStatus {
     let status = unit.status().await.expect("a status");
     status.log.expect("it follows a log")
 }

@@ -201,7 +201,11 @@ async fn check_size(tx: &mut (dyn Tx + '_), community: &CommunityId, size: u64) 
     Ok(())
 }
 
-async fn prove(
+/// Reads the tiles of a proof, and makes it.
+///
+/// # Errors
+/// If the ledger cannot be read, or its tiles are none of the tree.
+pub(crate) async fn prove(
     tx: &mut (dyn Tx + '_),
     community: &CommunityId,
     plan: &ProofPlan,
