@@ -624,12 +624,12 @@ printf '\n'
 # Every node is a witness of the log. A hit is verified once its entry is proved to be in it, under a
 # checkpoint that enough nodes have cosigned.
 
-# In the list: "verified" is the fifteenth column.
+# In the list: "verified" is the nineteenth column.
 count_verified() {
     local party
     for party in "${PARTIES[@]}"; do
         ask "${NODE[$party]}" analyst hits ls --all
-    done | awk -F '\t' '{ hits++; verified += ($15 == "true") } END { print verified + 0, hits + 0 }'
+    done | awk -F '\t' '{ hits++; verified += ($19 == "true") } END { print verified + 0, hits + 0 }'
 }
 
 all_verified() {
