@@ -13,6 +13,25 @@ use tonic::transport::Channel;
 use super::operator::{Client, answer, date};
 use super::{Fault, Result};
 
+/// Columns of the figures of art. 18 of Directive (EU) 2023/977.
+pub(super) const REQUESTS: [&str; 15] = [
+    "requester",
+    "holder",
+    "time_limit",
+    "sent",
+    "received",
+    "answered",
+    "refused",
+    "withdrawn",
+    "not_held",
+    "open",
+    "refusals",
+    "overdue",
+    "overdue_judicial",
+    "median_seconds",
+    "percentile_90_seconds",
+];
+
 #[derive(Debug, Subcommand)]
 pub(super) enum FollowUpsCommand {
     /// Show the yearly figures of Directive (EU) 2023/977, art. 18: requests by requester, holder and
@@ -154,24 +173,7 @@ impl Client {
                    "median_seconds": seconds(row.median_time_to_answer),
                    "percentile_90_seconds": seconds(row.percentile_90_time_to_answer)})
         });
-        let columns = [
-            "requester",
-            "holder",
-            "time_limit",
-            "sent",
-            "received",
-            "answered",
-            "refused",
-            "withdrawn",
-            "not_held",
-            "open",
-            "refusals",
-            "overdue",
-            "overdue_judicial",
-            "median_seconds",
-            "percentile_90_seconds",
-        ];
-        self.print(&columns, rows.collect())
+        self.print(&REQUESTS, rows.collect())
     }
 }
 

@@ -12,6 +12,7 @@ use sotto_common::service::files::{self, Readers};
 use sotto_proto::v1;
 use tonic::Request;
 
+use super::super::follow_ups::REQUESTS;
 use super::super::operator::{Client, answer, refused};
 use super::super::print::say;
 use super::super::{Output, Result, follow_ups};
@@ -33,24 +34,6 @@ const HITS: [&str; 10] = [
     "not_relevant",
     "retracted",
     "expired",
-];
-
-const REQUESTS: [&str; 15] = [
-    "requester",
-    "holder",
-    "time_limit",
-    "sent",
-    "received",
-    "answered",
-    "refused",
-    "withdrawn",
-    "not_held",
-    "open",
-    "refusals",
-    "overdue",
-    "overdue_judicial",
-    "median_seconds",
-    "percentile_90_seconds",
 ];
 
 /// What was counted, and of what.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,30 +11,14 @@ use sotto_common::log::checkpoint::LogKey;
 use sotto_common::random::os_rng;
 use sotto_proto::v1;
 use sotto_tests::desk::answer;
-use sotto_tests::sandbox::profile;
-use sotto_tests::unit::introduce;
 use sotto_tests::{Sandbox, Unit, program};
 
+use super::super::witness::witnesses;
 use super::life::{accepted, at, confirmed};
 
 /// Two units that follow the log; the first has a confirmed hit on the second.
 async fn followers() -> (Sandbox, [Unit; 2], Vec<u8>) {
-    let sandbox = Sandbox::empty().await;
-    let operator = sandbox.operator();
-    let names = ["nl-fiu", "de-bka"];
-    let created = operator.create_community(profile(), &names[..1]).await;
-    created.expect("created");
-    let mut units = Vec::new();
-    for name in names {
-        operator.enrol(name).await.expect("enrolled");
-        let (home, lab) = (sandbox.path(name), sandbox.shared_lab());
-        let settings = "[service.publisher]\ndebounce = '20ms'\npatience = '200ms'\n";
-        let mut unit = Unit::install(&lab, &home, name, &sandbox.url(), settings);
-        unit.follow_log(&sandbox.log_key());
-        unit.start(Arc::new(sandbox.clock.clone())).await;
-        units.push(unit);
-    }
-    introduce(&units).await;
+    let (sandbox, units) = witnesses(["nl-fiu", "de-bka"]).await;
     let units: [Unit; 2] = units.try_into().unwrap_or_else(|_| unreachable!());
     let hit = confirmed(&units, 1).await.remove(0);
     (sandbox, units, hit)
