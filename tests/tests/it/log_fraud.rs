@@ -270,6 +270,7 @@ async fn follow_up(nl: &TestNode, de: &TestNode, hits: &[v1::Hit]) {
 async fn honest() -> Sandbox {
     let (sandbox, nodes) = Sandbox::with_nodes(MEMBERS).await;
     do_everything(&sandbox, &nodes).await;
+    all_signed(&sandbox, &nodes[0]).await;
     export(&sandbox).await.expect("whole");
     all_signed(&sandbox, &nodes[0]).await;
     sandbox
