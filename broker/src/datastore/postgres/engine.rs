@@ -135,8 +135,7 @@ impl Postgres {
         T: Send + 'env,
         F: for<'t> Fn(&'t mut PgConnection) -> ScopedBoxFuture<'env, 't, Result<T>> + Send + Sync,
     {
-        let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE";
-        let mut tx = self.pool.begin_with(begin).await.map_err(db_error)?;
+        let mut tx = self.begin("BEGIN ISOLATION LEVEL SERIALIZABLE").await?;
         let value = work(&mut tx).await?;
         let mark = Mark::new(replica);
         mark.put(&mut tx).await?;
@@ -186,10 +185,22 @@ impl Postgres {
     {
         // One snapshot, which on PostgreSQL itself no writer can make fail.
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut tx = self.pool.begin_with(begin).await.map_err(db_error)?;
+        let mut tx = self.begin(begin).await?;
         let value = work(&mut tx).await?;
         tx.commit().await.map_err(db_error)?;
         Ok(value)
+    }
+
+    /// Begins a transaction; it is begun to the end, also when its caller is dropped meanwhile. SQLx
+    /// would put a connection whose BEGIN nobody has waited for back as one without a transaction,
+    /// and the next caller would find itself in the one that was dropped.
+    async fn begin(
+        &self,
+        statement: &'static str,
+    ) -> Result<sqlx::Transaction<'static, sqlx::Postgres>> {
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+        begun.await.map_err(Error::internal)?.map_err(db_error)
     }
 
     /// The wake-ups of this process and of the others on this ledger.

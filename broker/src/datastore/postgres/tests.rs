@@ -7,6 +7,7 @@ use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::ErrorCode;
 use sotto_common::ids::ReplicaId;
 use sotto_common::random::os_rng;
+use sotto_common::testing::kill::killed_after;
 use sotto_common::time::Timestamp;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, query};
@@ -323,6 +324,25 @@ async fn what_nobody_told_is_looked_for_all_the_same() {
             waiting.mark_unchanged();
             let woken = tokio::time::timeout(Duration::from_secs(10), waiting.changed()).await;
             woken.expect("in time").expect("open");
+        }
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_wherever_it_waits_leaves_nothing_to_the_next() {
+    let Some(url) = postgres_database() else {
+        return;
+    };
+    let store = open(&url.parse().expect("a URL")).await;
+    for waits in 0..40 {
+        let read = store.read_tx("dropped", |_| async { Ok(()) }.scope_boxed());
+        killed_after(waits % 8, read).await;
+        // On every connection that lies idle.
+        let written =
+            (0..8).map(|_| store.run_tx("next", None, |_| async { Ok(()) }.scope_boxed()));
+        for written in futures::future::join_all(written).await {
+            written.unwrap_or_else(|error| panic!("after {waits}: {error} {:?}", error.source));
         }
     }
     store.close().await;
