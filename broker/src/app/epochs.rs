@@ -186,7 +186,7 @@ impl Broker {
                     tx.update_confirmation(community, record.epoch, caller, bytes)
                         .await?;
                     let entry = Entry {
-                        statement: Some(journal::statement(signed)),
+                        statement: Some(journal::statement(signed)?),
                         ..journal.by_node(caller, Action::ConfirmEpoch, community, now)?
                     };
                     journal::put(tx, &about::epoch(entry, record.epoch)).await?;
@@ -414,6 +414,11 @@ async fn check_custodian(
     let node = enrolled(tx, &manifest.community, &manifest.custodian).await?;
     let key = statement_of(&node)?.keys.signing;
     convert::verify::<Manifest>(signed, &key)?;
+    // protocol §9: auditors read the manifest as it is, and are not to find another hint in it.
+    if signed.signatures.iter().any(|s| s.keyid != key.keyid()) {
+        let text = "keyid is not that of the custodian's signing key";
+        return Err(Error::new(ErrorCode::SignatureInvalid, text));
+    }
     if !tx
         .get_custodians(&manifest.community)
         .await?

@@ -91,8 +91,10 @@ impl Broker {
         epoch: Epoch,
         before: Timestamp,
     ) -> Result<()> {
-        let (now, journal) = (self.now(), &self.journal);
+        let journal = &self.journal;
         loop {
+            // Anew in each step: entries do not go back in time, however long it takes.
+            let now = self.now();
             let expired = self
                 .store
                 .run_tx("expire_hits", |tx| {
@@ -169,7 +171,7 @@ async fn take(
         return Ok((LabelledHit { hit, labels }, false));
     }
     let entry = Entry {
-        statement: Some(journal::statement(signed)),
+        statement: Some(journal::statement(signed)?),
         ..journal.by_node(prober, Action::DecideHit, community, now)?
     };
     let hit = move_hit(tx, &hit, claimed.decision.event(), entry).await?;

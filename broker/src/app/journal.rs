@@ -160,13 +160,20 @@ pub(super) fn digest_of(signed: &v1::DsseEnvelope) -> Statement {
     }
 }
 
-/// A signed statement with nothing sealed and no salt; of one that is too long, the digest.
-pub(super) fn statement(signed: &v1::DsseEnvelope) -> Statement {
+/// A signed statement with nothing sealed and no salt.
+///
+/// # Errors
+/// `INVALID_FIELD` for an envelope above [`MAX_STATEMENT`]: an auditor verifies it from the log.
+pub(super) fn statement(signed: &v1::DsseEnvelope) -> Result<Statement> {
     let envelope = signed.encode_to_vec();
-    Statement {
-        envelope: (envelope.len() <= MAX_STATEMENT).then_some(envelope),
-        ..digest_of(signed)
+    if envelope.len() > MAX_STATEMENT {
+        let text = format!("an envelope of at most {MAX_STATEMENT} bytes");
+        return Err(Error::field("statement", text));
     }
+    Ok(Statement {
+        envelope: Some(envelope),
+        ..digest_of(signed)
+    })
 }
 
 /// Puts an entry, in the transaction of what it is about. It gets its place in the tree later.
@@ -210,15 +217,16 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_that_is_too_long_is_in_the_log_as_its_digest() {
+    fn a_statement_that_is_too_long_for_the_log_is_refused() {
         let signed = |length| v1::DsseEnvelope {
             payload: vec![7; length].into(),
             ..Default::default()
         };
         let (short, long) = (signed(100), signed(MAX_STATEMENT));
-        let whole = statement(&short);
+        let whole = statement(&short).expect("short");
         assert_eq!(whole.envelope, Some(short.encode_to_vec()));
         assert_eq!(whole.digest, digest_of(&short).digest);
-        assert_eq!(statement(&long), digest_of(&long));
+        let refused = statement(&long).expect_err("long");
+        assert_eq!(refused.code, sotto_common::error::ErrorCode::InvalidField);
     }
 }

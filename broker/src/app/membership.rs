@@ -299,7 +299,7 @@ impl Broker {
                     }
                     tx.update_statement(community, caller, bytes, key).await?;
                     let entry = Entry {
-                        statement: Some(journal::statement(statement)),
+                        statement: Some(journal::statement(statement)?),
                         ..journal.by_node(caller, Action::SubmitKeys, community, now)?
                     };
                     journal::put(tx, &entry).await

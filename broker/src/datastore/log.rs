@@ -84,6 +84,12 @@ pub(crate) trait LogTx: Send {
         community: &CommunityId,
         range: Range<u64>,
     ) -> Result<Vec<LoggedRecord>>;
+    /// As [`LogTx::get_leaves`], place and bytes alone: what is public of them.
+    async fn get_leaf_bytes(
+        &mut self,
+        community: &CommunityId,
+        range: Range<u64>,
+    ) -> Result<Vec<(u64, Vec<u8>)>>;
     /// Leaves in the range of places that the filter lets through, in order, at most `limit`.
     async fn get_entries(
         &mut self,

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use scoped_futures::ScopedFutureExt as _;
+use sotto_common::dsse::VerifyingKey;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, NodeId};
 use sotto_common::log::checkpoint::Checkpoint;
@@ -16,13 +17,13 @@ use tokio::sync::watch;
 
 use super::{log_unknown, tile_set};
 use crate::app::membership::{may_read, statement_of};
-use crate::app::{Broker, enrolled};
-use crate::datastore::{CheckpointRecord, Signal};
+use crate::app::{Broker, enrolled, manifest_of};
+use crate::datastore::{CheckpointRecord, Signal, Tx};
 
 /// Leaves that are integrated at a time: their tiles are in memory together.
 const PART: u64 = 65_536;
 
-/// Leaves that are read at a time: each comes with its opening.
+/// Leaves that are read at a time.
 const LEAVES_AT_A_TIME: u64 = 1024;
 
 impl Broker {
@@ -108,13 +109,13 @@ impl Broker {
             let leaves = self
                 .store
                 .read_tx("leaves_to_sign", |tx| {
-                    async move { tx.get_leaves(community, step.clone()).await }.scope_boxed()
+                    async move { tx.get_leaf_bytes(community, step.clone()).await }.scope_boxed()
                 })
                 .await?;
-            if !leaves.iter().map(|leaf| leaf.index).eq(step.clone()) {
+            if !leaves.iter().map(|(index, _)| *index).eq(step.clone()) {
                 return Err(changed(community, next));
             }
-            hashes.extend(leaves.iter().map(|leaf| MerkleHash::of_leaf(&leaf.leaf)));
+            hashes.extend(leaves.iter().map(|(_, leaf)| MerkleHash::of_leaf(leaf)));
             next = step.end;
         }
         Ok(hashes)
@@ -205,6 +206,7 @@ impl Broker {
                 async move {
                     let node = enrolled(tx, community, caller).await?;
                     let cosigning = statement_of(&node)?.keys.cosigning;
+                    check_witness(tx, community, caller, &cosigning).await?;
                     let known = tx.get_checkpoint_of(community, head.size).await?;
                     if known.is_none_or(|known| known.root != head.root) {
                         return Err(log_unknown("the log has no such checkpoint"));
@@ -227,6 +229,25 @@ impl Broker {
         self.store.wakeups().announce(Signal::Checkpoints);
         Ok(())
     }
+}
+
+/// Witnesses are known by the manifests alone: what is signed by a key of none counts nowhere, and no
+/// auditor could tell whose it is.
+async fn check_witness(
+    tx: &mut (dyn Tx + '_),
+    community: &CommunityId,
+    node: &NodeId,
+    key: &VerifyingKey,
+) -> Result<()> {
+    for epoch in tx.get_epochs(community).await? {
+        let manifest = manifest_of(&epoch)?;
+        if manifest.member(node).is_ok_and(|row| row.cosigning == *key) {
+            return Ok(());
+        }
+    }
+    Err(invalid(
+        "the cosigning key stands in no manifest yet: it counts from the next epoch on",
+    ))
 }
 
 /// The note with its cosignatures, as many as a note may have.

@@ -33,15 +33,17 @@ impl Broker {
     }
 
     async fn erase_openings_of(&self, community: &CommunityId) -> Result<u64> {
-        let now = self.now();
+        let begun = self.now();
         let mut erased = 0;
         loop {
+            // Anew in each step: entries do not go back in time, however long it takes.
+            let now = self.now();
             let step = self
                 .store
                 .run_tx("erase_openings", |tx| {
                     async move {
                         let profile = proposed_profile(tx, community).await?;
-                        let before = now.minus(profile.retention.hits);
+                        let before = begun.minus(profile.retention.hits);
                         let erased = tx.delete_openings(community, before, STEP).await?;
                         if erased > 0 {
                             // workflow.md "Audit": "erasure is logged".

@@ -71,7 +71,7 @@ async fn hashes(tx: &mut (dyn Tx + '_), community: &CommunityId, tile: Tile) -> 
 async fn leaves(tx: &mut (dyn Tx + '_), community: &CommunityId, tile: Tile) -> Result<Vec<u8>> {
     let first = tile.index() * u64::from(Tile::FULL);
     let range = first..first + u64::from(tile.width());
-    let records = tx.get_leaves(community, range).await?;
-    let leaves: Vec<_> = records.into_iter().map(|record| record.leaf).collect();
+    let leaves = tx.get_leaf_bytes(community, range).await?;
+    let leaves: Vec<_> = leaves.into_iter().map(|(_, leaf)| leaf).collect();
     bundle::encode(tile, &leaves).map_err(Error::internal)
 }

@@ -55,12 +55,19 @@ impl Publications {
             }
         }
         let version = version_of(entry).or_else(|| known.and_then(|known| known.version.clone()));
+        // Uploads that came to nothing may have been announced under the version of the active one.
+        let before = entry.change.as_ref().map(|change| change.from.as_str());
+        let was_active = known.map_or(before == Some(PublicationState::Active.as_str()), |known| {
+            known.state == PublicationState::Active
+        });
         if to == PublicationState::Active {
             let version = version.clone();
             let version =
                 version.ok_or_else(|| Flaw::lacks("holder, policy, epoch and version"))?;
             self.active.insert(version, None);
-        } else if let Some(ended) = version.as_ref().and_then(|key| self.active.get_mut(key)) {
+        } else if was_active
+            && let Some(ended) = version.as_ref().and_then(|key| self.active.get_mut(key))
+        {
             ended.get_or_insert(entry.at);
         }
         self.known.insert(

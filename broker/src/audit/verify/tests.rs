@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use sotto_common::hit::{HitDecision, HitState};
+use sotto_common::ids::PublicationId;
 use sotto_common::log::action::Action;
 use sotto_common::log::entry::Entry;
 use sotto_common::log::leaf::OpeningNonce;
@@ -339,6 +342,24 @@ fn nothing_matches_in_a_filter_that_is_not_active() {
     history.publication(Action::ActivatePublication);
     let last = history.entries.len() - 1;
     assert_eq!(fails(&history), (place(last), F::IllegalPublication));
+}
+
+#[test]
+fn an_upload_that_comes_to_nothing_does_not_end_the_active_filter_of_its_version() {
+    let mut history = History::whole();
+    let found = history.nth(Action::FindHit, 0);
+    let other = PublicationId::generate(NOW, &mut os_rng());
+    let actions = [Action::AnnouncePublication, Action::WithdrawPublication];
+    for (at, action) in (found..).zip(actions) {
+        let mut entry = history.entries[history.nth(action, 0)].clone();
+        entry.object.publication = Some(other);
+        entry.at = history.entries[at].at.minus(CLOCK_SKEW);
+        history.entries.insert(at, entry);
+    }
+    let hit = &mut history.entries[found + 2];
+    assert_eq!(hit.action, Action::FindHit);
+    hit.at = hit.at.plus(Duration::from_secs(1));
+    assert!(verify(&history.file(&history.logged())).is_ok());
 }
 
 #[test]

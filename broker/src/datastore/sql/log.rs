@@ -145,6 +145,26 @@ impl LogTx for EngineTx<'_> {
         .collect()
     }
 
+    async fn get_leaf_bytes(
+        &mut self,
+        community: &CommunityId,
+        range: Range<u64>,
+    ) -> Result<Vec<(u64, Vec<u8>)>> {
+        query(
+            "SELECT place, leaf FROM log_entries
+             WHERE community = $1 AND place >= $2 AND place < $3 ORDER BY place",
+        )
+        .bind(community.as_str())
+        .bind(int(range.start))
+        .bind(int(range.end))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| Ok((number(row, "place")?, get(row, "leaf")?)))
+        .collect()
+    }
+
     async fn get_entries(
         &mut self,
         community: &CommunityId,

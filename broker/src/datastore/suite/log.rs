@@ -97,6 +97,9 @@ pub(super) async fn entries_get_places_in_the_order_in_which_they_were_put(store
     assert_are(&leaves(store).await, &entries, 0);
     let part = tx!(store, tx => tx.get_leaves(community, 1..2).await);
     assert_are(&part, &entries[1..2], 1);
+    let bytes = tx!(store, tx => tx.get_leaf_bytes(community, 1..9).await);
+    let leaf = |place: u64, entry: &NewEntry| (place, entry.leaf.to_bytes());
+    assert_eq!(bytes, [leaf(1, &entries[1]), leaf(2, &entries[2])]);
 
     let next = &entry(Action::CloseSession, NOW);
     tx!(store, tx => tx.put_entry(next).await);
@@ -306,6 +309,9 @@ pub(super) async fn openings_open_under_a_later_key_too(store: &Datastore) {
     };
     let (first, second) = (KEYS[0], KEYS[1]);
     assert!(!reads(&under(&[])).await && !reads(&under(&[second])).await);
+    // What is public needs no key.
+    let public = tx!(under(&[]), tx => tx.get_leaf_bytes(&community(), 0..9).await);
+    assert_eq!(public.len(), leaves(store).await.len());
     // Back and forth: the other key is the smaller one, then the larger one.
     for [new, old] in [[second, first], [first, second]] {
         let both = &under(&[new, old]);
