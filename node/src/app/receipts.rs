@@ -38,7 +38,7 @@ impl App {
     pub(crate) async fn batch_receipt(&self, session: SessionId, number: u32) -> Result<Vec<u8>> {
         let batch = self.store.probed_batch(session, number).await?;
         let batch = batch.ok_or_else(|| {
-            let text = "no such batch is kept here with its place in the audit log";
+            let text = "no such batch is kept here that is verified in the audit log";
             Error::new(ErrorCode::SessionUnknown, text)
         })?;
         self.receipt(batch.leaf_index).await
@@ -88,7 +88,14 @@ impl App {
                 known: self.known_note(log).await?,
                 offered: &signed,
                 proof,
-                about: Some((format!("leaf {leaf_index}"), v1::LoggedEntry::default())),
+                about: Some((
+                    format!("leaf {leaf_index}"),
+                    v1::LoggedEntry {
+                        leaf_index,
+                        leaf: answer.leaf,
+                        ..Default::default()
+                    },
+                )),
             };
             self.raise(log, contradiction).await?;
             return Err(inconsistent());

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::App;
 use super::witness::{Contradiction, FollowedLog, hashes};
-use crate::broker::ask;
+use crate::broker::{ask, is_passing};
 use crate::store::{BatchToVerify, UnverifiedHit};
 
 /// Hits whose proofs are asked for at a time (audit.proto).
@@ -193,7 +193,16 @@ impl App {
             };
             after = last.place;
             for batch in &page {
-                let proved = self.prove_entry(batch.leaf_index, size).await?;
+                let proved = match self.prove_entry(batch.leaf_index, size).await {
+                    Ok(proved) => proved,
+                    Err(error) if is_passing(&error) => return Err(error),
+                    Err(error) => {
+                        // One that the broker does not show holds up no other.
+                        let text = format!("batch {} of {}", batch.number, batch.session);
+                        log.view().problem = format!("{text} is not proved: {error}");
+                        continue;
+                    }
+                };
                 match check_batch(&proved, signed.head(), batch, own) {
                     Ok(true) => {
                         let now = self.clock.now();

@@ -13,18 +13,19 @@ use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::log::checkpoint::{LogKey, SignedCheckpoint};
 use sotto_common::log::cosignature::Cosigner;
 use sotto_common::log::merkle::MerkleHash;
-use sotto_common::log::proof::verify_consistency;
+use sotto_common::log::proof::{MAX_PROOF, verify_consistency};
 use sotto_common::log::quorum::{Freshness, WitnessPolicy};
 use sotto_common::log::witness::{Progress, follow};
 use sotto_common::random::os_rng;
-use sotto_common::time::Timestamp;
+use sotto_common::time::{CLOCK_SKEW, Timestamp};
 use sotto_proto::convert::to_timestamp;
 use sotto_proto::v1;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tracing::{debug, info, warn};
 
 use super::App;
 use crate::broker::{Backoff, ask, is_passing, refusal};
+use crate::store::StoredCheckpoint;
 
 pub(crate) use evidence::{Contradiction, evidence_response};
 
@@ -44,6 +45,9 @@ pub(crate) struct FollowedLog {
     pub(crate) trust_domain: String,
     /// Told when a supervisor has ended an alarm: the log is looked at anew.
     pub(crate) cleared: Notify,
+    /// Held from the look at the stored checkpoint until the next one is stored and cosigned: of two
+    /// that do not go together only one can be.
+    pub(super) turn: Mutex<()>,
     view: StdMutex<LogView>,
 }
 
@@ -66,6 +70,7 @@ impl FollowedLog {
             cosigner,
             trust_domain,
             cleared: Notify::new(),
+            turn: Mutex::new(()),
             view: StdMutex::default(),
         }
     }
@@ -183,7 +188,7 @@ impl App {
     }
 
     /// Checks a checkpoint against the stored one, stores it and cosigns it; tells whether it is
-    /// the largest that is known now.
+    /// the largest that is known now. Of no effect while an alarm stands.
     ///
     /// # Errors
     /// Those of the broker and of the store.
@@ -192,7 +197,16 @@ impl App {
         log: &FollowedLog,
         offered: &SignedCheckpoint,
     ) -> Result<bool> {
+        let _turn = log.turn.lock().await;
+        if self.store.has_alarm().await? {
+            return Ok(false);
+        }
         let known = self.store.log_checkpoint(log.key.origin()).await?;
+        let smaller = |known: &StoredCheckpoint| known.checkpoint.head.size > offered.head().size;
+        if let Some(larger) = known.clone().filter(smaller) {
+            self.is_earlier(log, larger, offered).await?;
+            return Ok(false);
+        }
         let known = known.as_ref();
         let from = known.map_or(0, |known| known.checkpoint.head.size);
         let proof = self.consistency(from, offered.head().size).await?;
@@ -261,13 +275,33 @@ impl App {
         let Some(known) = known.filter(|known| known.checkpoint.head.size >= size) else {
             return self.take_checkpoint(log, signed).await;
         };
-        let stored = known.checkpoint.head;
-        let proof = self.consistency(size, stored.size).await?;
+        self.is_earlier(log, known, signed).await
+    }
+
+    /// Whether a checkpoint that is not larger than the stored one is an earlier state of it. One that
+    /// the broker proves otherwise raises the alarm; one that it proves nothing of is told.
+    async fn is_earlier(
+        &self,
+        log: &FollowedLog,
+        known: StoredCheckpoint,
+        signed: &SignedCheckpoint,
+    ) -> Result<bool> {
+        let (size, stored) = (signed.head().size, known.checkpoint.head);
+        let proof = match self.consistency(size, stored.size).await {
+            Ok(proof) => proof,
+            Err(error) if is_passing(&error) => return Err(error),
+            Err(error) => {
+                // A broker that was restored from a backup does not know the larger tree any more.
+                let text = format!("the log shows {size} leaves, {} were known", stored.size);
+                log.view().problem = format!("{text}: {error}");
+                return Ok(false);
+            }
+        };
         let Err(error) = verify_consistency(signed.head(), &stored, &proof) else {
             return Ok(true);
         };
         let contradiction = Contradiction {
-            what: format!("a cosigned checkpoint is no earlier state of the stored one: {error}"),
+            what: format!("a smaller checkpoint is no earlier state of the stored one: {error}"),
             known: Some(known.note),
             offered: signed,
             proof,
@@ -386,12 +420,18 @@ impl App {
 fn is_due(cosigner: &Cosigner, stored: &SignedCheckpoint, now: Timestamp) -> bool {
     let own = stored.note().signatures().iter();
     let own = own.filter_map(|line| cosigner.key().verify(stored.checkpoint(), line).ok());
-    own.max().is_none_or(|at| now.since(at) >= COSIGNED_AGAIN)
+    // One that lies ahead, of a clock that was wrong, counts for nobody.
+    let counts = own.filter(|at| *at <= now.plus(CLOCK_SKEW));
+    counts
+        .max()
+        .is_none_or(|at| now.since(at) >= COSIGNED_AGAIN)
 }
 
-/// Hashes as the wire has them; `None` if one is not of 32 bytes.
+/// Hashes as the wire has them; `None` if one is not of 32 bytes. Of more than any proof has, no more
+/// than shows that it is none.
 pub(super) fn hashes(wire: &[prost::bytes::Bytes]) -> Option<Vec<MerkleHash>> {
     wire.iter()
+        .take(MAX_PROOF + 1)
         .map(|hash| MerkleHash::from_slice(hash))
         .collect()
 }

@@ -55,7 +55,7 @@ impl App {
     /// # Errors
     /// `FOLLOW_UP_UNKNOWN`; `FOLLOW_UP_MISMATCH` if no answer is due here; `LIMIT_REACHED` above 64
     /// files; `OFFSET_MISMATCH` with the offset to go on from; `INVALID_FIELD`; `UNAVAILABLE` if the
-    /// disk is full. After the last two nothing is left of the file.
+    /// disk is full; `LOG_INCONSISTENT`. After `INVALID_FIELD` and `UNAVAILABLE` nothing is left of the file.
     pub(crate) async fn add_file(
         &self,
         caller: &Caller,
@@ -65,6 +65,7 @@ impl App {
         chunks: impl Stream<Item = Result<Bytes>> + Unpin + Send,
     ) -> Result<AttachmentId> {
         check_name(file.name.expose())?;
+        self.check_log().await?;
         let follow_up = self.follow_up(id).await?;
         check_due(&follow_up)?;
         let given = self.store.attachments(id).await?;
@@ -87,7 +88,7 @@ impl App {
         }
         let received = received.map_err(|(Ended::There(error) | Ended::Here(error))| error)?;
         // Kept first: who hangs up meanwhile must not leave a row without its bytes.
-        let stored = &received.keep(id, file);
+        let stored = &received.keep(id, file, caller);
         let change = FileChange::Put {
             file: stored,
             instead_of: &instead_of,
@@ -296,6 +297,7 @@ impl App {
             // No answer will name them.
             return self.drop_files(follow_up.id).await;
         }
+        self.check_log().await?;
         let mut is_lost = false;
         for file in waiting {
             if self.upload_file(file).await? {

@@ -146,11 +146,18 @@ impl App {
         fill_in(follow_up, step, &mut draft, files);
         let now = self.clock.now();
         check(follow_up, step, &draft, files, now)?;
+        let mut drafters: Vec<_> = caller.identities.iter().cloned().collect();
+        if step == FollowUpStep::Answer {
+            // Whoever gave a file has drafted, too (workflow.md "Four eyes").
+            drafters.extend(files.iter().flat_map(|file| &file.given_by).cloned());
+            drafters.sort_unstable();
+            drafters.dedup();
+        }
         Ok(Proposal {
             id: ProposalId::generate(now, &mut os_rng()),
             step,
             draft,
-            drafters: caller.identities.iter().cloned().collect(),
+            drafters,
             drafted_by: caller.person.clone(),
             drafted_at: now,
         })

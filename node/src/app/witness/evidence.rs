@@ -16,6 +16,10 @@ use crate::store::{Evidence, StoredEvidence};
 /// What ending an alarm is called in the access log: the call that it came by.
 const CLEAR: &str = "NodeAdminService/ClearEvidence";
 
+/// The longest serialised entry, and leaf, that are kept: evidence is to be readable.
+const MAX_ENTRY: usize = 256 * 1024;
+const MAX_LEAF: usize = 1024;
+
 /// A contradiction as it is found.
 pub(crate) struct Contradiction<'a> {
     /// What failed, in words.
@@ -49,7 +53,7 @@ impl App {
             offered: found.offered.to_string().into_bytes(),
             proof: found.proof,
             subject: subject.unwrap_or_default(),
-            entry: entry.map(|entry| entry.encode_to_vec()),
+            entry: entry.map(|entry| bounded(entry).encode_to_vec()),
         };
         self.store.put_evidence(&evidence).await?;
         tracing::error!(
@@ -84,7 +88,12 @@ impl App {
             objects,
             why: why.or_cases([]),
         };
+        let turn = match &self.log {
+            Some(log) => Some(log.turn.lock().await),
+            None => None,
+        };
         let cleared = self.store.clear_evidence(&note, begin_anew).await?;
+        drop(turn);
         tracing::warn!(cleared, begin_anew, "a supervisor has ended the alarm");
         // What waited meanwhile goes on.
         self.follow_ups_moved.notify_one();
@@ -93,6 +102,17 @@ impl App {
         }
         Ok(cleared)
     }
+}
+
+/// An entry as it is kept: without its opening if that is longer than any that a broker writes.
+fn bounded(entry: v1::LoggedEntry) -> v1::LoggedEntry {
+    let mut entry = entry;
+    if entry.entry.len() > MAX_ENTRY {
+        entry.entry.clear();
+        entry.nonce.clear();
+    }
+    entry.leaf.truncate(MAX_LEAF);
+    entry
 }
 
 /// Evidence as the node's people get it.

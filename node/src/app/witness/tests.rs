@@ -103,6 +103,11 @@ impl LogService for FakeLog {
         request: Request<v1::ProveConsistencyRequest>,
     ) -> Result<Response<v1::ProveConsistencyResponse>, Status> {
         let request = request.into_inner();
+        let size = self.leaves.lock().expect("lock").len() as u64;
+        if request.to_size > size {
+            let error = Error::new(ErrorCode::LeafUnknown, "beyond the latest checkpoint");
+            return Err(to_status(error));
+        }
         let plan = ProofPlan::consistency(request.from_size, request.to_size).expect("sizes");
         let proof = plan.prove(&self.tree().0).expect("proved");
         let hash = |hash: &MerkleHash| hash.as_bytes().to_vec().into();
@@ -183,9 +188,19 @@ async fn a_log_that_grows_is_stored_and_cosigned() {
     }
     // A late one is neither stored nor cosigned, and accuses nobody.
     fake.tell(0, 5);
-    take(&app, &fake.note()).await.expect("taken");
+    let late = fake.note();
+    fake.tell(0, 40);
+    take(&app, &late).await.expect("taken");
     assert_eq!((stored(&app).await, fake.taken().len()), (40, 3));
     assert!(app.check_log().await.is_ok());
+    let problem = async || app.log_status().await.expect("read").expect("it").problem;
+    assert_eq!(problem().await, "");
+    // One that cannot be proved, as after a restore of the broker: told, and no accusation.
+    fake.tell(0, 5);
+    take(&app, &late).await.expect("taken");
+    assert_eq!((stored(&app).await, fake.taken().len()), (40, 3));
+    assert!(app.check_log().await.is_ok());
+    assert!(problem().await.contains("5 leaves, 40 were known"));
 }
 
 #[tokio::test]
@@ -204,13 +219,17 @@ async fn a_checkpoint_is_cosigned_again_after_half_a_day_alone() {
 
 #[tokio::test]
 async fn a_log_with_another_history_stops_whatever_acts_on_hits() {
-    for size in [9, 20] {
+    for size in [5, 9, 20] {
         let (app, fake, _dir) = witness().await;
         fake.tell(0, 9);
         let known = fake.note();
         take(&app, &known).await.expect("taken");
         fake.tell(1, size);
         let offered = fake.note();
+        if size < 9 {
+            // It proves what it can.
+            fake.tell(0, 9);
+        }
         take(&app, &offered).await.expect("taken");
         assert_eq!((stored(&app).await, fake.taken()), (9, vec![9]));
         let kept = app.store.evidence(0, 9).await.expect("read");

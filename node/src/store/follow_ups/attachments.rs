@@ -37,6 +37,9 @@ pub(crate) struct StoredAttachment {
     /// SHA-256 of its plaintext, which would confirm a guess of what it is; not of files of the time
     /// before it was kept.
     pub(crate) content_digest: Option<Secret<32>>,
+    /// The identities of whoever gave it, who has drafted what it goes with; none of files of the time
+    /// before that was kept.
+    pub(crate) given_by: Vec<String>,
     /// Whether the broker has all of it.
     pub(crate) uploaded: bool,
 }
@@ -67,6 +70,13 @@ fn attachment(at_rest: &AtRest, row: &SqliteRow) -> Result<StoredAttachment> {
             Secret::from_slice(&clear).ok_or_else(|| damaged("digest"))
         })
         .transpose()?;
+    let givers: Option<Vec<u8>> = row.try_get("given_by").map_err(db_error)?;
+    let givers = givers
+        .map(|stored| {
+            let clear = open(at_rest, TABLE, &named, "given_by", &stored)?;
+            serde_json::from_slice(&clear).map_err(|_| damaged("given_by"))
+        })
+        .transpose()?;
     Ok(StoredAttachment {
         id: AttachmentId::from_slice(&named).map_err(Error::internal)?,
         follow_up: FollowUpId::from_slice(&bytes("follow_up_id")?).map_err(Error::internal)?,
@@ -76,6 +86,7 @@ fn attachment(at_rest: &AtRest, row: &SqliteRow) -> Result<StoredAttachment> {
         enc: bytes("enc")?,
         digest: bytes("digest")?.try_into().map_err(|_| damaged("digest"))?,
         content_digest: content,
+        given_by: givers.unwrap_or_default(),
         uploaded: row.try_get("uploaded").map_err(db_error)?,
     })
 }
@@ -103,11 +114,12 @@ async fn put(tx: &mut SqliteConnection, at_rest: &AtRest, file: &StoredAttachmen
     let content = file.content_digest.as_ref();
     // The store's own columns, sealed.
     let content = content.map(|digest| sealed("content_digest", digest.expose()));
+    let givers = serde_json::to_vec(&file.given_by).map_err(Error::internal)?;
     let name = sealed("name", file.name.expose().as_bytes());
     sqlx::query(
         "INSERT INTO follow_up_attachments (attachment_id, follow_up_id, size, name, clear, enc,
-             digest, content_digest, uploaded)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             digest, content_digest, given_by, uploaded)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(&id[..])
     .bind(&file.follow_up.as_bytes()[..])
@@ -117,6 +129,7 @@ async fn put(tx: &mut SqliteConnection, at_rest: &AtRest, file: &StoredAttachmen
     .bind(&file.enc)
     .bind(&file.digest[..])
     .bind(content)
+    .bind(sealed("given_by", &givers))
     .bind(file.uploaded)
     .execute(tx)
     .await

@@ -54,6 +54,7 @@ const SEALED: &[(&str, &str, &str)] = &[
     ("follow_up_proposals", "drafters", "follow_up_id"),
     ("follow_up_attachments", "name", "attachment_id"),
     ("follow_up_attachments", "content_digest", "attachment_id"),
+    ("follow_up_attachments", "given_by", "attachment_id"),
     ("follow_up_events", "texts", "follow_up_id"),
 ];
 

@@ -105,6 +105,7 @@ fn file(follow_up: FollowUpId) -> StoredAttachment {
         enc: vec![2],
         digest: [3; 32],
         content_digest: Some(content_digest()),
+        given_by: vec!["person sotto.test/carol".into()],
         uploaded: false,
     }
 }

@@ -180,7 +180,7 @@ impl Store {
         rows.into_iter().map(to_verify).collect()
     }
 
-    /// One batch; `None` if it is not kept, or the broker gave no leaf for it.
+    /// One batch that is verified; `None` if it is not kept, or not verified.
     ///
     /// # Errors
     /// Those of the store.
@@ -192,7 +192,8 @@ impl Store {
         let row: Option<Row> = sqlx::query_as(
             "SELECT batch_id, session_id, number, leaf_index, tags_digest, answer_digest
              FROM probed_batches
-             WHERE session_id = $1 AND number = $2 AND leaf_index IS NOT NULL",
+             WHERE session_id = $1 AND number = $2 AND leaf_index IS NOT NULL
+               AND verified_at IS NOT NULL",
         )
         .bind(&session.as_bytes()[..])
         .bind(number)

@@ -169,7 +169,8 @@ async fn forget(tx: &mut SqliteConnection) -> Result<()> {
     for statement in [
         "DELETE FROM log_checkpoints",
         "UPDATE hits SET leaf_index = NULL, verified_at = NULL WHERE verified_at IS NOT NULL",
-        "UPDATE probed_batches SET verified_at = NULL WHERE verified_at IS NOT NULL",
+        // Their places were those of another tree.
+        "UPDATE probed_batches SET leaf_index = NULL, verified_at = NULL",
     ] {
         sqlx::query(statement)
             .execute(&mut *tx)

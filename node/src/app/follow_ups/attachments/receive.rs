@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 
 use super::spool::{Spooled, disk};
 use super::{SUITE, seal_error};
+use crate::auth::Caller;
 use crate::store::StoredAttachment;
 
 /// How long a file that broke off can be gone on with.
@@ -297,7 +298,12 @@ impl Receiving {
     }
 
     /// The file as it is stored; its bytes stay on the disk.
-    pub(super) fn keep(self, follow_up: FollowUpId, file: &Announcement) -> StoredAttachment {
+    pub(super) fn keep(
+        self,
+        follow_up: FollowUpId,
+        file: &Announcement,
+        giver: &Caller,
+    ) -> StoredAttachment {
         let content = self.content();
         self.spooled.keep();
         StoredAttachment {
@@ -309,6 +315,7 @@ impl Receiving {
             enc: self.enc,
             digest: self.digest.finish(),
             content_digest: Some(content),
+            given_by: giver.identities.iter().cloned().collect(),
             uploaded: false,
         }
     }

@@ -185,6 +185,18 @@ async fn a_file_added_to_a_proposal_makes_another_one_of_both_its_authors() {
 }
 
 #[tokio::test]
+async fn whoever_gave_a_file_ahead_of_the_proposal_does_not_approve_it() {
+    let lab = Lab::start(&[EMAIL]).await;
+    let id = lab.accepted().await;
+    lab.add(BOB, id, &content(10), 10).await.expect("added");
+    lab.propose(&lab.holds, id, FollowUpStep::Answer, answer_with_files())
+        .await;
+    let waits = proposal(&lab.at(&lab.holds, id).await);
+    let approved = lab.holds.approve_step(person(BOB), id, waits).await;
+    assert_eq!(approved.err().expect("refused").code, ErrorCode::SamePerson);
+}
+
+#[tokio::test]
 async fn what_was_given_is_listed_with_the_digest_of_its_plaintext_at_the_holder_alone() {
     use sha2::{Digest as _, Sha256};
     let lab = Lab::start(&[EMAIL]).await;
