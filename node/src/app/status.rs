@@ -177,8 +177,8 @@ const NO_LOG: &str = "hits cannot be verified, as this node follows no audit log
 /// What somebody should do about the audit log, if anything.
 fn log_action(log: &v1::LogStatus) -> Option<String> {
     if log.alarm {
-        let text = "the audit log contradicts itself, and nothing is done on hits: tell the auditor, \
-                    look at `sotto-node evidence ls`; a supervisor ends the alarm with `sotto-node \
+        let text = "the audit log contradicts itself, and nothing is done on hits: tell the auditor; a \
+                    supervisor looks at `sotto-node evidence ls` and ends the alarm with `sotto-node \
                     evidence clear --reason TEXT`";
         return Some(text.into());
     }
