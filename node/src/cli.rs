@@ -23,6 +23,7 @@ mod serve;
 mod status;
 mod store;
 mod watching;
+mod witnesses;
 
 use std::ffi::OsString;
 use std::future::Future;
