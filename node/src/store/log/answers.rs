@@ -66,7 +66,8 @@ pub struct Unproved {
     pub open_hits: u64,
     /// When the first of them was seen.
     pub open_hits_since: Option<Timestamp>,
-    /// Hits, of whatever state, that a kept answer names otherwise than they are stored.
+    /// Hits, of whatever state, that are not verified, as a kept answer names them otherwise than they
+    /// are stored.
     pub named_otherwise: u64,
     /// Batches with a place in the log that are not verified.
     pub batches: u64,
