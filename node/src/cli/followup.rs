@@ -192,7 +192,7 @@ pub(crate) enum FollowUpCommand {
         sotto-node followup verify case-17 --log-key 'broker.example/sotto/euro-cyber+…'\n  \
         sotto-node followup verify case-17 --log-key … --witness … --witness … --quorum 2\n  \
         sotto-node followup verify case-17 --fingerprint 'de-bka=4f1c…'")]
-    Verify(verify::VerifyArgs),
+    Verify(Box<verify::VerifyArgs>),
     /// The yearly figures of Directive (EU) 2023/977, art. 18
     #[command(after_help = "Examples:\n  \
         sotto-node followup stats --year 2026 --output csv\n  \
