@@ -400,6 +400,20 @@ fn a_node_probes_within_its_quota() {
 }
 
 #[test]
+fn a_batch_that_was_counted_while_a_limit_was_lowered_may_stand_behind_the_change() {
+    for (minutes, holds) in [(4, true), (5, false)] {
+        let mut history = History::whole();
+        let batch = history.nth(Action::AnswerBatch, 0);
+        let mut lowered = history.entries[history.nth(Action::SetLimits, 0)].clone();
+        lowered.limits.as_mut().unwrap().0 = 10;
+        lowered.at = history.entries[batch].at.minus(Duration::from_mins(minutes));
+        history.entries.insert(batch, lowered);
+        let verified = verify(&history.file(&history.logged()));
+        assert_eq!(verified.is_ok(), holds, "{minutes} minutes");
+    }
+}
+
+#[test]
 fn what_is_erased_is_counted_and_the_rest_still_holds() {
     let history = History::whole();
     for count in 0..=history.entries.len() {
