@@ -123,12 +123,13 @@ async fn an_opening_that_was_rewritten_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaf_that_was_rewritten_makes_another_tree() {
-    // With its opening, so that the entry by itself is in order.
+    // With its opening, so that the entry by itself is in order, and with one on which nothing rests that
+    // stands behind it: an enrolment in place of the community's beginning.
     let other = "UPDATE log_entries
-                 SET leaf = (SELECT other.leaf FROM log_entries AS other WHERE other.place = 3),
+                 SET leaf = (SELECT other.leaf FROM log_entries AS other WHERE other.place = 1),
                      opening = (SELECT other.opening FROM log_entries AS other
-                                WHERE other.place = 3)
-                 WHERE place = 1";
+                                WHERE other.place = 1)
+                 WHERE place = 0";
     let sandbox = tampered_with(&[other]).await;
     let failure = verified(&sandbox, false).await.expect_err("rewritten");
     assert_eq!(
