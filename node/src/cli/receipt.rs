@@ -29,7 +29,8 @@ pub(crate) enum ReceiptCommand {
     /// Check a receipt; offline
     ///
     /// It proves that an entry of this kind and hour is in the log. What the entry says is not in the
-    /// receipt. With --witness it is also checked who stands behind the log.
+    /// receipt. With --witness it is also checked who stands behind the log; `member witnesses` lists
+    /// the keys.
     #[command(after_help = "Example:\n  \
         sotto-node receipt verify hit.tlog-proof --log-key 'broker.example/sotto/euro-cyber+…'")]
     Verify(VerifyArgs),

@@ -413,7 +413,9 @@ fn a_batch_that_was_counted_while_a_limit_was_lowered_may_stand_behind_the_chang
         let batch = history.nth(Action::AnswerBatch, 0);
         let mut lowered = history.entries[history.nth(Action::SetLimits, 0)].clone();
         lowered.limits.as_mut().unwrap().0 = 10;
-        lowered.at = history.entries[batch].at.minus(Duration::from_mins(minutes));
+        lowered.at = history.entries[batch]
+            .at
+            .minus(Duration::from_mins(minutes));
         history.entries.insert(batch, lowered);
         let verified = verify(&history.file(&history.logged()));
         assert_eq!(verified.is_ok(), holds, "{minutes} minutes");
