@@ -19,6 +19,7 @@ use sotto_common::service::key_file;
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
+use sotto_common::testing::port::Port;
 use sotto_common::time::{Clock as _, MockClock, SystemClock, Timestamp};
 use sotto_proto::v1;
 use tempfile::TempDir;
@@ -32,6 +33,9 @@ use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
 /// The prior of every policy in tests.
 pub const PRIOR: f64 = 0.001;
 
+/// What has not come by then does not come: it matters to a test that fails alone.
+pub const NEVER: Duration = Duration::from_mins(5);
+
 /// A broker on a free port, under a clock that stands until a test moves it.
 pub struct Sandbox {
     dir: TempDir,
@@ -39,7 +43,7 @@ pub struct Sandbox {
     /// The broker's clock, and every node's.
     pub clock: MockClock,
     tls: TlsConfig,
-    address: SocketAddr,
+    port: Port,
     ledger: TestLedger,
     /// Whether the next start ends the publications whose filters are lost.
     pub end_lost_filters: bool,
@@ -71,7 +75,7 @@ impl Sandbox {
             dir,
             lab,
             clock: MockClock::at(SystemClock.now()),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            port: Port::reserve(),
             ledger,
             end_lost_filters: false,
             ledger_keys_file: None,
@@ -132,7 +136,7 @@ impl Sandbox {
 
     /// Where the broker listens.
     pub const fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// Where the broker serves the audit log as tiles.
@@ -142,7 +146,7 @@ impl Sandbox {
 
     /// Where the broker listens, as clients write it.
     pub fn url(&self) -> String {
-        format!("https://{}", self.address)
+        format!("https://{}", self.address())
     }
 
     /// Where the broker keeps its ledger and filters.
@@ -175,7 +179,7 @@ impl Sandbox {
         Footprint::of(&self.data_dir(), &self.ledger).await
     }
 
-    /// Starts the broker, at the address that it had before if it had one.
+    /// Starts the broker, at the same address each time.
     pub async fn start(&mut self) {
         self.try_start().await.expect("the broker starts");
     }
@@ -188,7 +192,7 @@ impl Sandbox {
             TestLedger::Server(_) => Some(log_key_file(self.dir.path())),
         };
         let config = Config {
-            listen: self.address,
+            listen: self.address(),
             address_file: None,
             data_dir: self.data_dir(),
             ledger: self.ledger.setting().parse().expect("a ledger"),
@@ -208,7 +212,6 @@ impl Sandbox {
         let stop = CancellationToken::new();
         let bound = BoundBroker::bind(config, Arc::new(self.clock.clone()), stop.clone());
         let bound = bound.await?;
-        self.address = bound.address();
         self.tiles_address = bound.tiles_address();
         let task = tokio::spawn(bound.run());
         self.running = Some(Running { stop, task });
@@ -223,14 +226,15 @@ impl Sandbox {
         ended.expect("an orderly end");
     }
 
-    /// Waits until something holds that the broker brings about by itself, e.g. by its expiry.
+    /// Waits until something holds that others bring about by themselves, e.g. a job of the broker,
+    /// or what a unit writes down after another one has seen it.
     pub async fn eventually(&self, mut holds: impl AsyncFnMut() -> bool) {
         let waited = async {
             while !holds().await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let in_time = tokio::time::timeout(Duration::from_mins(2), waited).await;
+        let in_time = tokio::time::timeout(NEVER, waited).await;
         in_time.expect("it never came to hold");
     }
 

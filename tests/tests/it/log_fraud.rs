@@ -211,7 +211,8 @@ async fn a_log_that_was_rolled_back_and_goes_on_is_found_out_by_a_witness() {
         let signed = SignedCheckpoint::open(note, &sandbox.log_key());
         *signed.expect("both by the log's own key").head()
     });
-    assert!(heads[0].size >= seen && heads[1].size >= heads[0].size);
+    // What was offered may be smaller: by the time of its proof the log has outgrown what is known.
+    assert!(heads[0].size >= seen);
     assert_ne!(heads[0], heads[1]);
 }
 
