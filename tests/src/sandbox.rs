@@ -11,11 +11,9 @@ use sotto_common::error::Result;
 use sotto_common::filter::DEFAULT_K;
 use sotto_common::ids::Role;
 use sotto_common::log::checkpoint::LogKey;
-use sotto_common::log::origin::LogOrigin;
 use sotto_common::membership::{PolicyProfile, Profile};
 use sotto_common::selector::Policy;
 use sotto_common::service::config::{SecretFile, TlsConfig};
-use sotto_common::service::key_file;
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
@@ -28,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Footprint, TestLedger, log_key_file};
 use crate::node::community;
-use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
+use crate::{Lab, Operator, TRUST_DOMAIN, TestNode, audit};
 
 /// The prior of every policy in tests.
 pub const PRIOR: f64 = 0.001;
@@ -164,9 +162,7 @@ impl Sandbox {
 
     /// The key by which the log of [`COMMUNITY`](crate::COMMUNITY) is verified.
     pub fn log_key(&self) -> LogKey {
-        let signing = key_file::read(&self.log_key_file()).expect("a key");
-        let origin = LogOrigin::new(default_log_name(), community());
-        LogKey::new(origin, signing.expect("made").verifying_key())
+        audit::log_key(&self.log_key_file())
     }
 
     /// Changes the ledger of the stopped broker, to what a kill at a bad moment would have left.

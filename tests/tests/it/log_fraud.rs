@@ -6,7 +6,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
-use sotto_broker::audit::export::{ExportError, ExportWriter, Head};
+use sotto_broker::audit::export::ExportError;
 use sotto_broker::audit::failure::{Failure, FailureCode};
 use sotto_broker::audit::verify::{Summary, verify_export};
 use sotto_common::followup::{FollowUpState, FollowUpStep};
@@ -20,7 +20,6 @@ use sotto_tests::operator::run_as;
 use sotto_tests::probe::batch_of;
 use sotto_tests::sandbox::{open_epoch, profile};
 use sotto_tests::{COMMUNITY, Case, Sandbox, TestNode, phones};
-use v1::audit_service_client::AuditServiceClient;
 
 use super::witness::{all_verified, log_of, numbers, witnesses};
 
@@ -61,28 +60,7 @@ async fn all_signed(sandbox: &Sandbox, node: &TestNode) {
 
 /// The export that the broker gives an auditor.
 async fn export(sandbox: &Sandbox) -> Result<Vec<u8>, ExportError> {
-    let channel = sandbox
-        .lab()
-        .channel(Role::Auditor, "court", &sandbox.url());
-    let request = v1::ExportEntriesRequest {
-        community: COMMUNITY.into(),
-        from_index: 0,
-    };
-    let mut auditor = AuditServiceClient::new(channel);
-    let parts = auditor.export_entries(request).await.expect("exported");
-    let mut parts = parts.into_inner();
-    let first = parts.message().await.expect("whole").expect("a head");
-    let head = Head {
-        note: first.note,
-        manifests: first.manifests,
-    };
-    let mut writer = ExportWriter::begin(Vec::new(), head)?;
-    while let Some(part) = parts.message().await.expect("whole") {
-        for entry in part.entries {
-            writer.put(entry)?;
-        }
-    }
-    Ok(writer.into_inner())
+    sotto_tests::audit::export(sandbox.lab(), &sandbox.url()).await
 }
 
 /// What an auditor finds who exports the log and verifies it.

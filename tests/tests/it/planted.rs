@@ -8,10 +8,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sotto_broker::audit::export::{ExportWriter, Head};
-use sotto_common::ids::{HitId, Role};
-use sotto_proto::v1::audit_service_client::AuditServiceClient;
+use sotto_common::ids::HitId;
 use sotto_proto::{convert, v1};
+use sotto_tests::audit::export;
 use sotto_tests::{COMMUNITY, Sandbox, Unit, program};
 
 use super::witness::{all_verified, witnesses};
@@ -59,32 +58,6 @@ async fn hits_of(unit: &Unit) -> Vec<Value> {
     threads.into_iter().map(row).collect()
 }
 
-/// The log up to its latest checkpoint, as `audit export` writes it.
-async fn export(sandbox: &Sandbox) -> Vec<u8> {
-    let channel = sandbox
-        .lab()
-        .channel(Role::Auditor, "court", &sandbox.url());
-    let request = v1::ExportEntriesRequest {
-        community: COMMUNITY.into(),
-        from_index: 0,
-    };
-    let mut auditor = AuditServiceClient::new(channel);
-    let parts = auditor.export_entries(request).await;
-    let mut parts = parts.expect("exported").into_inner();
-    let first = parts.message().await.expect("no end").expect("a head");
-    let head = Head {
-        note: first.note,
-        manifests: first.manifests,
-    };
-    let mut writer = ExportWriter::begin(Vec::new(), head).expect("begun");
-    while let Some(part) = parts.message().await.expect("whole") {
-        for entry in part.entries {
-            writer.put(entry).expect("the next");
-        }
-    }
-    writer.into_inner()
-}
-
 /// The units with their lists imported, the holder's published.
 async fn with_lists(dir: &Path) -> (Sandbox, [Unit; 3]) {
     plant(dir);
@@ -101,7 +74,8 @@ async fn with_lists(dir: &Path) -> (Sandbox, [Unit; 3]) {
 
 /// What the auditor's command says of these hits and the log as it is now, and with which code.
 async fn compare(sandbox: &Sandbox, dir: &Path, hits: &[Value]) -> (Option<i32>, Value) {
-    std::fs::write(dir.join("log"), export(sandbox).await).expect("written");
+    let log = export(sandbox.lab(), &sandbox.url()).await;
+    std::fs::write(dir.join("log"), log.expect("exported")).expect("written");
     let text = serde_json::to_string(hits).expect("JSON");
     std::fs::write(dir.join("hits.json"), text).expect("written");
     let key = sandbox.log_key().to_string();

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
-use sotto_tests::ledger::TestLedger;
+use sotto_tests::ledger::{TestLedger, log_key_file};
 use sotto_tests::process::{Site, Stores};
 use sotto_tests::sandbox::{NEVER, profile};
 use sotto_tests::unit::introduce;
-use sotto_tests::{BrokerProcess, Unit, seed};
+use sotto_tests::{BrokerProcess, Unit, audit, seed};
 use tokio::time::Instant;
 
 use super::world::{Change, DATASETS, difference, is_settled, lists, overlaps};
@@ -102,4 +102,6 @@ async fn units_and_brokers_that_are_killed_lose_no_hit_and_show_none_twice() {
         let log = unit.log_text();
         assert!(in_time, "{last:?}\n{:#?}\n{log}", unit.status().await);
     }
+    let key = audit::log_key(&log_key_file(&site.path("")));
+    audit::assert_holds(&site.lab, &url, &key).await;
 }
