@@ -25,7 +25,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Footprint, TestLedger, log_key_file};
-use crate::node::community;
 use crate::{Lab, Operator, TRUST_DOMAIN, TestNode, audit};
 
 /// The prior of every policy in tests.

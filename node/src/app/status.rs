@@ -192,7 +192,7 @@ fn waiting(log: &v1::LogStatus, now: Timestamp) -> Vec<String> {
     if log.alarm {
         return Vec::new();
     }
-    let long = |since: Option<prost_types::Timestamp>| {
+    let for_long = |since: Option<prost_types::Timestamp>| {
         let since = timestamp("since", Some(since?)).ok()?;
         (since.plus(LONG) < now).then_some(since)
     };
@@ -205,7 +205,7 @@ fn waiting(log: &v1::LogStatus, now: Timestamp) -> Vec<String> {
             log.hits_named_otherwise
         ));
     }
-    if let Some(since) = long(log.few_cosignatures_since) {
+    if let Some(since) = for_long(log.few_cosignatures_since) {
         actions.push(format!(
             "too few nodes have cosigned the audit log since {since} ({} of {}), so nothing new is \
              verified: ask the other units whether their nodes run and follow the log \
@@ -214,7 +214,7 @@ fn waiting(log: &v1::LogStatus, now: Timestamp) -> Vec<String> {
             log.cosignatures, log.quorum
         ));
     }
-    if let Some(since) = long(log.unverified_batches_since) {
+    if let Some(since) = for_long(log.unverified_batches_since) {
         actions.push(format!(
             "{} batches of probes are not verified in the audit log, the first since {since}: ask the \
              operator for their entries, and raise it with the supervisory authority if there are \
@@ -222,7 +222,7 @@ fn waiting(log: &v1::LogStatus, now: Timestamp) -> Vec<String> {
             log.unverified_batches
         ));
     }
-    if let Some(since) = long(log.unplaced_batches_since) {
+    if let Some(since) = for_long(log.unplaced_batches_since) {
         actions.push(format!(
             "{} batches of probes, the first of {since}, were answered without a place in the audit \
              log, or that log was begun anew: their hits are verified once their records are probed \
@@ -230,7 +230,7 @@ fn waiting(log: &v1::LogStatus, now: Timestamp) -> Vec<String> {
             log.unplaced_batches
         ));
     }
-    if let Some(since) = long(log.unverified_open_hits_since) {
+    if let Some(since) = for_long(log.unverified_open_hits_since) {
         actions.push(format!(
             "{} open hits are not verified in the audit log, the first since {since}: `sotto-node hits \
              ls --unverified` lists them, `hits show` says why; ask the operator for the entries \

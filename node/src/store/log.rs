@@ -54,13 +54,19 @@ pub struct UnverifiedHit {
     pub named: Named,
 }
 
+/// Size, root, note, when it was stored, since when too few stand behind it.
+type CheckpointRow = (i64, Vec<u8>, Vec<u8>, i64, Option<i64>);
+
+/// Id, epoch, policy, holder, what the answers say.
+type HitRow = (Vec<u8>, u32, String, String, Option<i64>);
+
 impl Store {
     /// The last checkpoint of a log that was found consistent.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn log_checkpoint(&self, log: &LogOrigin) -> Result<Option<StoredCheckpoint>> {
-        let row: Option<(i64, Vec<u8>, Vec<u8>, i64, Option<i64>)> = sqlx::query_as(
+        let row: Option<CheckpointRow> = sqlx::query_as(
             "SELECT tree_size, root, note, stored_at, few_since FROM log_checkpoints
              WHERE origin = $1",
         )
@@ -190,7 +196,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<UnverifiedHit>> {
         let epochs: Vec<u32> = epochs.iter().map(|epoch| epoch.get()).collect();
-        let rows: Vec<(Vec<u8>, u32, String, String, Option<i64>)> = sqlx::query_as(concat!(
+        let rows: Vec<HitRow> = sqlx::query_as(concat!(
             "SELECT hit_id, epoch, policy, holder, ",
             named_hit!(),
             " FROM hits h
@@ -204,7 +210,7 @@ impl Store {
         .fetch_all(self.db.read())
         .await
         .map_err(db_error)?;
-        let hit = |(id, epoch, policy, holder, named): (Vec<u8>, _, String, String, _)| {
+        let hit = |(id, epoch, policy, holder, named): HitRow| {
             Ok(UnverifiedHit {
                 id: HitId::from_slice(&id).map_err(Error::internal)?,
                 epoch: read_epoch(epoch)?,

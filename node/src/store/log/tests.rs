@@ -133,7 +133,8 @@ async fn hits_are_verified_once_and_those_who_watch_are_told() {
 async fn answer(store: &Store, found: &[Hit], leaf: Option<u64>) {
     let session = SessionId::generate(NOW, &mut os_rng());
     let batch = answered_at(session, epoch(), leaf);
-    let put = store.put_answered_hits(found, &grounds("case 1"), &batch);
+    let grounds = grounds("case 1");
+    let put = store.put_answered_hits(found, &grounds, &batch);
     put.await.expect("stored");
 }
 

@@ -36,7 +36,7 @@ fn a_withheld_opening_of_a_recent_entry_is_named_whatever_the_broker_tells() {
     let mut history = History::whole();
     let recent = history.entries.len();
     let read = history.add(Action::Read, OPERATOR);
-    read.at = NOW.plus(LATER - DAY);
+    read.at = NOW.plus(LATER).minus(DAY);
     history.erased(4, LATER);
     let missing = [0, 1, 2, recent];
     assert_eq!(

@@ -174,7 +174,7 @@ fn each_action_is_of_the_roles_that_do_it() {
         assert_eq!(fails(&history), (at, F::ActorRole), "{action}");
     }
     let (history, _) = lie(Action::Read, 0, |entry| {
-        entry.actor = identity("operator/eve")
+        entry.actor = identity("operator/eve");
     });
     assert!(verify(&history.file(&history.logged())).is_ok());
     // Only an operator lets a hit out of quarantine.
