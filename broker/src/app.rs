@@ -118,6 +118,8 @@ impl Broker {
     /// # Errors
     /// If the ledger cannot be written, or a value does not open.
     pub(crate) async fn seal_anew(&self) -> Result<u64> {
+        // Entries are gone through by place: each has one first, or a key goes that one still needs.
+        self.sequence().await?;
         let mut sealed = 0;
         loop {
             let (step, more) = self

@@ -1,7 +1,7 @@
 //! The audit log as an auditor has it: exported, and verified without believing the broker.
 
 use sotto_broker::audit::export::{ExportError, ExportWriter, HeadParts};
-use sotto_broker::audit::verify::{Summary, verify_export};
+use sotto_broker::audit::verify::{Demands, Summary, verify_export};
 use sotto_broker::config::default_log_name;
 use sotto_common::ids::Role;
 use sotto_common::log::checkpoint::LogKey;
@@ -54,6 +54,6 @@ pub async fn export(lab: &Lab, broker: &str) -> Result<Vec<u8>, ExportError> {
 /// What an honest broker has written holds, whatever happened to it meanwhile.
 pub async fn assert_holds(lab: &Lab, broker: &str, key: &LogKey) -> Summary {
     let file = export(lab, broker).await.expect("exported");
-    let verified = verify_export(&file[..], key, false);
+    let verified = verify_export(&file[..], key, Demands::default());
     verified.unwrap_or_else(|failure| panic!("an honest log does not hold: {failure}"))
 }

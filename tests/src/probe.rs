@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 use v1::probe_request::Message as Ask;
 use v1::probe_response::Message as Answer;
 
-use crate::refusal::pause;
+use crate::refusal::outlast;
 use crate::{COMMUNITY, TestNode};
 
 /// A value's tag, and the node's own reference to it.
@@ -207,12 +207,8 @@ impl TestNode {
         policy: Policy,
         values: &[Selector],
     ) -> BTreeSet<(Selector, String)> {
-        loop {
-            match self.ask(policy, values).await {
-                Ok(matches) => return self.named(policy, values, &matches),
-                Err(status) => pause(&status).await,
-            }
-        }
+        let matches = outlast(async || self.ask(policy, values).await).await;
+        self.named(policy, values, &matches)
     }
 
     /// The matches of an answer by value instead of by record ref.

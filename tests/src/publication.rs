@@ -15,7 +15,7 @@ use sotto_proto::{convert, v1};
 use tonic::Status;
 
 use crate::node::canary_tags;
-use crate::refusal::pause;
+use crate::refusal::outlast;
 use crate::{COMMUNITY, TestNode};
 
 /// Bytes in a chunk, unless a test says otherwise: several chunks even for a small filter.
@@ -265,9 +265,7 @@ impl TestNode {
     /// As [`Self::publish_draft`], over what passes: a broker that is killed, or that has lost its
     /// place among the others.
     pub async fn publish_through(&self, draft: &Draft) {
-        while let Err(status) = self.publish_draft(draft).await {
-            pause(&status).await;
-        }
+        outlast(async || self.publish_draft(draft).await).await;
     }
 
     /// Publishes a new base of these values; returns its id.

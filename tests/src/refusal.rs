@@ -7,6 +7,8 @@ use sotto_common::error::ErrorCode;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::sandbox::NEVER;
+
 /// The `reason` of the status's `google.rpc.ErrorInfo`; empty if it has none of Sotto's.
 pub fn reason(status: &Status) -> String {
     let details = status.get_error_details();
@@ -47,12 +49,16 @@ pub fn is_passing(status: &Status) -> bool {
 
 /// Calls until it is answered; fails on what does not pass.
 pub async fn outlast<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> T {
-    loop {
-        match call().await {
-            Ok(value) => return value,
-            Err(status) => pause(&status).await,
+    let passed = async {
+        loop {
+            match call().await {
+                Ok(value) => return value,
+                Err(status) => pause(&status).await,
+            }
         }
-    }
+    };
+    let in_time = tokio::time::timeout(NEVER, passed).await;
+    in_time.expect("it has not passed for minutes")
 }
 
 /// Waits a little before a call is made again; fails on what does not pass.

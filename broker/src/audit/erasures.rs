@@ -68,7 +68,8 @@ impl Erasures {
         let index = logged.leaf_index;
         let kind = Leaf::parse(&logged.leaf).ok().map(|leaf| leaf.kind());
         if logged.entry.is_empty() && logged.nonce.is_empty() {
-            self.miss(index, kind, Leaf::hour_of(&logged.leaf).unwrap_or(0));
+            // Out of their order they fail there.
+            let _ = self.miss(index, kind, Leaf::hour_of(&logged.leaf).unwrap_or(0));
         } else if matches!(kind, Some(EntryKind::Deletion | EntryKind::Epoch))
             && let Ok(entry) = read_entry(&logged.entry)
         {
@@ -82,8 +83,13 @@ impl Erasures {
         self.check().is_ok()
     }
 
-    /// An opening is missing, of a leaf of this hour; the kind, if it is known.
-    pub(super) fn miss(&mut self, index: u64, kind: Option<EntryKind>, hour: u64) {
+    /// An opening is missing, of a leaf of this hour; the kind, if it is known. They are erased in the order
+    /// of their places: behind one that is there, none is.
+    pub(super) fn miss(&mut self, index: u64, kind: Option<EntryKind>, hour: u64) -> Check {
+        if index != self.count {
+            let text = "its opening is missing, and one before it is there: none is erased out of its turn";
+            return Err(Flaw::new(FailureCode::OpeningWithheld, text));
+        }
         self.count += 1;
         let missing = self.missing.entry(hour);
         let missing = missing.or_insert(Missing {
@@ -96,6 +102,7 @@ impl Erasures {
         if kind == Some(EntryKind::Deletion) {
             self.untold = self.untold.max(Some(hour));
         }
+        Ok(())
     }
 
     /// The next entry that can be read.
@@ -237,7 +244,7 @@ mod tests {
             assert_eq!(erasures.kept_at(time), kept, "{time}");
         }
         erasures.kept = BTreeMap::from([(Epoch::new(1).unwrap(), HOUR * 2)]);
-        erasures.miss(0, Some(EntryKind::Epoch), 0);
+        assert!(erasures.miss(0, Some(EntryKind::Epoch), 0).is_ok());
         assert_eq!(erasures.kept_at(at(9)), HOUR * 2);
     }
 }

@@ -20,6 +20,9 @@ pub const MAGIC: &[u8; 8] = b"SOTTOLG1";
 /// Most bytes of a message: those of a message of gRPC (protocol §12).
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
+/// Manifests that a head may announce behind its first message: epochs of a week for two centuries.
+const MAX_MANIFESTS: u32 = 10_000;
+
 /// Bytes of checkpoint and manifests in a message; a manifest that has more is alone in one.
 const HEAD_AT_ONCE: usize = 1024 * 1024;
 
@@ -88,6 +91,9 @@ impl HeadParts {
             manifests: first.manifests,
         };
         let to_come = first.manifests_to_come;
+        if to_come > MAX_MANIFESTS {
+            return Err("more manifests than a community has in its life");
+        }
         Ok(Self { head, to_come })
     }
 

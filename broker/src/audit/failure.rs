@@ -48,11 +48,16 @@ failures! {
     CommunityMismatch = "COMMUNITY_MISMATCH",
     /// An entry more than 5 minutes before one that stands before it.
     TimeReversed = "TIME_REVERSED",
+    /// An entry more than 5 minutes later than any witness has cosigned the checkpoint that it is under.
+    TimeAhead = "TIME_AHEAD",
     /// An opening is missing of which no entry tells that it was erased: it was too young for that, or more
     /// are missing than were counted.
     OpeningWithheld = "OPENING_WITHHELD",
     /// Entries tell of more erasures than there are.
     ErasureMiscounted = "ERASURE_MISCOUNTED",
+    /// An entry of a kind or an action that this version does not know: what it began or moved is not known,
+    /// and with that what of the rest is right.
+    UnknownEntry = "UNKNOWN_ENTRY",
     /// Something was done in a role that does not do it.
     ActorRole = "ACTOR_ROLE",
     /// Something was done by a node that was not enrolled, had been suspended, or is no member of the

@@ -3,7 +3,7 @@
 //! Of two actions that took place at once the log may have either first. What came to an end may therefore
 //! be acted on a moment later, no longer than clocks may differ. What begins is there before it is used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sotto_common::ids::{Epoch, NodeId, Role};
 use sotto_common::log::action::Action;
@@ -38,6 +38,8 @@ struct Course {
     active: bool,
     /// Whether it may have become active by an entry that is erased.
     unseen: bool,
+    /// The members that have confirmed it.
+    confirmed: BTreeSet<NodeId>,
     /// The first end: by its own entry, or by the suspension of a member.
     ended: Option<Timestamp>,
 }
@@ -180,10 +182,14 @@ impl Standing {
         {
             return Err(illegal(epoch, &format!("is opened behind epoch {latest}")));
         }
+        for row in &signed.manifest.members {
+            self.check_enrolled(&row.node, entry.at)?;
+        }
         let course = Course {
             index,
             active: false,
             unseen: false,
+            confirmed: BTreeSet::new(),
             ended: None,
         };
         self.epochs.insert(epoch, course);
@@ -213,6 +219,7 @@ impl Standing {
             index,
             active: false,
             unseen,
+            confirmed: BTreeSet::new(),
             ended: None,
         });
         course.unseen |= self.erased.since(EntryKind::Epoch, course.index);
@@ -223,11 +230,16 @@ impl Standing {
         {
             return Err(illegal(epoch, &format!("had ended at {ended}")));
         }
-        if entry.action == Action::ActivateEpoch {
-            if course.active {
+        match entry.action {
+            Action::ConfirmEpoch => course.confirmed.extend(entry.actor.node()),
+            Action::ActivateEpoch if course.active => {
                 return Err(illegal(epoch, "was active before"));
             }
-            course.active = true;
+            Action::ActivateEpoch => {
+                check_activation(entry, signed, course)?;
+                course.active = true;
+            }
+            _ => {}
         }
         course.index = index;
         Ok(())
@@ -320,6 +332,21 @@ fn check_custodian(entry: &Entry, signed: &SignedManifest) -> Check {
     }
     let text = format!("is {}'s, and this is not it", manifest.custodian);
     Err(illegal(manifest.epoch, &text))
+}
+
+/// protocol §8: an epoch is active once all members have confirmed it, or its custodian closes the list.
+fn check_activation(entry: &Entry, signed: &SignedManifest, course: &Course) -> Check {
+    let manifest = &signed.manifest;
+    let by_custodian = entry.actor.node().as_ref() == Some(&manifest.custodian);
+    let mut rows = manifest.members.iter();
+    let missing = rows.find(|row| !course.confirmed.contains(&row.node));
+    match missing {
+        Some(row) if !by_custodian && !course.unseen => {
+            let text = format!("became active, and {} has not confirmed it", row.node);
+            Err(illegal(manifest.epoch, &text))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn illegal(epoch: Epoch, problem: &str) -> Flaw {

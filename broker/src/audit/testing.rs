@@ -39,6 +39,10 @@ use sotto_proto::{convert, v1};
 use super::export::{ExportWriter, Head};
 
 pub(super) const NOW: Timestamp = Timestamp::from_seconds(1_789_500_000);
+
+/// When witnesses cosign: behind everything that a history tells of.
+pub(super) const COSIGNED: Timestamp =
+    Timestamp::from_seconds(NOW.seconds() + 20 * 365 * 24 * 3600);
 pub(super) const PROBER: &str = "nl-fiu";
 pub(super) const HOLDER: &str = "de-bka";
 pub(super) const BROKER: &str = "spiffe://sotto.example/broker/b-1";
@@ -435,7 +439,7 @@ pub(super) fn file_of(head: Head, logged: &[v1::LoggedEntry]) -> Vec<u8> {
 pub(super) fn note(head: TreeHead, by: &[(&str, u8)]) -> Bytes {
     let mut signed = log().sign(head);
     for witness in by {
-        let cosignature = cosigner(*witness).cosign(signed.checkpoint(), NOW);
+        let cosignature = cosigner(*witness).cosign(signed.checkpoint(), COSIGNED);
         signed.put_cosignature(cosignature).unwrap();
     }
     signed.to_string().into()

@@ -84,21 +84,27 @@ impl From<Quorum> for Witnesses {
     }
 }
 
+/// What is asked of a log, in the end.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Demands {
+    /// A quorum of witnesses stands behind the checkpoint.
+    pub quorum: bool,
+    /// Entries that this version does not know pass. Whoever writes one may hide with it what other entries
+    /// lack: by default they do not.
+    pub pass_unknown: bool,
+}
+
 /// Verifies a whole export.
 ///
 /// # Errors
 /// [`Failure`]: the first entry that fails.
-pub fn verify_export<R: Read>(
-    from: R,
-    key: &LogKey,
-    require_quorum: bool,
-) -> Result<Summary, Failure> {
+pub fn verify_export<R: Read>(from: R, key: &LogKey, demands: Demands) -> Result<Summary, Failure> {
     let (head, entries) = ExportReader::open(from)?;
     let mut verifier = Verifier::begin(&head, key)?;
     for entry in entries {
         verifier.take(&entry?)?;
     }
-    verifier.finish(require_quorum)
+    verifier.finish(demands)
 }
 
 /// Verifies a log entry by entry.
@@ -113,6 +119,8 @@ pub struct Verifier {
     statements: Statements,
     standing: Standing,
     replay: Replay,
+    /// The first entry that this version does not know.
+    unknown: Option<u64>,
     summary: Summary,
 }
 
@@ -145,6 +153,7 @@ impl Verifier {
             statements: Statements::default(),
             standing: Standing::default(),
             replay: Replay::default(),
+            unknown: None,
             summary,
         })
     }
@@ -179,14 +188,14 @@ impl Verifier {
         let opening = opening(logged)?;
         match (leaf, opening) {
             (Some(leaf), Some(opening)) => return self.check_opened(index, leaf, &opening),
-            (None, Some(_)) => self.summary.unknown += 1,
+            (None, Some(_)) => self.pass(index),
             (leaf, None) => {
                 let kind = leaf.map(|leaf| leaf.kind());
                 let hour = Leaf::hour_of(&logged.leaf).unwrap_or(0);
                 self.check_hour(hour)?;
-                self.erasures.miss(index, kind, hour);
+                self.erasures.miss(index, kind, hour)?;
                 match kind {
-                    None => self.summary.unknown += 1,
+                    None => self.pass(index),
                     Some(kind) => {
                         *self.summary.erased.entry(kind).or_default() += 1;
                         self.skip(kind, index);
@@ -195,6 +204,12 @@ impl Verifier {
             }
         }
         Ok(())
+    }
+
+    /// An entry that this version does not know.
+    fn pass(&mut self, index: u64) {
+        self.summary.unknown += 1;
+        self.unknown.get_or_insert(index);
     }
 
     /// An entry that cannot be looked into: what it began or moved is not known.
@@ -209,7 +224,7 @@ impl Verifier {
             Ok(entry) => entry,
             // An action that was added later: protocol §13 has nothing guessed about it.
             Err(error) if error.code == ErrorCode::FormatUnknown => {
-                self.summary.unknown += 1;
+                self.pass(index);
                 self.skip(leaf.kind(), index);
                 return Ok(());
             }
@@ -258,6 +273,21 @@ impl Verifier {
         }
     }
 
+    /// Nothing is dated ahead, to make what stands before it look old enough to be erased: witnesses have
+    /// clocks of their own.
+    fn check_ahead(&self) -> Result<(), Failure> {
+        let witnesses = self.summary.witnesses.as_ref();
+        let newest = witnesses.and_then(|witnesses| witnesses.nodes.values().max());
+        match (newest, self.summary.until) {
+            (Some(newest), Some(latest)) if latest > newest.plus(CLOCK_SKEW) => {
+                let text =
+                    format!("an entry is of {latest}, and the last witness cosigned at {newest}");
+                Err(Flaw::new(FailureCode::TimeAhead, text).of_head())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// In parts: the tiles of one call of `append` are in memory together, and each has its cost.
     fn append(&mut self, leaf: &[u8]) {
         self.pending.push(MerkleHash::of_leaf(leaf));
@@ -270,8 +300,9 @@ impl Verifier {
     /// erasures, at the end.
     ///
     /// # Errors
-    /// [`Failure`]: `ROOT_MISMATCH`, `OPENING_WITHHELD`, `QUORUM_MISSED` if a quorum is required.
-    pub fn finish(mut self, require_quorum: bool) -> Result<Summary, Failure> {
+    /// [`Failure`]: `ROOT_MISMATCH`, `OPENING_WITHHELD`, `TIME_AHEAD`; `UNKNOWN_ENTRY` and `QUORUM_MISSED` by what is
+    /// demanded.
+    pub fn finish(mut self, demands: Demands) -> Result<Summary, Failure> {
         self.edge.append(self.pending.drain(..));
         let (tree, signed) = (self.edge.head(), self.summary.head);
         if tree.size < signed.size {
@@ -291,10 +322,18 @@ impl Verifier {
             return Err(Flaw::new(FailureCode::RootMismatch, text).of_head());
         }
         self.erasures.check()?;
+        if let Some(index) = self.unknown
+            && !demands.pass_unknown
+        {
+            let text = "this version does not know what it is: verify the log with the version that wrote it, \
+                        or with --pass-unknown all that does not hang on it";
+            return Err(Flaw::new(FailureCode::UnknownEntry, text).at(index));
+        }
         let quorum = self.head.quorum(self.replay.active_epoch());
         self.summary.witnesses = quorum.map(Witnesses::from);
+        self.check_ahead()?;
         let is_quorum = |witnesses: &Witnesses| witnesses.is_quorum();
-        if require_quorum && !self.summary.witnesses.as_ref().is_some_and(is_quorum) {
+        if demands.quorum && !self.summary.witnesses.as_ref().is_some_and(is_quorum) {
             let text = match &self.summary.witnesses {
                 Some(few) => format!("{} of {} witnesses", few.count, few.required),
                 None => "without a manifest nobody is a witness".to_owned(),

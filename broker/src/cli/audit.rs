@@ -21,6 +21,7 @@ use tonic::transport::Channel;
 use super::follow_ups::Range;
 use super::operator::Client;
 use super::{Fault, Output, Result};
+use crate::audit::verify::Demands;
 
 /// What comes of a log that does not hold, and of a planted hit that is missing.
 const DOES_NOT_HOLD: u8 = 4;
@@ -79,6 +80,9 @@ would believe the broker. Exit code 4: the log does not hold.")]
         /// Fail also if fewer witnesses than the quorum have cosigned.
         #[arg(long)]
         require_quorum: bool,
+        /// Let entries pass that this version does not know, being of a later one.
+        #[arg(long)]
+        pass_unknown: bool,
         /// Print the outcome as one JSON object.
         #[arg(long)]
         json: bool,
@@ -164,10 +168,15 @@ pub(super) async fn run(
             file,
             log_key,
             require_quorum,
+            pass_unknown,
             json,
         } => {
             let json = json || output == Output::Json;
-            verify::run(&file, &log_key, require_quorum, json)
+            let demands = Demands {
+                quorum: require_quorum,
+                pass_unknown,
+            };
+            verify::run(&file, &log_key, demands, json)
         }
         AuditCommand::Follow {
             state,

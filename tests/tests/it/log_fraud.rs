@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sotto_broker::audit::export::ExportError;
 use sotto_broker::audit::failure::{Failure, FailureCode};
-use sotto_broker::audit::verify::{Summary, verify_export};
+use sotto_broker::audit::verify::{Demands, Summary, verify_export};
 use sotto_common::followup::{FollowUpState, FollowUpStep};
 use sotto_common::hit::HitDecision;
 use sotto_common::ids::Role;
@@ -66,7 +66,11 @@ async fn export(sandbox: &Sandbox) -> Result<Vec<u8>, ExportError> {
 /// What an auditor finds who exports the log and verifies it.
 async fn verified(sandbox: &Sandbox, require_quorum: bool) -> Result<Summary, Failure> {
     let file = export(sandbox).await?;
-    verify_export(&file[..], &sandbox.log_key(), require_quorum)
+    let demands = Demands {
+        quorum: require_quorum,
+        ..Demands::default()
+    };
+    verify_export(&file[..], &sandbox.log_key(), demands)
 }
 
 /// A log that was exported and holds, and then is changed by these statements while the broker is

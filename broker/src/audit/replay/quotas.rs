@@ -26,11 +26,11 @@ pub(super) struct Quotas {
 type Refs = BTreeMap<Option<Policy>, u64>;
 
 /// A node's limits. What is counted while they are changed may stand behind the change.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Limits {
     refs: Refs,
-    before: Refs,
-    changed_at: Timestamp,
+    /// What was changed, and when: of the last minutes.
+    before: Vec<(Timestamp, Refs)>,
 }
 
 impl Quotas {
@@ -39,19 +39,15 @@ impl Quotas {
         let node = entry.object.node.clone();
         let node = node.ok_or_else(|| Flaw::lacks("the node"))?;
         let (refs, _) = entry.limits.ok_or_else(|| Flaw::lacks("the limits"))?;
-        let before = self.limits.remove(&node).map(|limits| limits.refs);
-        let before = before.unwrap_or_default();
-        let mut changed = match entry.object.policy {
-            Some(_) => before.clone(),
-            None => Refs::new(),
-        };
-        changed.insert(entry.object.policy, refs);
-        let limits = Limits {
-            refs: changed,
-            before,
-            changed_at: entry.at,
-        };
-        self.limits.insert(node, limits);
+        let limits = self.limits.entry(node).or_default();
+        limits
+            .before
+            .retain(|(changed, _)| entry.at < changed.plus(CLOCK_SKEW));
+        limits.before.push((entry.at, limits.refs.clone()));
+        if entry.object.policy.is_none() {
+            limits.refs.clear();
+        }
+        limits.refs.insert(entry.object.policy, refs);
         Ok(())
     }
 
@@ -89,10 +85,12 @@ impl Quotas {
         let Some(limits) = self.limits.get(node) else {
             return default;
         };
-        let now = of(&limits.refs)?;
-        if at < limits.changed_at.plus(CLOCK_SKEW) {
-            return Some(now.max(of(&limits.before)?));
+        let mut limit = of(&limits.refs)?;
+        for (changed, refs) in &limits.before {
+            if at < changed.plus(CLOCK_SKEW) {
+                limit = limit.max(of(refs)?);
+            }
         }
-        Some(now)
+        Some(limit)
     }
 }

@@ -12,8 +12,8 @@ use sotto_common::random::{self, os_rng};
 use sotto_common::time::CLOCK_SKEW;
 
 use super::super::testing::{
-    HOLDER, History, NOW, PROBER, epoch, erase, file_of, head, log_key, logged, node, note,
-    signing, statement,
+    COSIGNED, HOLDER, History, NOW, PROBER, epoch, erase, file_of, head, log_key, logged, node,
+    note, signing, statement,
 };
 use super::*;
 
@@ -23,7 +23,20 @@ use FailureCode as F;
 const LATER: Duration = Duration::from_hours(24 * 1096);
 
 fn verify(file: &[u8]) -> Result<Summary, Failure> {
-    verify_export(file, &log_key(), true)
+    let demands = Demands {
+        quorum: true,
+        ..Demands::default()
+    };
+    verify_export(file, &log_key(), demands)
+}
+
+/// The same, if entries of later versions may pass.
+fn verify_passing(file: &[u8]) -> Result<Summary, Failure> {
+    let demands = Demands {
+        pass_unknown: true,
+        ..Demands::default()
+    };
+    verify_export(file, &log_key(), demands)
 }
 
 /// Where and how a history fails that its broker has logged and signed.
@@ -68,7 +81,7 @@ fn a_log_as_it_should_be_holds() {
     assert_eq!((summary.from, summary.manifests), (Some(NOW), 1));
     let witnesses = summary.witnesses.unwrap();
     assert_eq!((witnesses.count, witnesses.required), (2, 2));
-    assert_eq!(witnesses.nodes[&node(HOLDER)], NOW);
+    assert_eq!(witnesses.nodes[&node(HOLDER)], COSIGNED);
 }
 
 #[test]
@@ -99,7 +112,7 @@ fn a_checkpoint_that_the_log_has_not_signed_is_refused() {
     let file = history.file(&history.logged());
     let origin = "broker.example/sotto/euro-cyber".parse().unwrap();
     let other = LogKey::new(origin, signing(PROBER).verifying_key());
-    let failure = verify_export(file.as_slice(), &other, false).unwrap_err();
+    let failure = verify_export(file.as_slice(), &other, Demands::default()).unwrap_err();
     assert_eq!((failure.index, failure.code), (None, F::NoteSignature));
 }
 
@@ -119,7 +132,7 @@ fn a_cosignature_by_a_stranger_is_refused_and_a_missing_one_is_shown() {
     }
     let one = under(&[(PROBER, 1)]);
     assert_eq!(verify(&one).unwrap_err().code, F::QuorumMissed);
-    let summary = verify_export(one.as_slice(), &log_key(), false).unwrap();
+    let summary = verify_export(one.as_slice(), &log_key(), Demands::default()).unwrap();
     assert!(!summary.witnesses.unwrap().is_quorum());
 }
 
@@ -416,7 +429,10 @@ fn a_batch_that_was_counted_while_a_limit_was_lowered_may_stand_behind_the_chang
         lowered.at = history.entries[batch]
             .at
             .minus(Duration::from_mins(minutes));
-        history.entries.insert(batch, lowered);
+        // Changed in all policies, each has an entry of its own.
+        let mut other = lowered.clone();
+        other.object.policy = Some(Policy::Email);
+        drop(history.entries.splice(batch..batch, [lowered, other]));
         let verified = verify(&history.file(&history.logged()));
         assert_eq!(verified.is_ok(), holds, "{minutes} minutes");
     }
@@ -437,13 +453,18 @@ fn what_is_erased_is_counted_and_the_rest_still_holds() {
         let read: u64 = summary.kinds.values().sum();
         assert_eq!(read + count as u64, summary.head.size);
     }
-    // One at a time, too: what it began or moved is not known.
-    history.entries[last].detail = "1".to_owned();
-    for index in 0..last {
-        let mut all = history.logged();
-        erase(&mut all[index]);
-        let verified = verify(&history.file(&all));
-        assert!(verified.is_ok(), "{index}: {:?}", verified.unwrap_err());
+}
+
+#[test]
+fn nothing_is_dated_later_than_witnesses_have_cosigned_it() {
+    let skew = i64::try_from(CLOCK_SKEW.as_secs()).unwrap();
+    for (seconds, holds) in [(skew, true), (skew + 1, false)] {
+        let mut history = History::whole();
+        let last = history.entries.last_mut().unwrap();
+        last.at = Timestamp::from_seconds(COSIGNED.seconds() + seconds);
+        let verified = verify(&history.file(&history.logged()));
+        let code = verified.err().map(|failure| failure.code);
+        assert_eq!(code, (!holds).then_some(F::TimeAhead), "{seconds} s");
     }
 }
 
@@ -457,7 +478,13 @@ fn a_kind_of_a_later_version_is_in_the_tree_and_not_looked_into() {
     let mut later = leaf;
     later[kind..kind + 4].copy_from_slice(b"HEAR");
     all[last].leaf = later.into();
-    assert_eq!(verify(&history.file(&all)).unwrap().unknown, 1);
+    let file = history.file(&all);
+    let failure = verify(&file).unwrap_err();
+    assert_eq!(
+        (failure.index, failure.code),
+        (place(last), F::UnknownEntry)
+    );
+    assert_eq!(verify_passing(&file).unwrap().unknown, 1);
     all[last].nonce = vec![0; 32].into();
     assert_eq!(
         verify(&history.file(&all)).unwrap_err().code,
@@ -471,7 +498,7 @@ fn every_bit_of_a_file_counts() {
     let mut history = History::whole();
     history.erased(1, LATER);
     let mut all = history.logged();
-    erase(&mut all[1]);
+    erase(&mut all[0]);
     let mut file = history.file(&all);
     assert!(verify(&file).is_ok());
     let mut state = u64::from_be_bytes(random::bytes(&mut os_rng()));
@@ -485,7 +512,7 @@ fn every_bit_of_a_file_counts() {
         number ^= number >> 31;
         let bit = usize::try_from(number % (file.len() as u64 * 8)).unwrap();
         file[bit / 8] ^= 1 << (bit % 8);
-        let verified = verify_export(file.as_slice(), &log_key(), false);
+        let verified = verify_export(file.as_slice(), &log_key(), Demands::default());
         assert!(verified.is_err(), "bit {bit} of {}", file.len());
         file[bit / 8] ^= 1 << (bit % 8);
     }

@@ -16,7 +16,7 @@ use super::super::{Output, Result};
 use super::{about, does_not_hold};
 use crate::audit::export::ExportReader;
 use crate::audit::planted::{Comparison, LogCheck, Logged, Plan, parse_hits};
-use crate::audit::verify::verify_export;
+use crate::audit::verify::{Demands, verify_export};
 
 /// Rates of suppression for which it is said with what probability they would have shown.
 const RATES: [f64; 4] = [0.01, 0.02, 0.05, 0.1];
@@ -116,7 +116,7 @@ fn of_export(
         Ok(BufReader::new(opened))
     };
     if let Some(key) = key {
-        let verified = verify_export(open()?, key, false);
+        let verified = verify_export(open()?, key, Demands::default());
         verified.map_err(|failure| does_not_hold(format!("the log does not hold: {failure}")))?;
     }
     let (head, entries) = ExportReader::open(open()?).map_err(|error| about(file, &error))?;

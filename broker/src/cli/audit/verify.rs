@@ -14,11 +14,11 @@ use super::super::Result;
 use super::super::print::say;
 use super::{about, does_not_hold};
 use crate::audit::failure::Failure;
-use crate::audit::verify::{Summary, verify_export};
+use crate::audit::verify::{Demands, Summary, verify_export};
 
-pub(super) fn run(file: &Path, key: &LogKey, require_quorum: bool, is_json: bool) -> Result<()> {
+pub(super) fn run(file: &Path, key: &LogKey, demands: Demands, is_json: bool) -> Result<()> {
     let opened = File::open(file).map_err(|error| about(file, &error))?;
-    match verify_export(BufReader::new(opened), key, require_quorum) {
+    match verify_export(BufReader::new(opened), key, demands) {
         Ok(summary) if is_json => say(&of_summary(&summary)),
         Ok(summary) => tell(key, &summary),
         Err(failure) => {

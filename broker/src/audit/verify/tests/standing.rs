@@ -109,14 +109,39 @@ fn an_epoch_may_be_active_whose_activation_is_erased() {
     );
     history.entries[active].actor = identity("node/nl-fiu");
     history.entries.swap(confirmed, active);
-    history.erased(0, LATER);
-    let last = history.entries.len() - 1;
-    for from in [0, confirmed] {
-        history.entries[last].detail = (confirmed + 1 - from).to_string();
-        let mut all = history.logged();
-        all[from..=confirmed].iter_mut().for_each(erase);
-        let verified = verify(&history.file(&all));
-        assert!(verified.is_ok(), "{from}: {:?}", verified.unwrap_err());
+    history.erased(confirmed + 1, LATER);
+    let mut all = history.logged();
+    all[..=confirmed].iter_mut().for_each(erase);
+    let verified = verify(&history.file(&all));
+    assert!(verified.is_ok(), "{:?}", verified.unwrap_err());
+}
+
+#[test]
+fn an_epoch_becomes_active_by_its_custodian_or_once_all_members_have_confirmed() {
+    let (mut history, _) = without(Action::ConfirmEpoch, 0);
+    let active = history.nth(Action::ActivateEpoch, 0);
+    assert_eq!(fails(&history), (place(active), F::IllegalEpoch));
+    history.entries[active].actor = identity("node/nl-fiu");
+    assert!(verify(&history.file(&history.logged())).is_ok());
+}
+
+#[test]
+fn an_epoch_lists_no_node_that_was_suspended() {
+    for (minutes, holds) in [(5, true), (6, false)] {
+        let mut history = History::whole();
+        let opened = history.nth(Action::OpenEpoch, 0);
+        let mut suspended = history.entries[history.nth(Action::EnrolNode, 1)].clone();
+        suspended.action = Action::SuspendNode;
+        suspended.at = history.entries[opened]
+            .at
+            .minus(Duration::from_mins(minutes));
+        history.entries.insert(opened, suspended);
+        // What it does later is another matter.
+        history.entries.truncate(opened + 2);
+        let verified = verify(&history.file(&history.logged()));
+        let code = verified.err().map(|failure| (failure.index, failure.code));
+        let expected = (place(opened + 1), F::NotAMember);
+        assert_eq!(code, (!holds).then_some(expected), "{minutes} minutes");
     }
 }
 
