@@ -9,6 +9,7 @@ use sotto_common::log::action::Action;
 use sotto_common::log::entry::Entry;
 use sotto_common::log::leaf::OpeningNonce;
 use sotto_common::random::{self, os_rng};
+use sotto_common::selector::Policy;
 use sotto_common::time::CLOCK_SKEW;
 
 use super::super::testing::{
