@@ -236,10 +236,6 @@ impl App {
 
     /// "The prober checks the index of every batch" (protocol §11).
     async fn verify_batches(&self, log: &FollowedLog, signed: &SignedCheckpoint) -> Result<()> {
-        let own = Own {
-            node: &self.node,
-            community: &self.community,
-        };
         let size = signed.head().size;
         let mut after = 0;
         loop {
@@ -249,29 +245,52 @@ impl App {
             };
             after = last.place;
             for batch in &page {
-                let proved = match self.prove_entry(batch.leaf_index, size).await {
-                    Ok(proved) => proved,
-                    Err(error) if is_passing(&error) => return Err(error),
-                    Err(error) => {
-                        // One that the broker does not show holds up no other.
-                        let text = format!("batch {} of {}", batch.number, batch.session);
-                        log.view().problem = format!("{text} is not proved: {error}");
-                        continue;
-                    }
-                };
-                match check_batch(&proved, signed.head(), batch, own) {
-                    Ok(true) => {
-                        let now = self.clock.now();
-                        self.store.mark_batch_verified(batch.place, now).await?;
-                    }
-                    Ok(false) => {}
-                    Err(doubt) => {
-                        let subject = format!("batch {} of {}", batch.number, batch.session);
-                        return self.doubt(log, signed, &subject, doubt, proved).await;
-                    }
+                if !self.verify_batch(log, signed, batch).await? {
+                    return Ok(());
                 }
             }
         }
+    }
+
+    /// Verifies one batch; false with an alarm.
+    async fn verify_batch(
+        &self,
+        log: &FollowedLog,
+        signed: &SignedCheckpoint,
+        batch: &BatchToVerify,
+    ) -> Result<bool> {
+        let own = Own {
+            node: &self.node,
+            community: &self.community,
+        };
+        let subject = format!("batch {} of {}", batch.number, batch.session);
+        let proved = match self.prove_entry(batch.leaf_index, signed.head().size).await {
+            Ok(proved) => proved,
+            Err(error) if is_passing(&error) => return Err(error),
+            Err(_) if batch.retold => {
+                self.store.forget_batch_place(batch.place).await?;
+                return Ok(true);
+            }
+            Err(error) => {
+                // One that the broker does not show holds up no other.
+                log.view().problem = format!("{subject} is not proved: {error}");
+                return Ok(true);
+            }
+        };
+        match check_batch(&proved, signed.head(), batch, own) {
+            Ok(true) => {
+                let now = self.clock.now();
+                self.store.mark_batch_verified(batch.place, now).await?;
+            }
+            Ok(false) => {}
+            // Its place was that of the log before this one.
+            Err(_) if batch.retold => self.store.forget_batch_place(batch.place).await?,
+            Err(doubt) => {
+                self.doubt(log, signed, &subject, doubt, proved).await?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// One entry of this node with its proof.

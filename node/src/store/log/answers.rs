@@ -18,8 +18,8 @@ pub enum Named {
     Otherwise,
     /// None names it: it came by the stream alone.
     Nowhere,
-    /// Those that name it came without a place in the log, or that place was of a log that is not gone
-    /// on with.
+    /// Those that name it came without a place in the log, or with one that a log which was begun anew
+    /// does not have any more.
     Unplaced,
     /// Those that name it are not verified.
     Unverified,

@@ -170,7 +170,7 @@ async fn an_answer_of_a_verified_batch_binds_a_hit_to_its_record_and_the_stream_
     assert_eq!(named(&store, found.id).await, Named::Unverified);
     verify_batches(&store).await;
     assert_eq!(named(&store, found.id).await, Named::Verified);
-    // Begun anew, a log has no places any more.
+    // Begun anew, a log may have it where it was: it is looked at again.
     let note = Access {
         at: NOW,
         person: "spiffe://sotto.test/supervisor/sue".into(),
@@ -179,6 +179,23 @@ async fn an_answer_of_a_verified_batch_binds_a_hit_to_its_record_and_the_stream_
         why: "explained".into(),
     };
     store.clear_evidence(&note, true).await.expect("done");
+    assert_eq!(named(&store, found.id).await, Named::Unverified);
+    verify_batches(&store).await;
+    assert_eq!(named(&store, found.id).await, Named::Verified);
+    // What is verified in the new one keeps its place, what is not there loses it.
+    let places = async || {
+        let kept = store.unverified_batches(0, u64::MAX, 9).await;
+        let kept = kept.expect("read").into_iter();
+        kept.map(|batch| (batch.place, batch.retold))
+            .collect::<Vec<_>>()
+    };
+    store.clear_evidence(&note, true).await.expect("done");
+    let waiting = places().await;
+    assert_eq!(waiting.len(), 1);
+    assert!(waiting[0].1);
+    let forgotten = store.forget_batch_place(waiting[0].0).await;
+    forgotten.expect("done");
+    assert!(places().await.is_empty());
     assert_eq!(named(&store, found.id).await, Named::Unplaced);
     // What is erased after its time says nothing.
     store.erase_batches(epoch(), NOW).await.expect("done");
