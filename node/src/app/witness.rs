@@ -425,6 +425,10 @@ impl App {
             unplaced_batches: waits.unplaced,
             unplaced_batches_since: waits.unplaced_since.map(to_timestamp),
             hits_named_otherwise: waits.named_otherwise,
+            unproved_open_hits: waits.unproved_hits,
+            unproved_open_hits_since: waits.unproved_hits_since.map(to_timestamp),
+            unanswered_open_hits: waits.unanswered_hits,
+            unanswered_open_hits_since: waits.unanswered_hits_since.map(to_timestamp),
         }))
     }
 

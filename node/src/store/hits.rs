@@ -220,6 +220,7 @@ macro_rules! removed {
         "(r.selector_id IS NOT NULL AND (s.selector_id IS NULL OR s.removed_at IS NOT NULL))"
     };
 }
+pub(super) use removed;
 
 /// A hit with its record and thread; the statements below add what they ask for.
 macro_rules! select_hits {

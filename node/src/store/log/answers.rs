@@ -9,6 +9,7 @@ use sqlx::SqliteConnection;
 
 use super::AnsweredBatch;
 use crate::hit::Hit;
+use crate::store::hits::removed;
 use crate::store::{Store, damaged, time, unsigned};
 
 /// What the kept answers say of a hit. Only [`Named::Verified`] binds it to its record.
@@ -62,10 +63,19 @@ pub(in crate::store) use named_hit;
 /// What waits for its proof in the audit log.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Unproved {
-    /// Hits that are NEW, `UNDER_REVIEW`, CONFIRMED or `FOLLOWED_UP` and not verified.
+    /// Hits that are NEW, `UNDER_REVIEW`, CONFIRMED or `FOLLOWED_UP` and not verified: of each thread the
+    /// latest, unless its record was removed here.
     pub open_hits: u64,
     /// When the first of them was seen.
     pub open_hits_since: Option<Timestamp>,
+    /// Of these hits those that a verified answer names: their entries alone are not proved.
+    pub unproved_hits: u64,
+    /// When the first of those was seen.
+    pub unproved_hits_since: Option<Timestamp>,
+    /// Of these hits those that no verified answer names, and none names otherwise.
+    pub unanswered_hits: u64,
+    /// When the first of those was seen.
+    pub unanswered_hits_since: Option<Timestamp>,
     /// Hits, of whatever state, that are not verified, as a kept answer names them otherwise than they
     /// are stored.
     pub named_otherwise: u64,
@@ -115,6 +125,10 @@ pub(super) async fn put_answers(
     Ok(())
 }
 
+/// Hits that are open and not verified, of them those that a verified answer names and those that none
+/// does, each with the time of the first; hits of whatever state that an answer names otherwise.
+type HitCounts = (i64, Option<i64>, i64, Option<i64>, i64, Option<i64>, i64);
+
 impl Store {
     /// What waits for its proof; of the batches without a place in the log those that were answered at
     /// or after a time.
@@ -122,18 +136,9 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn unproved(&self, unplaced_after: Timestamp) -> Result<Unproved> {
-        let (open_hits, open_hits_since, named_otherwise): (i64, Option<i64>, i64) =
-            sqlx::query_as(concat!(
-                "SELECT coalesce(sum(is_open), 0), min(CASE WHEN is_open THEN first_seen END),
-                     coalesce(sum(named IS 0), 0)
-                 FROM (SELECT h.first_seen,
-                     h.state IN ('NEW', 'UNDER_REVIEW', 'CONFIRMED', 'FOLLOWED_UP') AS is_open, ",
-                named_hit!(),
-                " AS named FROM hits h WHERE h.verified_at IS NULL)"
-            ))
-            .fetch_one(self.db.read())
-            .await
-            .map_err(db_error)?;
+        let hits = self.unverified_counts().await?;
+        let (open_hits, open_hits_since, unproved_hits, unproved_hits_since, ..) = hits;
+        let (.., unanswered_hits, unanswered_hits_since, named_otherwise) = hits;
         let (batches, batches_since): (i64, Option<i64>) = sqlx::query_as(
             "SELECT count(*), min(answered_at) FROM probed_batches
              WHERE verified_at IS NULL AND leaf_index IS NOT NULL",
@@ -152,11 +157,45 @@ impl Store {
         Ok(Unproved {
             open_hits: unsigned(open_hits),
             open_hits_since: open_hits_since.map(time),
+            unproved_hits: unsigned(unproved_hits),
+            unproved_hits_since: unproved_hits_since.map(time),
+            unanswered_hits: unsigned(unanswered_hits),
+            unanswered_hits_since: unanswered_hits_since.map(time),
             named_otherwise: unsigned(named_otherwise),
             batches: unsigned(batches),
             batches_since: batches_since.map(time),
             unplaced: unsigned(unplaced),
             unplaced_since: unplaced_since.map(time),
         })
+    }
+
+    async fn unverified_counts(&self) -> Result<HitCounts> {
+        // Materialised: the answers to a hit are looked up once.
+        sqlx::query_as(concat!(
+            "WITH unverified AS MATERIALIZED (
+                 SELECT h.first_seen,
+                     (t.thread_id IS NOT NULL
+                         AND h.state IN ('NEW', 'UNDER_REVIEW', 'CONFIRMED', 'FOLLOWED_UP')
+                         AND NOT ",
+            removed!(),
+            ") AS is_open, ",
+            named_hit!(),
+            " AS named
+                 FROM hits h
+                 LEFT JOIN threads t ON t.thread_id = h.thread_id AND t.latest = h.hit_id
+                 LEFT JOIN record_refs r ON r.record_ref = h.record_ref
+                 LEFT JOIN selectors s ON s.selector_id = r.selector_id
+                 WHERE h.verified_at IS NULL)
+             SELECT coalesce(sum(is_open), 0), min(CASE WHEN is_open THEN first_seen END),
+                 coalesce(sum(is_open AND named IS 3), 0),
+                 min(CASE WHEN is_open AND named IS 3 THEN first_seen END),
+                 coalesce(sum(is_open AND coalesce(named, 1) IN (1, 2)), 0),
+                 min(CASE WHEN is_open AND coalesce(named, 1) IN (1, 2) THEN first_seen END),
+                 coalesce(sum(named IS 0), 0)
+             FROM unverified"
+        ))
+        .fetch_one(self.db.read())
+        .await
+        .map_err(db_error)
     }
 }

@@ -242,6 +242,10 @@ async fn what_waits_for_its_proof_is_counted_with_the_time_of_the_first() {
     let expected = Unproved {
         open_hits: 2,
         open_hits_since: Some(Timestamp::from_seconds(7)),
+        unproved_hits: 0,
+        unproved_hits_since: None,
+        unanswered_hits: 2,
+        unanswered_hits_since: Some(Timestamp::from_seconds(7)),
         named_otherwise: 0,
         batches: 1,
         batches_since: answered_at,
@@ -252,10 +256,14 @@ async fn what_waits_for_its_proof_is_counted_with_the_time_of_the_first() {
     // Of those without a place only the later ones are told of.
     let later = store.unproved(NOW).await.expect("read");
     assert_eq!((later.unplaced, later.unplaced_since), (0, None));
+    // Of a hit that a verified answer names the entry alone is not proved.
+    verify_batches(&store).await;
+    let waiting = waits().await;
+    assert_eq!((waiting.unproved_hits, waiting.unanswered_hits), (1, 1));
+    assert_eq!(waiting.unproved_hits_since, Some(hits[0].first_seen));
     let marks = [(hits[0].id, 7), (hits[1].id, 8)];
     let marked = store.mark_verified(&marks, NOW).await;
     marked.expect("marked");
-    verify_batches(&store).await;
     let left = waits().await;
     assert_eq!((left.open_hits, left.open_hits_since), (0, None));
     assert_eq!((left.batches, left.batches_since), (0, None));
