@@ -9,8 +9,8 @@ use sqlx::SqliteConnection;
 
 use super::AnsweredBatch;
 use crate::hit::Hit;
-use crate::store::hits::removed;
-use crate::store::{Store, damaged, time, unsigned};
+use crate::store::hits::{LOCAL_CURSOR, removed};
+use crate::store::{Store, advance, damaged, time, unsigned};
 
 /// What the kept answers say of a hit. Only [`Named::Verified`] binds it to its record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,7 +90,8 @@ pub struct Unproved {
 }
 
 /// Stores what the answer to a batch, which is stored, says of hits. Another answer to a batch than the
-/// one that is kept says nothing: its digest is not what is compared with the log.
+/// one that is kept says nothing: its digest is not what is compared with the log. What agrees with a hit that
+/// is verified already is not kept; a verified hit that is named otherwise is verified no more, and told.
 pub(super) async fn put_answers(
     tx: &mut SqliteConnection,
     batch: &AnsweredBatch,
@@ -113,15 +114,49 @@ pub(super) async fn put_answers(
          SELECT unhex(value ->> 0), b.batch_id, value ->> 1, value ->> 2, unhex(value ->> 3),
              value ->> 4
          FROM json_each($1), probed_batches b
-         WHERE b.session_id = $2 AND b.number = $3 AND b.answer_digest = $4",
+         WHERE b.session_id = $2 AND b.number = $3 AND b.answer_digest = $4
+           AND NOT EXISTS (SELECT 1 FROM hits h
+               WHERE h.hit_id = unhex(value ->> 0) AND h.verified_at IS NOT NULL
+                 AND h.epoch = value ->> 1 AND h.policy = value ->> 2
+                 AND h.record_ref = unhex(value ->> 3) AND h.holder = value ->> 4)",
     )
     .bind(found.iter().map(row).collect::<Value>().to_string())
     .bind(&batch.session.as_bytes()[..])
     .bind(batch.number)
     .bind(&batch.answer_digest[..])
-    .execute(tx)
+    .execute(&mut *tx)
     .await
     .map_err(db_error)?;
+    end_verified(tx, batch).await
+}
+
+/// Ends that hits are verified which a batch names otherwise than they are stored.
+async fn end_verified(tx: &mut SqliteConnection, batch: &AnsweredBatch) -> Result<()> {
+    let hits: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT DISTINCT h.hit_id FROM probed_batches b
+         JOIN answered_hits a ON a.batch_id = b.batch_id
+         JOIN hits h ON h.hit_id = a.hit_id
+         WHERE b.session_id = $1 AND b.number = $2 AND h.verified_at IS NOT NULL
+           AND (a.record_ref <> h.record_ref OR a.holder <> h.holder
+               OR a.policy <> h.policy OR a.epoch <> h.epoch)",
+    )
+    .bind(&batch.session.as_bytes()[..])
+    .bind(batch.number)
+    .fetch_all(&mut *tx)
+    .await
+    .map_err(db_error)?;
+    for hit in hits {
+        let cursor = advance(tx, LOCAL_CURSOR, 1).await?;
+        sqlx::query(
+            "UPDATE hits SET leaf_index = NULL, verified_at = NULL, cursor = $2
+             WHERE hit_id = $1",
+        )
+        .bind(hit)
+        .bind(cursor)
+        .execute(&mut *tx)
+        .await
+        .map_err(db_error)?;
+    }
     Ok(())
 }
 

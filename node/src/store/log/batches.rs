@@ -116,7 +116,7 @@ fn row(session: &SessionId, number: u32) -> Vec<u8> {
 }
 
 /// Stores a batch that was answered, with its sealed opening and the hits that were found in the answer. A
-/// batch that is answered again, which is the same, stays as it was.
+/// batch that is answered again, which is the same, stays as it was, but gets the place that it had none of.
 pub(in crate::store) async fn put_batch(
     tx: &mut SqliteConnection,
     batch: &AnsweredBatch,
@@ -127,7 +127,10 @@ pub(in crate::store) async fn put_batch(
         "INSERT INTO probed_batches (session_id, number, epoch, leaf_index, tags_digest,
              answer_digest, opening, answered_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-         ON CONFLICT (session_id, number) DO NOTHING",
+         ON CONFLICT (session_id, number) DO UPDATE SET leaf_index = excluded.leaf_index
+         WHERE probed_batches.leaf_index IS NULL
+           AND probed_batches.tags_digest = excluded.tags_digest
+           AND probed_batches.answer_digest = excluded.answer_digest",
     )
     .bind(&batch.session.as_bytes()[..])
     .bind(batch.number)

@@ -226,6 +226,51 @@ async fn a_hit_that_any_answer_names_otherwise_is_bound_to_nothing() {
 }
 
 #[tokio::test]
+async fn a_verified_hit_keeps_no_more_answers_and_is_verified_no_more_once_one_differs() {
+    let (store, _dir) = store().await;
+    let found = hit(1, epoch(), RecordRef::new([1; 16]));
+    answer(&store, std::slice::from_ref(&found), Some(4)).await;
+    verify_batches(&store).await;
+    let marked = store.mark_verified(&[(found.id, 7)], NOW).await;
+    marked.expect("marked");
+    answer(&store, std::slice::from_ref(&found), Some(5)).await;
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM answered_hits")
+        .fetch_one(store.db.read())
+        .await
+        .expect("counted");
+    assert_eq!(kept, 1);
+    let read = async || {
+        let joined = store.record_hit(found.id).await.expect("read");
+        joined.expect("there")
+    };
+    let before = read().await;
+    assert_eq!(before.named, Named::Verified);
+    assert_eq!(before.verified, Some((7, NOW)));
+    let other = Hit {
+        record_ref: RecordRef::new([2; 16]),
+        ..found.clone()
+    };
+    answer(&store, &[other], Some(6)).await;
+    let after = read().await;
+    assert_eq!((after.verified, after.named), (None, Named::Otherwise));
+    assert!(after.cursor > before.cursor);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_answered_again_gets_the_place_that_it_had_none_of() {
+    let (store, _dir) = store().await;
+    let session = SessionId::generate(NOW, &mut os_rng());
+    for (leaf, place) in [(None, None), (Some(4), Some(4)), (Some(5), Some(4))] {
+        let batch = answered_at(session, epoch(), leaf);
+        let stored = store.answer_batch(&batch, 1, &[]).await;
+        stored.expect("stored");
+        let waiting = store.unverified_batches(0, u64::MAX, 9).await;
+        let waiting = waiting.expect("read");
+        assert_eq!(waiting.first().map(|batch| batch.leaf_index), place);
+    }
+}
+
+#[tokio::test]
 async fn what_waits_for_its_proof_is_counted_with_the_time_of_the_first() {
     let (store, _dir) = store().await;
     let before = Timestamp::from_seconds(0);
