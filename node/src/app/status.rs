@@ -230,13 +230,36 @@ fn waiting(log: &v1::LogStatus, now: Timestamp) -> Vec<String> {
             log.unplaced_batches
         ));
     }
-    if let Some(since) = for_long(log.unverified_open_hits_since) {
+    actions.extend(open_hits(
+        log,
+        for_long(log.unproved_open_hits_since),
+        for_long(log.unanswered_open_hits_since),
+    ));
+    actions
+}
+
+/// What somebody should do about open hits that have not been verified for long: those whose entries are
+/// not proved, and those that no verified answer names.
+fn open_hits(
+    log: &v1::LogStatus,
+    unproved: Option<Timestamp>,
+    unanswered: Option<Timestamp>,
+) -> Vec<String> {
+    let mut actions = Vec::new();
+    if let Some(since) = unproved {
         actions.push(format!(
-            "{} open hits are not verified in the audit log, the first since {since}: `sotto-node hits \
-             ls --unverified` lists them, `hits show` says why; ask the operator for the entries \
-             of those that are not proved, and raise it with the supervisory authority if there are \
-             none",
-            log.unverified_open_hits
+            "the entries of {} open hits are not proved in the audit log, the first since {since}: \
+             `sotto-node hits ls --unverified` lists them, `hits show` says which; ask the operator \
+             for their entries, and raise it with the supervisory authority if there are none",
+            log.unproved_open_hits
+        ));
+    }
+    if let Some(since) = unanswered {
+        actions.push(format!(
+            "{} open hits, the first since {since}, are named by no verified answer (`sotto-node hits \
+             ls --unverified` lists them, `hits show` says why): they are verified once their record \
+             is probed again",
+            log.unanswered_open_hits
         ));
     }
     actions
@@ -272,17 +295,32 @@ mod tests {
     #[test]
     fn what_waits_for_the_log_for_more_than_a_day_is_worth_a_word_each() {
         type Since = fn(&mut v1::LogStatus, Option<prost_types::Timestamp>);
-        let waits: [(Since, &str); 4] = [
-            (|log, at| log.few_cosignatures_since = at, "other units"),
-            (|log, at| log.unverified_batches_since = at, "batches"),
-            (|log, at| log.unplaced_batches_since = at, "without a place"),
+        let waits: [(Since, &str, bool); 5] = [
             (
-                |log, at| log.unverified_open_hits_since = at,
-                "--unverified",
+                |log, at| log.few_cosignatures_since = at,
+                "other units",
+                true,
+            ),
+            (|log, at| log.unverified_batches_since = at, "batches", true),
+            (
+                |log, at| log.unplaced_batches_since = at,
+                "without a place",
+                true,
+            ),
+            (
+                |log, at| log.unproved_open_hits_since = at,
+                "not proved",
+                true,
+            ),
+            // Nobody can prove what no answer names: the next probe does.
+            (
+                |log, at| log.unanswered_open_hits_since = at,
+                "probed again",
+                false,
             ),
         ];
         let now = Timestamp::from_seconds(1_000_000);
-        for (set, word) in waits {
+        for (set, word, is_raised) in waits {
             let mut log = v1::LogStatus::default();
             set(&mut log, Some(to_timestamp(now.minus(LONG))));
             assert_eq!(waiting(&log, now), [""; 0]);
@@ -291,7 +329,8 @@ mod tests {
             let actions = waiting(&log, now);
             assert_eq!(actions.len(), 1);
             assert!(actions[0].contains(word), "{actions:?}");
-            assert!(actions[0].contains("supervisory authority"));
+            let raised = actions[0].contains("supervisory authority");
+            assert_eq!(raised, is_raised, "{actions:?}");
             log.alarm = true;
             assert_eq!(waiting(&log, now), [""; 0]);
         }

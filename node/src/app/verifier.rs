@@ -2,6 +2,7 @@
 //! checkpoint that this node found consistent and that enough witnesses stand behind.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId};
@@ -26,6 +27,8 @@ use crate::store::{BatchToVerify, Named, UnverifiedHit};
 const HITS: u32 = 256;
 /// Batches that are read from the store at a time.
 const BATCHES: u32 = 64;
+/// So many times as that, 256 batches, are looked at in a round.
+const BATCH_PAGES: u32 = 4;
 
 /// Why an entry is not what the broker says it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -234,44 +237,78 @@ impl App {
         Ok(answer.entries)
     }
 
-    /// "The prober checks the index of every batch" (protocol §11).
-    async fn verify_batches(&self, log: &FollowedLog, signed: &SignedCheckpoint) -> Result<()> {
+    /// "The prober checks the index of every batch" (protocol §11): some a round, from where the last one
+    /// ended, so that many hold up neither hits nor cosigning.
+    ///
+    /// # Errors
+    /// Those of the broker and of the store.
+    pub(super) async fn verify_batches(
+        &self,
+        log: &FollowedLog,
+        signed: &SignedCheckpoint,
+    ) -> Result<()> {
+        let size = signed.head().size;
+        let mut after = log.batches_after.load(Ordering::Relaxed);
+        for _ in 0..BATCH_PAGES {
+            let page = self.store.unverified_batches(after, size, BATCHES).await?;
+            for batch in &page {
+                if !self.verify_batch(log, signed, batch).await? {
+                    return Ok(());
+                }
+            }
+            let is_last = page.len() < BATCHES as usize;
+            // At the end the next round begins with the oldest.
+            after = match page.last() {
+                Some(last) if !is_last => last.place,
+                _ => 0,
+            };
+            log.batches_after.store(after, Ordering::Relaxed);
+            if is_last {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies one batch; false with an alarm.
+    async fn verify_batch(
+        &self,
+        log: &FollowedLog,
+        signed: &SignedCheckpoint,
+        batch: &BatchToVerify,
+    ) -> Result<bool> {
         let own = Own {
             node: &self.node,
             community: &self.community,
         };
-        let size = signed.head().size;
-        let mut after = 0;
-        loop {
-            let page = self.store.unverified_batches(after, size, BATCHES).await?;
-            let Some(last) = page.last() else {
-                return Ok(());
-            };
-            after = last.place;
-            for batch in &page {
-                let proved = match self.prove_entry(batch.leaf_index, size).await {
-                    Ok(proved) => proved,
-                    Err(error) if is_passing(&error) => return Err(error),
-                    Err(error) => {
-                        // One that the broker does not show holds up no other.
-                        let text = format!("batch {} of {}", batch.number, batch.session);
-                        log.view().problem = format!("{text} is not proved: {error}");
-                        continue;
-                    }
-                };
-                match check_batch(&proved, signed.head(), batch, own) {
-                    Ok(true) => {
-                        let now = self.clock.now();
-                        self.store.mark_batch_verified(batch.place, now).await?;
-                    }
-                    Ok(false) => {}
-                    Err(doubt) => {
-                        let subject = format!("batch {} of {}", batch.number, batch.session);
-                        return self.doubt(log, signed, &subject, doubt, proved).await;
-                    }
-                }
+        let subject = format!("batch {} of {}", batch.number, batch.session);
+        let proved = match self.prove_entry(batch.leaf_index, signed.head().size).await {
+            Ok(proved) => proved,
+            Err(error) if is_passing(&error) => return Err(error),
+            Err(_) if batch.retold => {
+                self.store.forget_batch_place(batch.place).await?;
+                return Ok(true);
+            }
+            Err(error) => {
+                // One that the broker does not show holds up no other.
+                log.view().problem = format!("{subject} is not proved: {error}");
+                return Ok(true);
+            }
+        };
+        match check_batch(&proved, signed.head(), batch, own) {
+            Ok(true) => {
+                let now = self.clock.now();
+                self.store.mark_batch_verified(batch.place, now).await?;
+            }
+            Ok(false) => {}
+            // Its place was that of the log before this one.
+            Err(_) if batch.retold => self.store.forget_batch_place(batch.place).await?,
+            Err(doubt) => {
+                self.doubt(log, signed, &subject, doubt, proved).await?;
+                return Ok(false);
             }
         }
+        Ok(true)
     }
 
     /// One entry of this node with its proof.

@@ -5,6 +5,7 @@
 mod evidence;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(crate) struct FollowedLog {
     pub(super) turn: Mutex<()>,
     /// Where the last round over hits ended that are not proved, by the epoch whose witnesses count.
     turns: StdMutex<BTreeMap<Epoch, HitId>>,
+    /// The place behind which the next round over batches begins.
+    pub(super) batches_after: AtomicU64,
     view: StdMutex<LogView>,
 }
 
@@ -79,6 +82,7 @@ impl FollowedLog {
             cleared: Notify::new(),
             turn: Mutex::new(()),
             turns: StdMutex::default(),
+            batches_after: AtomicU64::new(0),
             view: StdMutex::default(),
         }
     }
@@ -425,6 +429,10 @@ impl App {
             unplaced_batches: waits.unplaced,
             unplaced_batches_since: waits.unplaced_since.map(to_timestamp),
             hits_named_otherwise: waits.named_otherwise,
+            unproved_open_hits: waits.unproved_hits,
+            unproved_open_hits_since: waits.unproved_hits_since.map(to_timestamp),
+            unanswered_open_hits: waits.unanswered_hits,
+            unanswered_open_hits_since: waits.unanswered_hits_since.map(to_timestamp),
         }))
     }
 

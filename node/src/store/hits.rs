@@ -54,7 +54,7 @@ pub struct RecordHit {
     pub feedback_pending: bool,
     /// Leaf of its entry in the audit log, and when that was seen proved (protocol §11).
     pub verified: Option<(u64, Timestamp)>,
-    /// What the answers that are kept here say of it.
+    /// What the answers that are kept here say of it; of a verified one they are not looked at again.
     pub named: Named,
 }
 
@@ -220,13 +220,15 @@ macro_rules! removed {
         "(r.selector_id IS NOT NULL AND (s.selector_id IS NULL OR s.removed_at IS NOT NULL))"
     };
 }
+pub(super) use removed;
 
 /// A hit with its record and thread; the statements below add what they ask for.
 macro_rules! select_hits {
     ($($rest:expr),+) => {
         concat!(
             "SELECT h.*, d.name AS dataset, s.record, s.canonical_index, t.state AS thread_state, ",
-            removed!(), " AS record_removed, ", named_hit!(), " AS named,
+            removed!(), " AS record_removed,
+             CASE WHEN h.verified_at IS NULL THEN ", named_hit!(), " ELSE 3 END AS named,
              l.posterior AS latest_posterior,
              (SELECT json_group_array(DISTINCT c.case_ref) FROM hits o JOIN hit_cases c
                   ON c.hit_id = o.hit_id WHERE o.thread_id = h.thread_id) AS case_refs,

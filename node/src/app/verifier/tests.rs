@@ -150,6 +150,7 @@ fn a_batch_is_what_was_sent_and_answered() {
         leaf_index: 3,
         tags_digest: [1; 32],
         answer_digest: [2; 32],
+        retold: false,
     };
     let mut logged_batch = entry(Action::AnswerBatch);
     logged_batch.object.session = Some(session);

@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use futures::Stream;
 use sotto_common::dsse::SigningKey;
@@ -376,6 +377,49 @@ async fn every_hit_gets_its_turn_behind_those_that_are_never_proved() {
     // After the last one it begins behind the newest again.
     round(&app, &signed, oldest).await;
     assert_eq!(fake.asked.lock().expect("lock")[1][0], second.0);
+}
+
+#[tokio::test]
+async fn a_round_looks_at_some_batches_and_the_next_one_at_those_behind_them() {
+    let (app, fake, _dir) = witness().await;
+    for _ in 0..300 {
+        let session = SessionId::generate(app.clock.now(), &mut os_rng());
+        let batch = testing::answered(session, epoch());
+        let stored = app.store.answer_batch(&batch, 1, &[]).await;
+        stored.expect("stored");
+    }
+    fake.tell(0, 9);
+    let log = app.log.as_ref().expect("followed");
+    let signed = log.open(&fake.note()).expect("a checkpoint");
+    for next in [256, 0, 256] {
+        let looked_at = app.verify_batches(log, &signed).await;
+        looked_at.expect("looked at");
+        assert_eq!(log.batches_after.load(Ordering::Relaxed), next);
+    }
+}
+
+#[tokio::test]
+async fn a_place_of_before_a_log_was_begun_anew_is_forgotten_and_accuses_nobody() {
+    let (app, fake, _dir) = witness().await;
+    let hit = testing::hit(1, epoch(), RecordRef::new([1; 16]));
+    answer(&app, &hit, true).await;
+    let sue = Caller::of_test("spiffe://sotto.test/supervisor/sue");
+    let cleared = app.clear_evidence(&sue, "restored", true).await;
+    assert_eq!(cleared.expect("cleared"), 0);
+    let waiting = async || {
+        let waiting = app.store.unverified_batches(0, u64::MAX, 9).await;
+        waiting.expect("read").len()
+    };
+    assert_eq!(waiting().await, 1);
+    // The log shows no entry there.
+    fake.tell(0, 9);
+    let log = app.log.as_ref().expect("followed");
+    let signed = log.open(&fake.note()).expect("a checkpoint");
+    let looked_at = app.verify_batches(log, &signed).await;
+    looked_at.expect("looked at");
+    assert_eq!(waiting().await, 0);
+    assert!(app.check_log().await.is_ok());
+    assert_eq!(log.view().problem, "");
 }
 
 #[tokio::test]

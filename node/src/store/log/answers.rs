@@ -9,7 +9,8 @@ use sqlx::SqliteConnection;
 
 use super::AnsweredBatch;
 use crate::hit::Hit;
-use crate::store::{Store, damaged, time, unsigned};
+use crate::store::hits::{LOCAL_CURSOR, removed};
+use crate::store::{Store, advance, damaged, time, unsigned};
 
 /// What the kept answers say of a hit. Only [`Named::Verified`] binds it to its record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,8 +19,8 @@ pub enum Named {
     Otherwise,
     /// None names it: it came by the stream alone.
     Nowhere,
-    /// Those that name it came without a place in the log, or that place was of a log that is not gone
-    /// on with.
+    /// Those that name it came without a place in the log, or with one that a log which was begun anew
+    /// does not have any more.
     Unplaced,
     /// Those that name it are not verified.
     Unverified,
@@ -62,10 +63,19 @@ pub(in crate::store) use named_hit;
 /// What waits for its proof in the audit log.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Unproved {
-    /// Hits that are NEW, `UNDER_REVIEW`, CONFIRMED or `FOLLOWED_UP` and not verified.
+    /// Hits that are NEW, `UNDER_REVIEW`, CONFIRMED or `FOLLOWED_UP` and not verified: of each thread the
+    /// latest, unless its record was removed here.
     pub open_hits: u64,
     /// When the first of them was seen.
     pub open_hits_since: Option<Timestamp>,
+    /// Of these hits those that a verified answer names: their entries alone are not proved.
+    pub unproved_hits: u64,
+    /// When the first of those was seen.
+    pub unproved_hits_since: Option<Timestamp>,
+    /// Of these hits those that no verified answer names, and none names otherwise.
+    pub unanswered_hits: u64,
+    /// When the first of those was seen.
+    pub unanswered_hits_since: Option<Timestamp>,
     /// Hits, of whatever state, that are not verified, as a kept answer names them otherwise than they
     /// are stored.
     pub named_otherwise: u64,
@@ -80,7 +90,8 @@ pub struct Unproved {
 }
 
 /// Stores what the answer to a batch, which is stored, says of hits. Another answer to a batch than the
-/// one that is kept says nothing: its digest is not what is compared with the log.
+/// one that is kept says nothing: its digest is not what is compared with the log. What agrees with a hit that
+/// is verified already is not kept; a verified hit that is named otherwise is verified no more, and told.
 pub(super) async fn put_answers(
     tx: &mut SqliteConnection,
     batch: &AnsweredBatch,
@@ -103,17 +114,55 @@ pub(super) async fn put_answers(
          SELECT unhex(value ->> 0), b.batch_id, value ->> 1, value ->> 2, unhex(value ->> 3),
              value ->> 4
          FROM json_each($1), probed_batches b
-         WHERE b.session_id = $2 AND b.number = $3 AND b.answer_digest = $4",
+         WHERE b.session_id = $2 AND b.number = $3 AND b.answer_digest = $4
+           AND NOT EXISTS (SELECT 1 FROM hits h
+               WHERE h.hit_id = unhex(value ->> 0) AND h.verified_at IS NOT NULL
+                 AND h.epoch = value ->> 1 AND h.policy = value ->> 2
+                 AND h.record_ref = unhex(value ->> 3) AND h.holder = value ->> 4)",
     )
     .bind(found.iter().map(row).collect::<Value>().to_string())
     .bind(&batch.session.as_bytes()[..])
     .bind(batch.number)
     .bind(&batch.answer_digest[..])
-    .execute(tx)
+    .execute(&mut *tx)
     .await
     .map_err(db_error)?;
+    end_verified(tx, batch).await
+}
+
+/// Ends that hits are verified which a batch names otherwise than they are stored.
+async fn end_verified(tx: &mut SqliteConnection, batch: &AnsweredBatch) -> Result<()> {
+    let hits: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT DISTINCT h.hit_id FROM probed_batches b
+         JOIN answered_hits a ON a.batch_id = b.batch_id
+         JOIN hits h ON h.hit_id = a.hit_id
+         WHERE b.session_id = $1 AND b.number = $2 AND h.verified_at IS NOT NULL
+           AND (a.record_ref <> h.record_ref OR a.holder <> h.holder
+               OR a.policy <> h.policy OR a.epoch <> h.epoch)",
+    )
+    .bind(&batch.session.as_bytes()[..])
+    .bind(batch.number)
+    .fetch_all(&mut *tx)
+    .await
+    .map_err(db_error)?;
+    for hit in hits {
+        let cursor = advance(tx, LOCAL_CURSOR, 1).await?;
+        sqlx::query(
+            "UPDATE hits SET leaf_index = NULL, verified_at = NULL, cursor = $2
+             WHERE hit_id = $1",
+        )
+        .bind(hit)
+        .bind(cursor)
+        .execute(&mut *tx)
+        .await
+        .map_err(db_error)?;
+    }
     Ok(())
 }
+
+/// Hits that are open and not verified, of them those that a verified answer names and those that none
+/// does, each with the time of the first; hits of whatever state that an answer names otherwise.
+type HitCounts = (i64, Option<i64>, i64, Option<i64>, i64, Option<i64>, i64);
 
 impl Store {
     /// What waits for its proof; of the batches without a place in the log those that were answered at
@@ -122,18 +171,9 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn unproved(&self, unplaced_after: Timestamp) -> Result<Unproved> {
-        let (open_hits, open_hits_since, named_otherwise): (i64, Option<i64>, i64) =
-            sqlx::query_as(concat!(
-                "SELECT coalesce(sum(is_open), 0), min(CASE WHEN is_open THEN first_seen END),
-                     coalesce(sum(named IS 0), 0)
-                 FROM (SELECT h.first_seen,
-                     h.state IN ('NEW', 'UNDER_REVIEW', 'CONFIRMED', 'FOLLOWED_UP') AS is_open, ",
-                named_hit!(),
-                " AS named FROM hits h WHERE h.verified_at IS NULL)"
-            ))
-            .fetch_one(self.db.read())
-            .await
-            .map_err(db_error)?;
+        let hits = self.unverified_counts().await?;
+        let (open_hits, open_hits_since, unproved_hits, unproved_hits_since, ..) = hits;
+        let (.., unanswered_hits, unanswered_hits_since, named_otherwise) = hits;
         let (batches, batches_since): (i64, Option<i64>) = sqlx::query_as(
             "SELECT count(*), min(answered_at) FROM probed_batches
              WHERE verified_at IS NULL AND leaf_index IS NOT NULL",
@@ -152,11 +192,45 @@ impl Store {
         Ok(Unproved {
             open_hits: unsigned(open_hits),
             open_hits_since: open_hits_since.map(time),
+            unproved_hits: unsigned(unproved_hits),
+            unproved_hits_since: unproved_hits_since.map(time),
+            unanswered_hits: unsigned(unanswered_hits),
+            unanswered_hits_since: unanswered_hits_since.map(time),
             named_otherwise: unsigned(named_otherwise),
             batches: unsigned(batches),
             batches_since: batches_since.map(time),
             unplaced: unsigned(unplaced),
             unplaced_since: unplaced_since.map(time),
         })
+    }
+
+    async fn unverified_counts(&self) -> Result<HitCounts> {
+        // Materialised: the answers to a hit are looked up once.
+        sqlx::query_as(concat!(
+            "WITH unverified AS MATERIALIZED (
+                 SELECT h.first_seen,
+                     (t.thread_id IS NOT NULL
+                         AND h.state IN ('NEW', 'UNDER_REVIEW', 'CONFIRMED', 'FOLLOWED_UP')
+                         AND NOT ",
+            removed!(),
+            ") AS is_open, ",
+            named_hit!(),
+            " AS named
+                 FROM hits h
+                 LEFT JOIN threads t ON t.thread_id = h.thread_id AND t.latest = h.hit_id
+                 LEFT JOIN record_refs r ON r.record_ref = h.record_ref
+                 LEFT JOIN selectors s ON s.selector_id = r.selector_id
+                 WHERE h.verified_at IS NULL)
+             SELECT coalesce(sum(is_open), 0), min(CASE WHEN is_open THEN first_seen END),
+                 coalesce(sum(is_open AND named IS 3), 0),
+                 min(CASE WHEN is_open AND named IS 3 THEN first_seen END),
+                 coalesce(sum(is_open AND coalesce(named, 1) IN (1, 2)), 0),
+                 min(CASE WHEN is_open AND coalesce(named, 1) IN (1, 2) THEN first_seen END),
+                 coalesce(sum(named IS 0), 0)
+             FROM unverified"
+        ))
+        .fetch_one(self.db.read())
+        .await
+        .map_err(db_error)
     }
 }

@@ -53,6 +53,8 @@ pub struct BatchToVerify {
     pub tags_digest: [u8; 32],
     /// Digest of the answer as it came.
     pub answer_digest: [u8; 32],
+    /// Whether the log was begun anew since the broker said the leaf.
+    pub retold: bool,
 }
 
 impl AnsweredBatch {
@@ -114,7 +116,7 @@ fn row(session: &SessionId, number: u32) -> Vec<u8> {
 }
 
 /// Stores a batch that was answered, with its sealed opening and the hits that were found in the answer. A
-/// batch that is answered again, which is the same, stays as it was.
+/// batch that is answered again, which is the same, stays as it was, but gets the place that it had none of.
 pub(in crate::store) async fn put_batch(
     tx: &mut SqliteConnection,
     batch: &AnsweredBatch,
@@ -125,7 +127,10 @@ pub(in crate::store) async fn put_batch(
         "INSERT INTO probed_batches (session_id, number, epoch, leaf_index, tags_digest,
              answer_digest, opening, answered_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-         ON CONFLICT (session_id, number) DO NOTHING",
+         ON CONFLICT (session_id, number) DO UPDATE SET leaf_index = excluded.leaf_index
+         WHERE probed_batches.leaf_index IS NULL
+           AND probed_batches.tags_digest = excluded.tags_digest
+           AND probed_batches.answer_digest = excluded.answer_digest",
     )
     .bind(&batch.session.as_bytes()[..])
     .bind(batch.number)
@@ -141,10 +146,10 @@ pub(in crate::store) async fn put_batch(
     put_answers(tx, batch, found).await
 }
 
-/// Place, session, number, leaf, digest of the pairs, digest of the answer.
-type Row = (i64, Vec<u8>, u32, i64, Vec<u8>, Vec<u8>);
+/// Place, session, number, leaf, digest of the pairs, digest of the answer, whether the log was begun anew.
+type Row = (i64, Vec<u8>, u32, i64, Vec<u8>, Vec<u8>, bool);
 
-fn to_verify((place, session, number, leaf, tags, answer): Row) -> Result<BatchToVerify> {
+fn to_verify((place, session, number, leaf, tags, answer, retold): Row) -> Result<BatchToVerify> {
     let digest = |bytes: Vec<u8>| <[u8; 32]>::try_from(bytes).map_err(|_| damaged("digest"));
     Ok(BatchToVerify {
         place: unsigned(place),
@@ -153,6 +158,7 @@ fn to_verify((place, session, number, leaf, tags, answer): Row) -> Result<BatchT
         leaf_index: unsigned(leaf),
         tags_digest: digest(tags)?,
         answer_digest: digest(answer)?,
+        retold,
     })
 }
 
@@ -168,7 +174,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<BatchToVerify>> {
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT batch_id, session_id, number, leaf_index, tags_digest, answer_digest
+            "SELECT batch_id, session_id, number, leaf_index, tags_digest, answer_digest, retold
              FROM probed_batches
              WHERE batch_id > $1 AND verified_at IS NULL AND leaf_index IS NOT NULL
                AND leaf_index < $2
@@ -193,7 +199,7 @@ impl Store {
         number: u32,
     ) -> Result<Option<BatchToVerify>> {
         let row: Option<Row> = sqlx::query_as(
-            "SELECT batch_id, session_id, number, leaf_index, tags_digest, answer_digest
+            "SELECT batch_id, session_id, number, leaf_index, tags_digest, answer_digest, retold
              FROM probed_batches
              WHERE session_id = $1 AND number = $2 AND leaf_index IS NOT NULL
                AND verified_at IS NOT NULL",
@@ -214,12 +220,37 @@ impl Store {
         self.db
             .run_tx("mark_batch_verified", |tx| {
                 async move {
-                    sqlx::query("UPDATE probed_batches SET verified_at = $2 WHERE batch_id = $1")
-                        .bind(signed(place))
-                        .bind(now.micros())
-                        .execute(tx)
-                        .await
-                        .map_err(db_error)?;
+                    sqlx::query(
+                        "UPDATE probed_batches SET verified_at = $2, retold = 0 WHERE batch_id = $1",
+                    )
+                    .bind(signed(place))
+                    .bind(now.micros())
+                    .execute(tx)
+                    .await
+                    .map_err(db_error)?;
+                    Ok(())
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Forgets the place of a batch that was told before the log was begun anew; of no effect on others.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn forget_batch_place(&self, place: u64) -> Result<()> {
+        self.db
+            .run_tx("forget_batch_place", |tx| {
+                async move {
+                    sqlx::query(
+                        "UPDATE probed_batches SET leaf_index = NULL, retold = 0
+                         WHERE batch_id = $1 AND retold = 1",
+                    )
+                    .bind(signed(place))
+                    .execute(tx)
+                    .await
+                    .map_err(db_error)?;
                     Ok(())
                 }
                 .scope_boxed()

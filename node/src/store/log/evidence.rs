@@ -169,8 +169,9 @@ async fn forget(tx: &mut SqliteConnection) -> Result<()> {
     for statement in [
         "DELETE FROM log_checkpoints",
         "UPDATE hits SET leaf_index = NULL, verified_at = NULL WHERE verified_at IS NOT NULL",
-        // Their places were those of another tree.
-        "UPDATE probed_batches SET leaf_index = NULL, verified_at = NULL",
+        // A log that was restored is a prefix of the one before and keeps places: they are looked at again,
+        // and one that does not fit any more accuses nobody.
+        "UPDATE probed_batches SET verified_at = NULL, retold = 1 WHERE leaf_index IS NOT NULL",
     ] {
         sqlx::query(statement)
             .execute(&mut *tx)

@@ -170,7 +170,7 @@ async fn an_answer_of_a_verified_batch_binds_a_hit_to_its_record_and_the_stream_
     assert_eq!(named(&store, found.id).await, Named::Unverified);
     verify_batches(&store).await;
     assert_eq!(named(&store, found.id).await, Named::Verified);
-    // Begun anew, a log has no places any more.
+    // Begun anew, a log may have it where it was: it is looked at again.
     let note = Access {
         at: NOW,
         person: "spiffe://sotto.test/supervisor/sue".into(),
@@ -179,6 +179,23 @@ async fn an_answer_of_a_verified_batch_binds_a_hit_to_its_record_and_the_stream_
         why: "explained".into(),
     };
     store.clear_evidence(&note, true).await.expect("done");
+    assert_eq!(named(&store, found.id).await, Named::Unverified);
+    verify_batches(&store).await;
+    assert_eq!(named(&store, found.id).await, Named::Verified);
+    // What is verified in the new one keeps its place, what is not there loses it.
+    let places = async || {
+        let kept = store.unverified_batches(0, u64::MAX, 9).await;
+        let kept = kept.expect("read").into_iter();
+        kept.map(|batch| (batch.place, batch.retold))
+            .collect::<Vec<_>>()
+    };
+    store.clear_evidence(&note, true).await.expect("done");
+    let waiting = places().await;
+    assert_eq!(waiting.len(), 1);
+    assert!(waiting[0].1);
+    let forgotten = store.forget_batch_place(waiting[0].0).await;
+    forgotten.expect("done");
+    assert!(places().await.is_empty());
     assert_eq!(named(&store, found.id).await, Named::Unplaced);
     // What is erased after its time says nothing.
     store.erase_batches(epoch(), NOW).await.expect("done");
@@ -209,6 +226,51 @@ async fn a_hit_that_any_answer_names_otherwise_is_bound_to_nothing() {
 }
 
 #[tokio::test]
+async fn a_verified_hit_keeps_no_more_answers_and_is_verified_no_more_once_one_differs() {
+    let (store, _dir) = store().await;
+    let found = hit(1, epoch(), RecordRef::new([1; 16]));
+    answer(&store, std::slice::from_ref(&found), Some(4)).await;
+    verify_batches(&store).await;
+    let marked = store.mark_verified(&[(found.id, 7)], NOW).await;
+    marked.expect("marked");
+    answer(&store, std::slice::from_ref(&found), Some(5)).await;
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM answered_hits")
+        .fetch_one(store.db.read())
+        .await
+        .expect("counted");
+    assert_eq!(kept, 1);
+    let read = async || {
+        let joined = store.record_hit(found.id).await.expect("read");
+        joined.expect("there")
+    };
+    let before = read().await;
+    assert_eq!(before.named, Named::Verified);
+    assert_eq!(before.verified, Some((7, NOW)));
+    let other = Hit {
+        record_ref: RecordRef::new([2; 16]),
+        ..found.clone()
+    };
+    answer(&store, &[other], Some(6)).await;
+    let after = read().await;
+    assert_eq!((after.verified, after.named), (None, Named::Otherwise));
+    assert!(after.cursor > before.cursor);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_answered_again_gets_the_place_that_it_had_none_of() {
+    let (store, _dir) = store().await;
+    let session = SessionId::generate(NOW, &mut os_rng());
+    for (leaf, place) in [(None, None), (Some(4), Some(4)), (Some(5), Some(4))] {
+        let batch = answered_at(session, epoch(), leaf);
+        let stored = store.answer_batch(&batch, 1, &[]).await;
+        stored.expect("stored");
+        let waiting = store.unverified_batches(0, u64::MAX, 9).await;
+        let waiting = waiting.expect("read");
+        assert_eq!(waiting.first().map(|batch| batch.leaf_index), place);
+    }
+}
+
+#[tokio::test]
 async fn what_waits_for_its_proof_is_counted_with_the_time_of_the_first() {
     let (store, _dir) = store().await;
     let before = Timestamp::from_seconds(0);
@@ -225,6 +287,10 @@ async fn what_waits_for_its_proof_is_counted_with_the_time_of_the_first() {
     let expected = Unproved {
         open_hits: 2,
         open_hits_since: Some(Timestamp::from_seconds(7)),
+        unproved_hits: 0,
+        unproved_hits_since: None,
+        unanswered_hits: 2,
+        unanswered_hits_since: Some(Timestamp::from_seconds(7)),
         named_otherwise: 0,
         batches: 1,
         batches_since: answered_at,
@@ -235,10 +301,14 @@ async fn what_waits_for_its_proof_is_counted_with_the_time_of_the_first() {
     // Of those without a place only the later ones are told of.
     let later = store.unproved(NOW).await.expect("read");
     assert_eq!((later.unplaced, later.unplaced_since), (0, None));
+    // Of a hit that a verified answer names the entry alone is not proved.
+    verify_batches(&store).await;
+    let waiting = waits().await;
+    assert_eq!((waiting.unproved_hits, waiting.unanswered_hits), (1, 1));
+    assert_eq!(waiting.unproved_hits_since, Some(hits[0].first_seen));
     let marks = [(hits[0].id, 7), (hits[1].id, 8)];
     let marked = store.mark_verified(&marks, NOW).await;
     marked.expect("marked");
-    verify_batches(&store).await;
     let left = waits().await;
     assert_eq!((left.open_hits, left.open_hits_since), (0, None));
     assert_eq!((left.batches, left.batches_since), (0, None));

@@ -109,6 +109,11 @@ pub(super) fn check(
     }
     let mut files: BTreeSet<_> = bundle.below(FOLDER).into_iter().collect();
     if files.is_empty() {
+        // Whoever asks for witnesses is not to be told that all is well where there are none.
+        if !trust.witnesses.is_empty() {
+            let text = "there is none, and witnesses must stand behind one";
+            return Err(wrong(CHECKPOINT, &text));
+        }
         return Ok(found);
     }
     let note = Note::parse(&bundle.bytes(CHECKPOINT)?);

@@ -181,6 +181,25 @@ fn as_many_witnesses_as_are_asked_for_must_stand_behind_the_log() {
 }
 
 #[test]
+fn without_any_proof_no_witness_stands_behind_a_bundle() {
+    let logged = Logged::new();
+    fs::remove_dir_all(logged.folder.path().join("log")).expect("removed");
+    logged.seal();
+    let key = logged.signer.key();
+    let found = logged.verified(Some(key)).expect("whole");
+    assert_eq!(found.verdict(), "none");
+    let node = "at-bk".parse().expect("a node");
+    let cosigner = Cosigner::new("sotto.test", node, SigningKey::generate(&mut os_rng()));
+    let keys = vec![cosigner.expect("a witness").key().clone()];
+    let text = match logged.witnessed(Some(key), &WitnessArgs::of(keys, None)) {
+        Err(Fault::Failed { text, .. }) => text,
+        other => panic!("{other:?}"),
+    };
+    assert!(text.starts_with(CHECKPOINT), "{text}");
+    assert!(text.contains("there is none"), "{text}");
+}
+
+#[test]
 fn without_witnesses_it_is_said_that_cosignatures_were_not_checked() {
     let logged = Logged::new();
     let found = logged.verified(None).expect("whole");
