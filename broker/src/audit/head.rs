@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
+use sotto_common::dsse::Fingerprint;
 use sotto_common::ids::{Epoch, NodeId, SpiffeId};
 use sotto_common::log::checkpoint::{LogKey, SignedCheckpoint};
 use sotto_common::log::cosignature::WitnessKey;
@@ -121,6 +122,15 @@ impl OpenHead {
             let row = signed.manifest.member(node).ok()?;
             let key = WitnessKey::new(domain, node.clone(), row.cosigning).ok()?;
             key.note_key().is_named_by(signature).then_some(key)
+        })
+    }
+
+    /// The custodians of the manifests, and their keys' fingerprints.
+    pub(super) fn custodians(&self) -> impl Iterator<Item = (NodeId, Fingerprint)> {
+        self.manifests.values().filter_map(|signed| {
+            let custodian = &signed.manifest.custodian;
+            let row = signed.manifest.member(custodian).ok()?;
+            Some((custodian.clone(), row.signing.fingerprint()))
         })
     }
 

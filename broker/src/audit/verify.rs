@@ -1,9 +1,10 @@
 //! Verifying a log offline (workflow.md "Audit"): "tree, checkpoints, cosignatures, openings,
 //! signatures of nodes; it names the first entry that fails".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+use sotto_common::dsse::Fingerprint;
 use sotto_common::error::ErrorCode;
 use sotto_common::ids::NodeId;
 use sotto_common::log::action::Action;
@@ -48,6 +49,8 @@ pub struct Summary {
     pub unknown: u64,
     /// Manifests in the export, each signed by its custodian.
     pub manifests: usize,
+    /// The custodians of these, and their keys' fingerprints.
+    pub custodians: BTreeSet<(NodeId, Fingerprint)>,
     /// Time of the earliest entry that was read.
     pub from: Option<Timestamp>,
     /// Time of the latest.
@@ -85,8 +88,11 @@ impl From<Quorum> for Witnesses {
 }
 
 /// What is asked of a log, in the end.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Demands {
+    /// Whose manifests count, by their keys, as members have pinned them (protocol §8). With none anybody's do:
+    /// a manifest is signed by the custodian that it names.
+    pub custodians: Vec<Fingerprint>,
     /// A quorum of witnesses stands behind the checkpoint.
     pub quorum: bool,
     /// Entries that this version does not know pass. Whoever writes one may hide with it what other entries
@@ -101,10 +107,11 @@ pub struct Demands {
 pub fn verify_export<R: Read>(from: R, key: &LogKey, demands: Demands) -> Result<Summary, Failure> {
     let (head, entries) = ExportReader::open(from)?;
     let mut verifier = Verifier::begin(&head, key)?;
+    verifier.check_custodians(&demands.custodians)?;
     for entry in entries {
         verifier.take(&entry?)?;
     }
-    verifier.finish(demands)
+    verifier.finish(&demands)
 }
 
 /// Verifies a log entry by entry.
@@ -138,6 +145,7 @@ impl Verifier {
             erasures: 0,
             unknown: 0,
             manifests: head.manifests.len(),
+            custodians: head.custodians().collect(),
             from: None,
             until: None,
             witnesses: None,
@@ -156,6 +164,21 @@ impl Verifier {
             unknown: None,
             summary,
         })
+    }
+
+    /// Compares the custodians with those that are known.
+    ///
+    /// # Errors
+    /// [`Failure`]: `MANIFEST`.
+    pub fn check_custodians(&self, known: &[Fingerprint]) -> Result<(), Failure> {
+        let is_other = |(_, key): &&(NodeId, Fingerprint)| !known.contains(key);
+        match self.summary.custodians.iter().find(is_other) {
+            Some((custodian, key)) if !known.is_empty() => {
+                let text = format!("a manifest is by {custodian} under another key: {key}");
+                Err(Flaw::new(FailureCode::Manifest, text).of_head())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Verifies the next entry.
@@ -302,7 +325,7 @@ impl Verifier {
     /// # Errors
     /// [`Failure`]: `ROOT_MISMATCH`, `OPENING_WITHHELD`, `TIME_AHEAD`; `UNKNOWN_ENTRY` and `QUORUM_MISSED` by what is
     /// demanded.
-    pub fn finish(mut self, demands: Demands) -> Result<Summary, Failure> {
+    pub fn finish(mut self, demands: &Demands) -> Result<Summary, Failure> {
         self.edge.append(self.pending.drain(..));
         let (tree, signed) = (self.edge.head(), self.summary.head);
         if tree.size < signed.size {

@@ -12,6 +12,7 @@ mod verify;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use sotto_common::dsse::Fingerprint;
 use sotto_common::log::checkpoint::LogKey;
 use sotto_common::service::tls::MAX_MESSAGE;
 use sotto_proto::v1::audit_service_client::AuditServiceClient;
@@ -80,6 +81,12 @@ would believe the broker. Exit code 4: the log does not hold.")]
         /// Fail also if fewer witnesses than the quorum have cosigned.
         #[arg(long)]
         require_quorum: bool,
+        /// Fingerprint of a custodian's key; may be given several times. Fail if a manifest is by another.
+        ///
+        /// Manifests name the witnesses and how long openings are kept, and each is signed by the custodian
+        /// that it names itself. Units read out what their `sotto-node status` shows.
+        #[arg(long = "custodian", value_name = "FINGERPRINT")]
+        custodians: Vec<Fingerprint>,
         /// Let entries pass that this version does not know, being of a later one.
         #[arg(long)]
         pass_unknown: bool,
@@ -168,11 +175,13 @@ pub(super) async fn run(
             file,
             log_key,
             require_quorum,
+            custodians,
             pass_unknown,
             json,
         } => {
             let json = json || output == Output::Json;
             let demands = Demands {
+                custodians,
                 quorum: require_quorum,
                 pass_unknown,
             };

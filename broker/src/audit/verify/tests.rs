@@ -457,6 +457,26 @@ fn what_is_erased_is_counted_and_the_rest_still_holds() {
 }
 
 #[test]
+fn manifests_are_by_the_custodians_that_the_auditor_knows() {
+    let history = History::whole();
+    let file = history.file(&history.logged());
+    let with = |known: &[&str]| {
+        let custodians = known.iter();
+        let custodians = custodians.map(|name| signing(name).verifying_key().fingerprint());
+        let demands = Demands {
+            custodians: custodians.collect(),
+            ..Demands::default()
+        };
+        verify_export(&file[..], &log_key(), demands)
+    };
+    let named = with(&[HOLDER, PROBER]).unwrap().custodians;
+    let key = signing(PROBER).verifying_key().fingerprint();
+    assert_eq!(named, [(node(PROBER), key)].into());
+    let failure = with(&[HOLDER]).unwrap_err();
+    assert_eq!((failure.index, failure.code), (None, F::Manifest));
+}
+
+#[test]
 fn nothing_is_dated_later_than_witnesses_have_cosigned_it() {
     let skew = i64::try_from(CLOCK_SKEW.as_secs()).unwrap();
     for (seconds, holds) in [(skew, true), (skew + 1, false)] {

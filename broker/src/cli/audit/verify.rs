@@ -41,6 +41,10 @@ fn of_summary(summary: &Summary) -> Value {
         let kinds = kinds.iter().map(|(kind, n)| (kind.to_string(), json!(n)));
         Value::Object(kinds.collect())
     };
+    let custodians = summary.custodians.iter();
+    let custodians: Vec<_> = custodians
+        .map(|(node, key)| json!({"node": node.as_str(), "fingerprint": key.to_string()}))
+        .collect();
     let witnesses = summary.witnesses.as_ref().map(|witnesses| {
         let nodes = witnesses.nodes.iter();
         let nodes = nodes.map(|(node, at)| (node.to_string(), json!(at.to_string())));
@@ -50,7 +54,7 @@ fn of_summary(summary: &Summary) -> Value {
     json!({"holds": true, "size": summary.head.size, "root": summary.head.root.to_string(),
            "kinds": kinds(&summary.kinds), "erased": kinds(&summary.erased),
            "erasures": summary.erasures, "unknown": summary.unknown,
-           "manifests": summary.manifests, "from": time(summary.from),
+           "manifests": summary.manifests, "custodians": custodians, "from": time(summary.from),
            "until": time(summary.until), "witnesses": witnesses})
 }
 
@@ -78,6 +82,9 @@ fn tell(key: &LogKey, summary: &Summary) -> Result<()> {
     if summary.unknown > 0 {
         let text = "of a kind that this version does not know: in the tree, not looked into";
         say(&format!("  {:>8} {text}", summary.unknown))?;
+    }
+    for (node, key) in &summary.custodians {
+        say(&format!("  custodian {node}, {key}"))?;
     }
     match &summary.witnesses {
         None => say(&"  no manifest, hence no witness"),
