@@ -68,7 +68,7 @@ impl App {
         let epochs = self.store.epochs_unverified().await?;
         let batches = self.store.unverified_batches(0, u64::MAX, 1).await?;
         if epochs.is_empty() && batches.is_empty() {
-            return Ok(());
+            return self.look_for_witnesses(log).await;
         }
         let accepted = self.accepted_manifests().await?;
         let Some(active) = accepted.last() else {
@@ -89,7 +89,8 @@ impl App {
             if epoch == active.epoch {
                 let origin = log.key.origin();
                 let now = self.clock.now();
-                self.store.set_witnessed(origin, true, now).await?;
+                let size = signed.head().size;
+                self.store.set_witnessed(origin, true, size, now).await?;
                 self.verify_batches(log, &signed).await?;
             }
             if !self.store.has_alarm().await? {

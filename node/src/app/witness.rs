@@ -202,7 +202,8 @@ impl App {
             if let Some(enough) = enough {
                 let now = self.clock.now();
                 let origin = log.key.origin();
-                self.store.set_witnessed(origin, enough, now).await?;
+                let size = offered.head().size;
+                self.store.set_witnessed(origin, enough, size, now).await?;
             }
             self.verify_all(log).await?;
         }
@@ -378,6 +379,21 @@ impl App {
     /// Who stands behind a checkpoint, for the status alone; tells whether they are enough, if that can
     /// be told.
     async fn look_at(&self, log: &FollowedLog, offered: &SignedCheckpoint) -> Result<Option<bool>> {
+        let Some(witnesses) = self.active_witnesses(log).await? else {
+            return Ok(None);
+        };
+        let fresh = Freshness::AtMostADay(self.clock.now());
+        let Ok(quorum) = witnesses.evaluate(offered, fresh) else {
+            return Ok(None);
+        };
+        let mut view = log.view();
+        view.cosignatures = quorum.count();
+        view.quorum = quorum.required();
+        Ok(Some(quorum.is_reached()))
+    }
+
+    /// The witnesses of the active epoch; `None` without one.
+    async fn active_witnesses(&self, log: &FollowedLog) -> Result<Option<WitnessPolicy>> {
         let active = *self.epoch.borrow();
         let stored = self.store.epochs().await?;
         let manifest = stored
@@ -387,15 +403,28 @@ impl App {
             return Ok(None);
         };
         let witnesses = WitnessPolicy::of_manifest(manifest, &log.trust_domain);
-        let witnesses = witnesses.map_err(Error::internal)?;
-        let fresh = Freshness::AtMostADay(self.clock.now());
-        let Ok(quorum) = witnesses.evaluate(offered, fresh) else {
-            return Ok(None);
+        witnesses.map(Some).map_err(Error::internal)
+    }
+
+    /// Looks, while too few stand behind the log, whether enough do behind a checkpoint of before the
+    /// latest: one that grows all the time is cosigned a little behind.
+    ///
+    /// # Errors
+    /// Those of the broker and of the store.
+    pub(super) async fn look_for_witnesses(&self, log: &FollowedLog) -> Result<()> {
+        let origin = log.key.origin();
+        let known = self.store.log_checkpoint(origin).await?;
+        if known.is_none_or(|known| known.few_since.is_none()) {
+            return Ok(());
+        }
+        let Some(witnesses) = self.active_witnesses(log).await? else {
+            return Ok(());
         };
-        let mut view = log.view();
-        view.cosignatures = quorum.count();
-        view.quorum = quorum.required();
-        Ok(Some(quorum.is_reached()))
+        if let Some(signed) = self.cosigned(log, &witnesses).await? {
+            let (size, now) = (signed.head().size, self.clock.now());
+            self.store.set_witnessed(origin, true, size, now).await?;
+        }
+        Ok(())
     }
 
     /// Where this node stands with the log; `None` if it follows none.

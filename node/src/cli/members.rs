@@ -18,10 +18,12 @@ pub(crate) enum MemberCommand {
     Ls,
     /// List the keys by which pinned members are witnesses of the audit log
     ///
-    /// Each is what `receipt verify` and `followup verify` take as --witness.
+    /// Each is what `receipt verify` and `followup verify` take as --witness. Members that are suspended are
+    /// left out. Of --quorum the N is the community's quorum, which `status` shows of the audit log.
     #[command(
-        after_help = "Example:\n  sotto-node receipt verify hit.tlog-proof --log-key … \\\n    \
-        $(sotto-node member witnesses --output tsv | cut -f2 | sed 's/^/--witness /')"
+        after_help = "Example:\n  sotto-node receipt verify hit.tlog-proof --log-key … --quorum N \\\n    \
+        $(sotto-node member witnesses --output tsv | cut -f2 | sed 's/^/--witness /')\n\n\
+        N is the community's quorum as `sotto-node status` shows it."
     )]
     Witnesses,
     /// Pin a member's fingerprint, after it was compared out of band
@@ -114,7 +116,8 @@ pub(crate) async fn member(context: &Context, command: MemberCommand) -> Result<
             let request = unary(v1::ListMembersRequest {});
             let members = admin.list_members(request).await?.into_inner().members;
             let mut list = List::new(context.output, WITNESSES, context.stdout())?;
-            for member in members.iter().filter(|member| !member.witness.is_empty()) {
+            let is_witness = |member: &&v1::Member| !member.witness.is_empty() && !member.suspended;
+            for member in members.iter().filter(is_witness) {
                 list.row(&[Cell::new(&*member.node_id), Cell::new(&*member.witness)])?;
             }
             Ok(list.finish()?)

@@ -1,7 +1,10 @@
 //! Who must stand behind the audit log for a proof to be believed offline: the keys of witnesses, as the
 //! caller knows them from elsewhere than from what is checked (protocol §11).
 
+use std::collections::BTreeSet;
+
 use clap::Args;
+use sotto_common::dsse::VerifyingKey;
 use sotto_common::ids::{InvalidId, NodeId};
 use sotto_common::log::cosignature::WitnessKey;
 use sotto_common::log::note::{NoteKey, SignatureType};
@@ -22,7 +25,7 @@ pub(crate) struct WitnessArgs {
         value_parser = witness
     )]
     witnesses: Vec<WitnessKey>,
-    /// How many of the witnesses must stand behind the log [default: all that are given]
+    /// How many of the witnesses must stand behind the log [default: all different keys that are given]
     #[arg(long, value_name = "N", requires = "witnesses")]
     quorum: Option<usize>,
 }
@@ -41,7 +44,10 @@ impl WitnessArgs {
 
     /// The witnesses, and how many must stand behind the log.
     pub(crate) fn policy(&self) -> WitnessPolicy {
-        let required = self.quorum.unwrap_or(self.witnesses.len());
+        // A quorum counts keys, not names: one that is given twice stands behind the log once.
+        let keys = self.witnesses.iter().map(|key| key.note_key().key());
+        let keys: BTreeSet<_> = keys.map(VerifyingKey::as_bytes).collect();
+        let required = self.quorum.unwrap_or(keys.len());
         WitnessPolicy::new(self.witnesses.clone(), required)
     }
 }
@@ -94,7 +100,13 @@ mod tests {
         let keys = vec![key("nl-fiu"), key("de-bka"), key("fr-pj")];
         let given = WitnessArgs::of(keys.clone(), None);
         assert_eq!((given.policy().required(), given.is_empty()), (3, false));
-        assert_eq!(WitnessArgs::of(keys, Some(2)).policy().required(), 2);
+        assert_eq!(
+            WitnessArgs::of(keys.clone(), Some(2)).policy().required(),
+            2
+        );
+        // A key that is given twice counts once.
+        let twice = [keys.clone(), keys].concat();
+        assert_eq!(WitnessArgs::of(twice, None).policy().required(), 3);
         assert!(WitnessArgs::default().is_empty());
     }
 }

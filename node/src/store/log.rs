@@ -133,22 +133,33 @@ impl Store {
             .await
     }
 
-    /// Notes whether enough witnesses stand behind what a log shows. Of effect once a checkpoint of it is
-    /// stored; the time since when there are too few is the first one.
+    /// Notes whether enough witnesses stand behind a checkpoint of this size that a log shows. Of effect
+    /// once a checkpoint of it is stored; the time since when there are too few is the first one, and ends
+    /// with enough behind a tree that is no smaller than it was then.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn set_witnessed(&self, log: &LogOrigin, enough: bool, now: Timestamp) -> Result<()> {
+    pub async fn set_witnessed(
+        &self,
+        log: &LogOrigin,
+        enough: bool,
+        size: u64,
+        now: Timestamp,
+    ) -> Result<()> {
         let (origin, since) = (&log.to_string(), (!enough).then_some(now.micros()));
         self.db
             .run_tx("set_witnessed", |tx| {
                 async move {
+                    // An older checkpoint has its cosignatures for a day, whoever has fallen silent since.
                     sqlx::query(
-                        "UPDATE log_checkpoints SET few_since = $2
-                         WHERE origin = $1 AND (few_since IS NULL) <> ($2 IS NULL)",
+                        "UPDATE log_checkpoints
+                         SET few_since = $2, few_size = CASE WHEN $2 IS NULL THEN NULL ELSE $3 END
+                         WHERE origin = $1 AND (few_since IS NULL) <> ($2 IS NULL)
+                           AND ($2 IS NOT NULL OR coalesce(few_size, 0) <= $3)",
                     )
                     .bind(origin)
                     .bind(since)
+                    .bind(signed(size))
                     .execute(tx)
                     .await
                     .map_err(db_error)?;

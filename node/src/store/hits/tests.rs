@@ -391,6 +391,19 @@ async fn a_hit_whose_record_was_removed_is_left_out_unless_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn of_unverified_hits_the_latest_of_each_thread_waits_while_its_record_is_there() {
+    let (store, _dir) = store().await;
+    let refs = with_record(&store).await;
+    let open = async || store.unproved(NOW).await.expect("read").open_hits;
+    stream(&store, &[in_epoch(1, refs[0])]).await;
+    stream(&store, &[in_epoch(2, refs[1])]).await;
+    assert_eq!(open().await, 1);
+    let removed = store.delete_dataset("d", NOW).await.expect("removed");
+    assert_eq!(removed, Some((Policy::Email, 1)));
+    assert_eq!(open().await, 0);
+}
+
+#[tokio::test]
 async fn hits_of_an_older_store_become_threads_with_a_story() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("node.db");

@@ -90,8 +90,9 @@ pub struct Unproved {
 }
 
 /// Stores what the answer to a batch, which is stored, says of hits. Another answer to a batch than the
-/// one that is kept says nothing: its digest is not what is compared with the log. What agrees with a hit that
-/// is verified already is not kept; a verified hit that is named otherwise is verified no more, and told.
+/// one that is kept says nothing: its digest is not what is compared with the log. What agrees with a hit
+/// that is verified already is not kept; a verified hit that is named otherwise is verified no more, and
+/// told.
 pub(super) async fn put_answers(
     tx: &mut SqliteConnection,
     batch: &AnsweredBatch,

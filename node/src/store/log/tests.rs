@@ -320,12 +320,13 @@ async fn too_few_witnesses_are_noted_since_the_first_time_until_there_are_enough
     let log = signer();
     let origin = log.key().origin();
     let at = Timestamp::from_seconds;
-    let note = async |enough, now| {
-        let noted = store.set_witnessed(origin, enough, at(now)).await;
+    let note_of = async |enough, size, now| {
+        let noted = store.set_witnessed(origin, enough, size, at(now)).await;
         noted.expect("noted");
         let read = store.log_checkpoint(origin).await.expect("read");
         read.and_then(|read| read.few_since)
     };
+    let note = async |enough, now| note_of(enough, 7, now).await;
     assert_eq!(note(false, 1).await, None);
     let put = store.put_log_checkpoint(&log.sign(head(7)), NOW).await;
     put.expect("stored");
@@ -341,6 +342,9 @@ async fn too_few_witnesses_are_noted_since_the_first_time_until_there_are_enough
     let put = store.put_log_checkpoint(&log.sign(head(9)), NOW).await;
     put.expect("stored");
     assert_eq!(note(false, 8).await, Some(at(6)));
+    // Those behind an older tree say nothing of it.
+    assert_eq!(note_of(true, 6, 9).await, Some(at(6)));
+    assert_eq!(note_of(true, 9, 10).await, None);
 }
 
 #[tokio::test]
