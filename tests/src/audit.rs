@@ -54,6 +54,6 @@ pub async fn export(lab: &Lab, broker: &str) -> Result<Vec<u8>, ExportError> {
 /// What an honest broker has written holds, whatever happened to it meanwhile.
 pub async fn assert_holds(lab: &Lab, broker: &str, key: &LogKey) -> Summary {
     let file = export(lab, broker).await.expect("exported");
-    let verified = verify_export(&file[..], key, Demands::default());
+    let verified = verify_export(&file[..], key, &Demands::default());
     verified.unwrap_or_else(|failure| panic!("an honest log does not hold: {failure}"))
 }

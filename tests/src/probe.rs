@@ -16,7 +16,8 @@ use tonic::{Status, Streaming};
 use v1::probe_request::Message as Ask;
 use v1::probe_response::Message as Answer;
 
-use crate::refusal::outlast;
+use crate::refusal::pause;
+use crate::sandbox::NEVER;
 use crate::{COMMUNITY, TestNode};
 
 /// A value's tag, and the node's own reference to it.
@@ -207,8 +208,20 @@ impl TestNode {
         policy: Policy,
         values: &[Selector],
     ) -> BTreeSet<(Selector, String)> {
-        let matches = outlast(async || self.ask(policy, values).await).await;
-        self.named(policy, values, &matches)
+        let asked = async {
+            loop {
+                match self.ask(policy, values).await {
+                    Ok(matches) => return matches,
+                    Err(status) => pause(&status).await,
+                }
+            }
+        };
+        let matches = tokio::time::timeout(NEVER, asked).await;
+        self.named(
+            policy,
+            values,
+            &matches.expect("it has not passed for minutes"),
+        )
     }
 
     /// The matches of an answer by value instead of by record ref.

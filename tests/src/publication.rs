@@ -15,7 +15,8 @@ use sotto_proto::{convert, v1};
 use tonic::Status;
 
 use crate::node::canary_tags;
-use crate::refusal::outlast;
+use crate::refusal::pause;
+use crate::sandbox::NEVER;
 use crate::{COMMUNITY, TestNode};
 
 /// Bytes in a chunk, unless a test says otherwise: several chunks even for a small filter.
@@ -265,7 +266,13 @@ impl TestNode {
     /// As [`Self::publish_draft`], over what passes: a broker that is killed, or that has lost its
     /// place among the others.
     pub async fn publish_through(&self, draft: &Draft) {
-        outlast(async || self.publish_draft(draft).await).await;
+        let published = async {
+            while let Err(status) = self.publish_draft(draft).await {
+                pause(&status).await;
+            }
+        };
+        let in_time = tokio::time::timeout(NEVER, published).await;
+        in_time.expect("it has not passed for minutes");
     }
 
     /// Publishes a new base of these values; returns its id.

@@ -104,14 +104,18 @@ pub struct Demands {
 ///
 /// # Errors
 /// [`Failure`]: the first entry that fails.
-pub fn verify_export<R: Read>(from: R, key: &LogKey, demands: Demands) -> Result<Summary, Failure> {
+pub fn verify_export<R: Read>(
+    from: R,
+    key: &LogKey,
+    demands: &Demands,
+) -> Result<Summary, Failure> {
     let (head, entries) = ExportReader::open(from)?;
     let mut verifier = Verifier::begin(&head, key)?;
     verifier.check_custodians(&demands.custodians)?;
     for entry in entries {
         verifier.take(&entry?)?;
     }
-    verifier.finish(&demands)
+    verifier.finish(demands)
 }
 
 /// Verifies a log entry by entry.

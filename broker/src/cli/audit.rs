@@ -185,7 +185,7 @@ pub(super) async fn run(
                 quorum: require_quorum,
                 pass_unknown,
             };
-            verify::run(&file, &log_key, demands, json)
+            verify::run(&file, &log_key, &demands, json)
         }
         AuditCommand::Follow {
             state,

@@ -70,7 +70,7 @@ async fn verified(sandbox: &Sandbox, require_quorum: bool) -> Result<Summary, Fa
         quorum: require_quorum,
         ..Demands::default()
     };
-    verify_export(&file[..], &sandbox.log_key(), demands)
+    verify_export(&file[..], &sandbox.log_key(), &demands)
 }
 
 /// A log that was exported and holds, and then is changed by these statements while the broker is

@@ -28,7 +28,7 @@ fn verify(file: &[u8]) -> Result<Summary, Failure> {
         quorum: true,
         ..Demands::default()
     };
-    verify_export(file, &log_key(), demands)
+    verify_export(file, &log_key(), &demands)
 }
 
 /// The same, if entries of later versions may pass.
@@ -37,7 +37,7 @@ fn verify_passing(file: &[u8]) -> Result<Summary, Failure> {
         pass_unknown: true,
         ..Demands::default()
     };
-    verify_export(file, &log_key(), demands)
+    verify_export(file, &log_key(), &demands)
 }
 
 /// Where and how a history fails that its broker has logged and signed.
@@ -113,7 +113,7 @@ fn a_checkpoint_that_the_log_has_not_signed_is_refused() {
     let file = history.file(&history.logged());
     let origin = "broker.example/sotto/euro-cyber".parse().unwrap();
     let other = LogKey::new(origin, signing(PROBER).verifying_key());
-    let failure = verify_export(file.as_slice(), &other, Demands::default()).unwrap_err();
+    let failure = verify_export(file.as_slice(), &other, &Demands::default()).unwrap_err();
     assert_eq!((failure.index, failure.code), (None, F::NoteSignature));
 }
 
@@ -133,7 +133,7 @@ fn a_cosignature_by_a_stranger_is_refused_and_a_missing_one_is_shown() {
     }
     let one = under(&[(PROBER, 1)]);
     assert_eq!(verify(&one).unwrap_err().code, F::QuorumMissed);
-    let summary = verify_export(one.as_slice(), &log_key(), Demands::default()).unwrap();
+    let summary = verify_export(one.as_slice(), &log_key(), &Demands::default()).unwrap();
     assert!(!summary.witnesses.unwrap().is_quorum());
 }
 
@@ -467,7 +467,7 @@ fn manifests_are_by_the_custodians_that_the_auditor_knows() {
             custodians: custodians.collect(),
             ..Demands::default()
         };
-        verify_export(&file[..], &log_key(), demands)
+        verify_export(&file[..], &log_key(), &demands)
     };
     let named = with(&[HOLDER, PROBER]).unwrap().custodians;
     let key = signing(PROBER).verifying_key().fingerprint();
@@ -533,7 +533,7 @@ fn every_bit_of_a_file_counts() {
         number ^= number >> 31;
         let bit = usize::try_from(number % (file.len() as u64 * 8)).unwrap();
         file[bit / 8] ^= 1 << (bit % 8);
-        let verified = verify_export(file.as_slice(), &log_key(), Demands::default());
+        let verified = verify_export(file.as_slice(), &log_key(), &Demands::default());
         assert!(verified.is_err(), "bit {bit} of {}", file.len());
         file[bit / 8] ^= 1 << (bit % 8);
     }

@@ -116,7 +116,7 @@ fn of_export(
         Ok(BufReader::new(opened))
     };
     if let Some(key) = key {
-        let verified = verify_export(open()?, key, Demands::default());
+        let verified = verify_export(open()?, key, &Demands::default());
         verified.map_err(|failure| does_not_hold(format!("the log does not hold: {failure}")))?;
     }
     let (head, entries) = ExportReader::open(open()?).map_err(|error| about(file, &error))?;

@@ -16,7 +16,7 @@ use super::{about, does_not_hold};
 use crate::audit::failure::Failure;
 use crate::audit::verify::{Demands, Summary, verify_export};
 
-pub(super) fn run(file: &Path, key: &LogKey, demands: Demands, is_json: bool) -> Result<()> {
+pub(super) fn run(file: &Path, key: &LogKey, demands: &Demands, is_json: bool) -> Result<()> {
     let opened = File::open(file).map_err(|error| about(file, &error))?;
     match verify_export(BufReader::new(opened), key, demands) {
         Ok(summary) if is_json => say(&of_summary(&summary)),
