@@ -7,7 +7,8 @@
 //! who acted might, and whether what is said to have happened may have happened. [`statistics`] counts what the entries say, [`html`] draws it. [`planted`] compares what was
 //! planted with what was told: what is left out, no log shows.
 //!
-//! Memory grows with what has states (hits, sessions, publications, follow-ups), not with the file.
+//! Memory grows with what has states (hits, sessions, publications, follow-ups) and with the key statements and
+//! manifests of the community, not with the file.
 
 pub(crate) mod erasures;
 pub mod export;
