@@ -253,16 +253,20 @@ impl Store {
     }
 }
 
-/// Marks one hit, unless it is marked already or gone; tells the cursor of the change.
+/// Marks one hit, unless it is marked already or gone, or an answer that has come meanwhile names it
+/// otherwise; tells the cursor of the change.
 async fn mark(
     tx: &mut SqliteConnection,
     hit: HitId,
     leaf: u64,
     now: Timestamp,
 ) -> Result<Option<i64>> {
-    let waits: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM hits WHERE hit_id = $1 AND verified_at IS NULL)",
-    )
+    let waits: bool = sqlx::query_scalar(concat!(
+        "SELECT EXISTS (SELECT 1 FROM hits h
+                        WHERE h.hit_id = $1 AND h.verified_at IS NULL AND ",
+        named_hit!(),
+        " IS NOT 0)"
+    ))
     .bind(&hit.as_bytes()[..])
     .fetch_one(&mut *tx)
     .await

@@ -220,6 +220,10 @@ async fn a_hit_that_any_answer_names_otherwise_is_bound_to_nothing() {
         answer(&store, &[told], Some(5)).await;
         verify_batches(&store).await;
         assert_eq!(named(&store, found.id).await, Named::Otherwise);
+        // Whoever had looked before the second answer came marks nothing.
+        let marked = store.mark_verified(&[(found.id, 7)], NOW).await;
+        marked.expect("done");
+        assert_eq!(named(&store, found.id).await, Named::Otherwise);
         let waits = store.unproved(NOW).await.expect("read");
         assert_eq!(waits.named_otherwise, 1);
     }
