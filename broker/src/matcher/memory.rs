@@ -217,7 +217,10 @@ mod tests {
     fn huge_pages_add_no_more_than_an_eighth() {
         for length in (0..20 * HUGE).step_by(HUGE / 8 + 4096) {
             let huge = in_huge_pages(length);
-            assert!(huge % HUGE == 0 && huge + HUGE > length, "{length}");
+            assert!(
+                huge.is_multiple_of(HUGE) && huge + HUGE > length,
+                "{length}"
+            );
             assert!(huge <= length + length / 8, "{length}");
         }
         assert_eq!(in_huge_pages(3 * HUGE), 3 * HUGE);

@@ -40,8 +40,10 @@ impl Workers {
             .num_threads(threads)
             .thread_name(|i| format!("matcher-{i}"))
             .start_handler(|_| {
-                // On Linux 0 is the calling thread alone. Matching goes on without it.
-                let _ = rustix::process::setpriority_process(None, NICE);
+                // On Linux this is of the calling thread alone. Matching goes on without it.
+                if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+                    tracing::debug!(%error, "batches and calls have the same priority");
+                }
             })
             .build()?;
         Ok(Self {

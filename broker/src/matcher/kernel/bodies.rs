@@ -1,10 +1,9 @@
 //! Tags that have passed the head, one in 32: the k − 5 body positions (protocol §5.1).
 
-use sotto_common::filter::{BODY_WORDS_PER_BLOCK, HEAD_POSITIONS, PAGE_LEN};
+use sotto_common::filter::{BODY_WORDS_PER_BLOCK, HEAD_POSITIONS, LINE_LEN, PAGE_LEN};
 use sotto_common::secret::Tag;
 
 use super::{LINES, Page, View, request};
-use sotto_common::filter::LINE_LEN;
 
 /// Tags that wait for their lines at a time: one comes in 32 tests, so each waits for 256.
 const WAITING: usize = 8;
@@ -44,7 +43,7 @@ impl<'a> Bodies<'a> {
         let page = line / LINES;
         let first = self.view.locator.block(&self.tags[tag], 1);
         let lines = self.view.pages[page].as_chunks::<LINE_LEN>().0;
-        for word in first.as_chunks().0.iter().take(REQUESTED) {
+        for &word in first.as_chunks().0.iter().take(REQUESTED) {
             request(&lines[position(word) / 8 / LINE_LEN]);
         }
         let body = Body { tag, page, first };
@@ -85,13 +84,13 @@ impl<'a> Bodies<'a> {
 
 /// Whether the positions of the first words of a block are set.
 fn all_set(page: &Page, block: &[u8; 16], words: usize) -> bool {
-    block.as_chunks().0.iter().take(words).all(|word| {
+    block.as_chunks().0.iter().take(words).all(|&word| {
         let bit = position(word);
         page[bit / 8] >> (bit % 8) & 1 == 1
     })
 }
 
 /// The low 15 bits: a bit of a page.
-fn position(word: &[u8; 2]) -> usize {
-    usize::from(u16::from_be_bytes(*word)) % (8 * PAGE_LEN)
+fn position(word: [u8; 2]) -> usize {
+    usize::from(u16::from_be_bytes(word)) % (8 * PAGE_LEN)
 }
