@@ -75,7 +75,7 @@ fn test_here(schedule: &Schedule, view: &View<'_>, tags: &[Tag], hit: &mut impl 
     for group in 0..groups + AHEAD {
         if group < groups {
             let tags = full.get(group).unwrap_or(&last);
-            kept[group % KEPT] = heads(&keys, pages, tags);
+            find(&keys, pages, tags, &mut kept[group % KEPT]);
         }
         let fresh = &kept[group % KEPT];
         let again = &kept[(group + KEPT - AHEAD / 2) % KEPT];
@@ -108,12 +108,8 @@ const fn index(line: u64) -> usize {
 /// protocol §5.1, the first two points, for a group.
 #[target_feature(enable = "aes,avx2,vaes")]
 #[inline]
-fn heads(keys: &RoundKeys, pages: u32, tags: &[Tag; GROUP]) -> Heads {
+fn find(keys: &RoundKeys, pages: u32, tags: &[Tag; GROUP], heads: &mut Heads) {
     let blocks = encrypt(keys, tags);
-    let mut heads = Heads {
-        words: [0; GROUP],
-        lines: [0; GROUP],
-    };
     // Each half of a block is a number with its most significant byte first.
     let swap = _mm256_setr_epi8(
         7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8, //
@@ -140,7 +136,6 @@ fn heads(keys: &RoundKeys, pages: u32, tags: &[Tag; GROUP]) -> Heads {
             _mm256_storeu_si256(lines.as_mut_ptr().cast(), line);
         }
     }
-    heads
 }
 
 /// `A_0` of each tag, two in a register.
