@@ -121,22 +121,23 @@ impl Broker {
     pub(crate) async fn seal_anew(&self) -> Result<u64> {
         let mut sealed = 0;
         loop {
-            let step = self
+            let (step, more) = self
                 .store
                 .run_tx("seal_anew", |tx| {
                     async move {
                         let objects = tx.update_object_seals(SEALS_AT_A_TIME).await?
                             + tx.update_attachment_seals(SEALS_AT_A_TIME).await?;
+                        let cases = tx.update_case_ref_seals(SEALS_AT_A_TIME).await?;
                         let openings = tx.update_opening_seals(SEALS_AT_A_TIME).await?;
-                        Ok(objects + openings + tx.update_case_ref_seals(SEALS_AT_A_TIME).await?)
+                        Ok((objects + cases + openings.unwrap_or(0), openings.is_some()))
                     }
                     .scope_boxed()
                 })
                 .await?;
-            if step == 0 {
+            sealed += step;
+            if step == 0 && !more {
                 return Ok(sealed);
             }
-            sealed += step;
         }
     }
 

@@ -417,8 +417,9 @@ pub(crate) trait AtRestTx: Send {
     async fn update_attachment_seals(&mut self, limit: u32) -> Result<u64>;
     /// Of the case references of at most `limit` sessions; returns how many were not.
     async fn update_case_ref_seals(&mut self, limit: u32) -> Result<u64>;
-    /// Of the openings of at most `limit` entries of the log; returns how many were not.
-    async fn update_opening_seals(&mut self, limit: u32) -> Result<u64>;
+    /// Of the openings at the next `limit` places of a log that were not looked at under this key; returns
+    /// how many were not, `None` once there are no such places.
+    async fn update_opening_seals(&mut self, limit: u32) -> Result<Option<u64>>;
 }
 
 /// The ledger.

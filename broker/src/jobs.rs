@@ -83,9 +83,21 @@ impl Job {
         }
     }
 
+    /// How long the broker that has done a pass keeps the job from others. It outlives the time to the next
+    /// pass, so that a job stays where it is as long as that broker is there.
+    const fn lease(self) -> Duration {
+        let beyond = match self {
+            // Of a broker that was killed the next one takes it over in time for its checkpoint. That two
+            // sign at once, where a pass takes longer, does no harm: one of them finds the work done.
+            Self::Log => Duration::from_secs(3),
+            _ => Duration::from_secs(20),
+        };
+        self.every().saturating_add(beyond)
+    }
+
     /// One pass, if no other broker has the lease.
     async fn run_once(self, broker: &Broker) -> Result<()> {
-        if !broker.has_job(self.name(), self.every()).await? {
+        if !broker.has_job(self.name(), self.lease()).await? {
             return Ok(());
         }
         match self {
@@ -143,5 +155,20 @@ async fn repeat(job: Job, broker: &Broker) {
         if let Err(error) = job.run_once(broker).await {
             tracing::warn!(job = job.name(), %error, "a job was not done; trying again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_stays_where_it_is_and_the_log_goes_on_in_time_when_its_broker_was_killed() {
+        for job in Job::ALL {
+            assert!(job.lease() > job.every(), "{}", job.name());
+        }
+        // protocol §11: "A new one at most 10 s after the last append."
+        let taken_over = Job::Log.lease() + Job::Log.every();
+        assert!(taken_over < Duration::from_secs(8), "{taken_over:?}");
     }
 }

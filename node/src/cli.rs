@@ -23,6 +23,7 @@ mod serve;
 mod status;
 mod store;
 mod watching;
+mod witnesses;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -161,7 +162,7 @@ enum Command {
         after_help = "Example:\n  sotto-node access-log export --why 'yearly audit'"
     )]
     AccessLog(access::AccessCommand),
-    /// What this node keeps against the audit log, should the log ever contradict itself
+    /// What this node keeps against the audit log, should the log ever contradict itself; for supervisors
     #[command(subcommand, after_help = "Example:\n  sotto-node evidence ls")]
     Evidence(evidence::EvidenceCommand),
     /// Proofs that something is in the audit log

@@ -43,7 +43,8 @@ pub(crate) use imports::other_policy;
 pub use imports::{Committed, ImportId, StagedRow};
 pub use layers::{Layer, Publishing};
 pub use log::{
-    AnsweredBatch, BatchToVerify, Evidence, StoredCheckpoint, StoredEvidence, UnverifiedHit,
+    AnsweredBatch, BatchToVerify, Evidence, Named, StoredCheckpoint, StoredEvidence, Unproved,
+    UnverifiedHit,
 };
 pub use members::Pinned;
 pub use probes::{Batch, ProbeKey, ProbeKind, ProbeSession};

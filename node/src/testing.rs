@@ -108,10 +108,15 @@ pub(crate) fn hit(n: u8, epoch: Epoch, record_ref: RecordRef) -> Hit {
 
 /// The first batch of a session, answered without a hit.
 pub(crate) fn answered(session: SessionId, epoch: Epoch) -> AnsweredBatch {
+    answered_at(session, epoch, Some(3))
+}
+
+/// The same with another place in the log.
+pub(crate) fn answered_at(session: SessionId, epoch: Epoch, leaf: Option<u64>) -> AnsweredBatch {
     let pairs = [(Tag::new([1; 16]), RecordRef::new([2; 16]))];
     let nonce = SessionNonce::from_slice(&[7; 32]).expect("a nonce");
     let now = Timestamp::from_seconds(5);
-    AnsweredBatch::new(session, 0, epoch, &nonce, &pairs, b"", Some(3), now)
+    AnsweredBatch::new(session, 0, epoch, &nonce, &pairs, b"", leaf, now)
 }
 
 /// Why something was asked.

@@ -1,16 +1,13 @@
 //! Whom a node can probe, as the broker tells it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use futures::FutureExt as _;
 use sotto_proto::v1;
 use tonic::{Status, Streaming};
 
+use crate::sandbox::NEVER;
 use crate::{COMMUNITY, TestNode};
-
-/// A message that never comes would hang the test.
-const NEVER: Duration = Duration::from_mins(1);
 
 /// Epoch, policy and holder.
 pub type Stack = (u32, String, String);
@@ -35,6 +32,24 @@ impl Catalogue {
         let message = message.expect("in time")?;
         // A stream that ends without a status was cut.
         let message = message.ok_or_else(|| Status::unavailable("the stream has ended"))?;
+        self.take_in(&message);
+        Ok(message)
+    }
+
+    /// Takes the next message in if there is one already; whether there was.
+    ///
+    /// # Errors
+    /// The status that ends the stream.
+    pub fn has_next(&mut self) -> Result<bool, Status> {
+        let Some(message) = self.stream.message().now_or_never() else {
+            return Ok(false);
+        };
+        let message = message?.ok_or_else(|| Status::unavailable("the stream has ended"))?;
+        self.take_in(&message);
+        Ok(true)
+    }
+
+    fn take_in(&mut self, message: &v1::WatchCatalogueResponse) {
         assert!(message.complete || !self.complete, "once complete, always");
         self.complete = message.complete;
         for entry in &message.entries {
@@ -47,12 +62,6 @@ impl Catalogue {
                 self.stacks.insert(stack, entry.layers.to_vec());
             }
         }
-        Ok(message)
-    }
-
-    /// Whether nothing has been told since.
-    pub fn is_silent(&mut self) -> bool {
-        self.stream.message().now_or_never().is_none()
     }
 
     /// Holder and policy of every stack in an epoch.

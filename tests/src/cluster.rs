@@ -7,6 +7,8 @@ use futures::future::join_all;
 use sotto_common::membership::Profile;
 use sotto_common::testing::postgres::Server;
 use sotto_common::testing::s3::S3Server;
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 
 use crate::balancer::Balancer;
 use crate::ledger::TestLedger;
@@ -106,6 +108,18 @@ impl Cluster {
         brokers
             .map(|broker| Arc::new(broker.reached_by(node)))
             .collect()
+    }
+
+    /// How many brokers have a place among those on the ledger: one that is silent for longer than
+    /// its lease loses it.
+    pub async fn places(&self) -> i64 {
+        let TestLedger::Server(url) = &self.stores.ledger else {
+            panic!("a cluster is on a server");
+        };
+        let mut server = PgConnection::connect(url).await.expect("connected");
+        let count = "SELECT count(*) FROM replica_leases";
+        let count = sqlx::query_scalar(count).fetch_one(&mut server).await;
+        count.expect("counted")
     }
 
     /// The operator, through the balancer.

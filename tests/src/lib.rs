@@ -12,6 +12,7 @@
     reason = "a harness: whatever it cannot do ends the test"
 )]
 
+pub mod audit;
 pub mod balancer;
 pub mod catalogue;
 pub mod cluster;

@@ -16,6 +16,7 @@ use tonic::{Status, Streaming};
 use v1::probe_request::Message as Ask;
 use v1::probe_response::Message as Answer;
 
+use crate::refusal::pause;
 use crate::{COMMUNITY, TestNode};
 
 /// A value's tag, and the node's own reference to it.
@@ -197,6 +198,21 @@ impl TestNode {
     pub async fn find(&self, policy: Policy, values: &[Selector]) -> BTreeSet<(Selector, String)> {
         let matches = self.ask(policy, values).await.expect("answered");
         self.named(policy, values, &matches)
+    }
+
+    /// As [`Self::find`], over what passes: a broker that is killed, or that has lost its place
+    /// among the others.
+    pub async fn find_through(
+        &self,
+        policy: Policy,
+        values: &[Selector],
+    ) -> BTreeSet<(Selector, String)> {
+        loop {
+            match self.ask(policy, values).await {
+                Ok(matches) => return self.named(policy, values, &matches),
+                Err(status) => pause(&status).await,
+            }
+        }
     }
 
     /// The matches of an answer by value instead of by record ref.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sotto_common::ids::Role;
+use sotto_common::testing::port::Port;
 use sotto_common::time::SystemClock;
 use tempfile::TempDir;
 
@@ -78,7 +79,7 @@ impl Stores {
 pub struct BrokerProcess {
     site: Site,
     home: PathBuf,
-    address: SocketAddr,
+    port: Port,
     program: Program,
     filter: &'static str,
 }
@@ -101,7 +102,7 @@ impl BrokerProcess {
         let mut process = Self {
             home: site.path(name),
             site: site.clone(),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            port: Port::reserve(),
             program: Program::default(),
             filter,
         };
@@ -140,13 +141,13 @@ impl BrokerProcess {
         ];
         let environment = [
             ("SOTTO_LOG", self.filter.to_owned()),
-            ("SOTTO_BROKER__LISTEN", self.address.to_string()),
+            ("SOTTO_BROKER__LISTEN", self.address().to_string()),
         ];
         self.program
             .start(script, &command, &environment, ANSWERS)
             .await;
-        let address = std::fs::read_to_string(self.path("address")).expect("an address");
-        self.address = address.trim().parse().expect("an address");
+        let told = std::fs::read_to_string(self.path("address")).expect("an address");
+        assert_eq!(told.trim(), self.address().to_string());
     }
 
     /// `kill -9`, and waits until the process is gone.
@@ -190,11 +191,11 @@ impl BrokerProcess {
 
     /// Where it listens, before and after a restart.
     pub const fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     fn url(&self) -> String {
-        format!("https://{}", self.address)
+        format!("https://{}", self.address())
     }
 
     /// A node under the system's clock; nobody has enrolled it yet.

@@ -15,6 +15,7 @@ use sotto_proto::{convert, v1};
 use tonic::Status;
 
 use crate::node::canary_tags;
+use crate::refusal::pause;
 use crate::{COMMUNITY, TestNode};
 
 /// Bytes in a chunk, unless a test says otherwise: several chunks even for a small filter.
@@ -259,6 +260,14 @@ impl TestNode {
         let acknowledged = self.announce(draft).await?;
         self.upload(draft, acknowledged, |_| ()).await?;
         self.activate(draft.id()).await
+    }
+
+    /// As [`Self::publish_draft`], over what passes: a broker that is killed, or that has lost its
+    /// place among the others.
+    pub async fn publish_through(&self, draft: &Draft) {
+        while let Err(status) = self.publish_draft(draft).await {
+            pause(&status).await;
+        }
     }
 
     /// Publishes a new base of these values; returns its id.

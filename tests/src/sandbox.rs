@@ -11,14 +11,13 @@ use sotto_common::error::Result;
 use sotto_common::filter::DEFAULT_K;
 use sotto_common::ids::Role;
 use sotto_common::log::checkpoint::LogKey;
-use sotto_common::log::origin::LogOrigin;
 use sotto_common::membership::{PolicyProfile, Profile};
 use sotto_common::selector::Policy;
 use sotto_common::service::config::{SecretFile, TlsConfig};
-use sotto_common::service::key_file;
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
+use sotto_common::testing::port::Port;
 use sotto_common::time::{Clock as _, MockClock, SystemClock, Timestamp};
 use sotto_proto::v1;
 use tempfile::TempDir;
@@ -26,11 +25,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Footprint, TestLedger, log_key_file};
-use crate::node::community;
-use crate::{Lab, Operator, TRUST_DOMAIN, TestNode};
+use crate::{Lab, Operator, TRUST_DOMAIN, TestNode, audit};
 
 /// The prior of every policy in tests.
 pub const PRIOR: f64 = 0.001;
+
+/// What has not come by then does not come: it matters to a test that fails alone.
+pub const NEVER: Duration = Duration::from_mins(5);
 
 /// A broker on a free port, under a clock that stands until a test moves it.
 pub struct Sandbox {
@@ -39,7 +40,7 @@ pub struct Sandbox {
     /// The broker's clock, and every node's.
     pub clock: MockClock,
     tls: TlsConfig,
-    address: SocketAddr,
+    port: Port,
     ledger: TestLedger,
     /// Whether the next start ends the publications whose filters are lost.
     pub end_lost_filters: bool,
@@ -71,7 +72,7 @@ impl Sandbox {
             dir,
             lab,
             clock: MockClock::at(SystemClock.now()),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            port: Port::reserve(),
             ledger,
             end_lost_filters: false,
             ledger_keys_file: None,
@@ -132,7 +133,7 @@ impl Sandbox {
 
     /// Where the broker listens.
     pub const fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// Where the broker serves the audit log as tiles.
@@ -142,7 +143,7 @@ impl Sandbox {
 
     /// Where the broker listens, as clients write it.
     pub fn url(&self) -> String {
-        format!("https://{}", self.address)
+        format!("https://{}", self.address())
     }
 
     /// Where the broker keeps its ledger and filters.
@@ -160,9 +161,7 @@ impl Sandbox {
 
     /// The key by which the log of [`COMMUNITY`](crate::COMMUNITY) is verified.
     pub fn log_key(&self) -> LogKey {
-        let signing = key_file::read(&self.log_key_file()).expect("a key");
-        let origin = LogOrigin::new(default_log_name(), community());
-        LogKey::new(origin, signing.expect("made").verifying_key())
+        audit::log_key(&self.log_key_file())
     }
 
     /// Changes the ledger of the stopped broker, to what a kill at a bad moment would have left.
@@ -175,7 +174,7 @@ impl Sandbox {
         Footprint::of(&self.data_dir(), &self.ledger).await
     }
 
-    /// Starts the broker, at the address that it had before if it had one.
+    /// Starts the broker, at the same address each time.
     pub async fn start(&mut self) {
         self.try_start().await.expect("the broker starts");
     }
@@ -188,7 +187,7 @@ impl Sandbox {
             TestLedger::Server(_) => Some(log_key_file(self.dir.path())),
         };
         let config = Config {
-            listen: self.address,
+            listen: self.address(),
             address_file: None,
             data_dir: self.data_dir(),
             ledger: self.ledger.setting().parse().expect("a ledger"),
@@ -209,7 +208,6 @@ impl Sandbox {
         let stop = CancellationToken::new();
         let bound = BoundBroker::bind(config, Arc::new(self.clock.clone()), stop.clone());
         let bound = bound.await?;
-        self.address = bound.address();
         self.tiles_address = bound.tiles_address();
         let task = tokio::spawn(bound.run());
         self.running = Some(Running { stop, task });
@@ -224,14 +222,15 @@ impl Sandbox {
         ended.expect("an orderly end");
     }
 
-    /// Waits until something holds that the broker brings about by itself, e.g. by its expiry.
+    /// Waits until something holds that others bring about by themselves, e.g. a job of the broker,
+    /// or what a unit writes down after another one has seen it.
     pub async fn eventually(&self, mut holds: impl AsyncFnMut() -> bool) {
         let waited = async {
             while !holds().await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let in_time = tokio::time::timeout(Duration::from_mins(2), waited).await;
+        let in_time = tokio::time::timeout(NEVER, waited).await;
         in_time.expect("it never came to hold");
     }
 

@@ -1,7 +1,6 @@
 //! A national unit: the real node's service, in this process or as one of its own, and its people.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use sotto_common::random::os_rng;
 use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::service::config::SecretFile;
 use sotto_common::service::files::{self, Readers};
+use sotto_common::testing::port::Port;
 use sotto_common::time::Clock;
 use sotto_node::config::NodeConfig;
 use sotto_node::keystore::Keystore;
@@ -36,7 +36,7 @@ pub struct Unit {
     name: String,
     lab: Arc<Lab>,
     home: PathBuf,
-    address: SocketAddr,
+    port: Port,
     here: Option<(CancellationToken, RunningNode)>,
     program: Program,
 }
@@ -64,7 +64,7 @@ impl Unit {
             name: name.into(),
             lab: Arc::clone(lab),
             home: home.into(),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            port: Port::reserve(),
             here: None,
             program: Program::default(),
         };
@@ -134,14 +134,13 @@ impl Unit {
         self.here.is_some() || self.program.runs()
     }
 
-    /// Starts its service in this process, at the address that it had before if it had one.
+    /// Starts its service in this process, at the same address each time.
     pub async fn start(&mut self, clock: Arc<dyn Clock>) {
         let mut config = NodeConfig::load(Some(&self.path("node.toml"))).expect("valid");
-        config.listen = self.address;
+        config.listen = self.port.address();
         let stop = CancellationToken::new();
         let node = serve::start(config, clock, stop.clone()).await;
         let node = node.expect("the node starts");
-        self.address = node.address();
         self.here = Some((stop, node));
     }
 
@@ -152,7 +151,7 @@ impl Unit {
         node.ended().await.expect("an orderly end");
     }
 
-    /// Starts its service as a process, at the address that it had before if it had one.
+    /// Starts its service as a process, at the same address each time.
     pub async fn start_process(&mut self) {
         self.start_process_under("exec \"$@\"").await;
     }
@@ -169,13 +168,13 @@ impl Unit {
         ];
         let environment = [
             ("SOTTO_LOG", "info".to_owned()),
-            ("SOTTO_NODE__LISTEN", self.address.to_string()),
+            ("SOTTO_NODE__LISTEN", self.port.address().to_string()),
         ];
         self.program
             .start(script, &command, &environment, IS_UP)
             .await;
-        let address = std::fs::read_to_string(self.path("address")).expect("an address");
-        self.address = address.trim().parse().expect("an address");
+        let told = std::fs::read_to_string(self.path("address")).expect("an address");
+        assert_eq!(told.trim(), self.port.address().to_string());
     }
 
     /// `kill -9` of the process.
@@ -198,16 +197,20 @@ impl Unit {
         NodeAdminServiceClient::new(self.channel(Role::Supervisor))
     }
 
+    fn url(&self) -> String {
+        format!("https://{}", self.port.address())
+    }
+
     /// A channel to its service as one of its people.
     pub fn channel(&self, role: Role) -> Channel {
-        let url = format!("https://{}", self.address);
+        let url = self.url();
         let person = format!("{}-person", self.name);
         self.lab.channel_to(Role::Node, role, &person, &url)
     }
 
     /// As one of its people, by name and role.
     pub fn person(&self, role: Role, name: &str) -> AnalystServiceClient<Channel> {
-        let url = format!("https://{}", self.address);
+        let url = self.url();
         let person = format!("{}-{name}", self.name);
         let channel = self.lab.channel_to(Role::Node, role, &person, &url);
         AnalystServiceClient::new(channel)

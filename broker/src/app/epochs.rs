@@ -431,14 +431,15 @@ async fn check_custodian(
     Ok(())
 }
 
-/// Every member is enrolled, and its row has the signing key of its accepted statement.
+/// Every member is enrolled, and its row has the keys of its accepted statement, all of them: with another
+/// cosigning key somebody else would be its witness.
 async fn check_members(tx: &mut (dyn Tx + '_), manifest: &Manifest) -> Result<()> {
     for member in &manifest.members {
         let node = tx.get_node(&manifest.community, &member.node).await?;
         let Some(node) = node.filter(|node| node.suspended.is_none()) else {
             return Err(invalid("a member is not enrolled"));
         };
-        if statement_of(&node)?.keys.signing != member.signing {
+        if statement_of(&node)?.keys != *member {
             return Err(invalid("a member's row is not of its key statement"));
         }
     }

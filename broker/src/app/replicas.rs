@@ -38,8 +38,6 @@ const RENEWALS_WHILE_FAILING: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// By how much the clocks of a database of several machines may differ.
 const CLOCK_SLACK: Duration = Duration::from_secs(5);
-/// How much longer than to its next pass the lease on a job runs.
-const JOB_LEASE_BEYOND: Duration = Duration::from_secs(20);
 /// Filters that are fetched at once.
 const FETCHES: usize = 4;
 
@@ -240,16 +238,14 @@ impl Broker {
         }
     }
 
-    /// Whether this broker is to do a job now: it has the lease, or takes it. The lease outlives the
-    /// time to the next pass, so that a job stays where it is as long as that broker is there.
+    /// Whether this broker is to do a job now: it has the lease, or takes it for so long.
     ///
     /// # Errors
     /// If the ledger cannot be written.
-    pub(crate) async fn has_job(&self, name: &'static str, every: Duration) -> Result<bool> {
+    pub(crate) async fn has_job(&self, name: &'static str, lease: Duration) -> Result<bool> {
         let Some(replica) = self.standing.replica() else {
             return Ok(true);
         };
-        let lease = every + JOB_LEASE_BEYOND;
         self.store
             .run_tx("take_job", |tx| {
                 async move { tx.update_job(name, replica, lease).await }.scope_boxed()

@@ -1,6 +1,7 @@
 //! The export file: 8 bytes `SOTTOLG1`, then messages `ExportEntriesResponse`, each behind its length
-//! (u32 big-endian). The first has the checkpoint and the manifests, each that follows exactly one
-//! entry, from 0 without gaps.
+//! (u32 big-endian). The first has the checkpoint, and the manifests as far as they go into 1 MiB; those
+//! that are left are in the messages behind it, the first of which says how many. Each that follows has
+//! exactly one entry, from 0 without gaps.
 //!
 //! Every byte of the file counts: a message that would be written otherwise than it stands there is
 //! refused, so that nothing can be hidden in it.
@@ -19,6 +20,9 @@ pub const MAGIC: &[u8; 8] = b"SOTTOLG1";
 /// Most bytes of a message: those of a message of gRPC (protocol §12).
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
+/// Bytes of checkpoint and manifests in a message; a manifest that has more is alone in one.
+const HEAD_AT_ONCE: usize = 1024 * 1024;
+
 /// Bytes of a length.
 const LENGTH: usize = 4;
 
@@ -29,6 +33,94 @@ pub struct Head {
     pub note: Bytes,
     /// The manifests of the community's epochs, by number.
     pub manifests: Vec<v1::DsseEnvelope>,
+}
+
+impl Head {
+    /// The messages in which it goes out, of a bounded size, however many epochs and members there are.
+    #[must_use]
+    pub fn into_messages(self) -> Vec<v1::ExportEntriesResponse> {
+        let mut parts = vec![Vec::new()];
+        let mut bytes = self.note.len();
+        for manifest in self.manifests {
+            let length = manifest.encoded_len();
+            if bytes > 0 && bytes + length > HEAD_AT_ONCE {
+                parts.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += length;
+            if let Some(part) = parts.last_mut() {
+                part.push(manifest);
+            }
+        }
+        let to_come: usize = parts.iter().skip(1).map(Vec::len).sum();
+        let parts = parts.into_iter();
+        let messages = parts.map(|manifests| v1::ExportEntriesResponse {
+            manifests,
+            ..v1::ExportEntriesResponse::default()
+        });
+        let mut messages: Vec<_> = messages.collect();
+        if let Some(first) = messages.first_mut() {
+            first.note = self.note;
+            first.manifests_to_come = u32::try_from(to_come).unwrap_or(u32::MAX);
+        }
+        messages
+    }
+}
+
+/// A [`Head`] as its messages come.
+#[derive(Debug)]
+pub struct HeadParts {
+    head: Head,
+    to_come: u32,
+}
+
+impl HeadParts {
+    /// Takes the first message.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn begin(first: v1::ExportEntriesResponse) -> Result<Self, &'static str> {
+        if first.note.is_empty() || !first.entries.is_empty() {
+            return Err("the first message is checkpoint and manifests");
+        }
+        let head = Head {
+            note: first.note,
+            manifests: first.manifests,
+        };
+        let to_come = first.manifests_to_come;
+        Ok(Self { head, to_come })
+    }
+
+    /// Takes a message behind it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn add(&mut self, message: v1::ExportEntriesResponse) -> Result<(), &'static str> {
+        let others = v1::ExportEntriesResponse {
+            manifests: Vec::new(),
+            ..message
+        };
+        let manifests = message.manifests;
+        let come = u32::try_from(manifests.len()).ok();
+        let is_part = others == v1::ExportEntriesResponse::default() && !manifests.is_empty();
+        let left = come.and_then(|come| self.to_come.checked_sub(come));
+        let left = left.filter(|_| is_part);
+        self.to_come = left.ok_or("not the manifests that are to come behind the first message")?;
+        self.head.manifests.extend(manifests);
+        Ok(())
+    }
+
+    /// The head, if it is whole; else the parts, to go on with.
+    ///
+    /// # Errors
+    /// The parts.
+    pub fn whole(self) -> Result<Head, Self> {
+        if self.to_come == 0 {
+            Ok(self.head)
+        } else {
+            Err(self)
+        }
+    }
 }
 
 /// Why a file cannot be read or written on.
@@ -93,15 +185,23 @@ impl<R: Read> ExportReader<R> {
             return Err(reader.malformed("not an export of a log: it does not begin as one"));
         }
         reader.position = MAGIC.len() as u64;
-        let head = reader.message()?.ok_or(ExportError::CutOff(0))?;
-        if head.note.is_empty() || !head.entries.is_empty() {
-            return Err(reader.malformed("the first message is checkpoint and manifests"));
-        }
-        let head = Head {
-            note: head.note,
-            manifests: head.manifests,
-        };
+        let head = reader.head()?;
         Ok((head, reader))
+    }
+
+    fn head(&mut self) -> Result<Head, ExportError> {
+        let first = self.message()?.ok_or(ExportError::CutOff(0))?;
+        let mut parts = HeadParts::begin(first).map_err(|problem| self.malformed(problem))?;
+        loop {
+            parts = match parts.whole() {
+                Ok(head) => return Ok(head),
+                Err(parts) => parts,
+            };
+            let message = self.message()?.ok_or(ExportError::CutOff(0))?;
+            parts
+                .add(message)
+                .map_err(|problem| self.malformed(problem))?;
+        }
     }
 
     /// Bytes up to the end of the last whole message that was read.
@@ -145,8 +245,13 @@ impl<R: Read> ExportReader<R> {
         let Some(message) = self.message()? else {
             return Ok(None);
         };
-        if !message.note.is_empty() || !message.manifests.is_empty() {
-            return Err(self.malformed("checkpoint and manifests stand in the first message only"));
+        let head = (
+            message.note.len(),
+            message.manifests.len(),
+            message.manifests_to_come,
+        );
+        if head != (0, 0, 0) {
+            return Err(self.malformed("checkpoint and manifests stand before the entries only"));
         }
         let [entry] = <[v1::LoggedEntry; 1]>::try_from(message.entries)
             .map_err(|_| self.malformed("a message has exactly one entry"))?;
@@ -202,11 +307,9 @@ impl<W: Write> ExportWriter<W> {
     pub fn begin(to: W, head: Head) -> Result<Self, ExportError> {
         let mut writer = Self { to, next: 0 };
         writer.to.write_all(MAGIC)?;
-        writer.message(&v1::ExportEntriesResponse {
-            note: head.note,
-            entries: Vec::new(),
-            manifests: head.manifests,
-        })?;
+        for message in head.into_messages() {
+            writer.message(&message)?;
+        }
         Ok(writer)
     }
 
@@ -224,9 +327,8 @@ impl<W: Write> ExportWriter<W> {
             return Err(self.malformed("the broker left an entry out, or sent one twice"));
         }
         self.message(&v1::ExportEntriesResponse {
-            note: Bytes::new(),
             entries: vec![entry],
-            manifests: Vec::new(),
+            ..v1::ExportEntriesResponse::default()
         })?;
         self.next += 1;
         Ok(())
@@ -305,6 +407,69 @@ mod tests {
         assert_eq!(entries, [entry(0), entry(1), entry(2)]);
     }
 
+    /// A head of more than one message: three manifests of 700 KiB each, and a small one.
+    fn large_head() -> Head {
+        let manifest = |length| v1::DsseEnvelope {
+            payload: vec![7; length].into(),
+            ..v1::DsseEnvelope::default()
+        };
+        let large = 700 * 1024;
+        Head {
+            manifests: [large, large, large, 9].map(manifest).to_vec(),
+            ..head()
+        }
+    }
+
+    #[test]
+    fn a_head_goes_out_in_messages_of_a_bounded_size_and_comes_back_whole() {
+        let messages = large_head().into_messages();
+        let counts = messages.iter().map(|message| message.manifests.len());
+        assert_eq!(counts.collect::<Vec<_>>(), [1, 1, 2]);
+        assert_eq!(messages[0].manifests_to_come, 3);
+        assert!(messages.iter().all(|m| m.encoded_len() < MAX_MESSAGE / 2));
+        let mut writer = ExportWriter::begin(Vec::new(), large_head()).unwrap();
+        writer.put(entry(0)).unwrap();
+        let bytes = writer.into_inner();
+        let (read, reader) = ExportReader::open(bytes.as_slice()).unwrap();
+        assert_eq!(read, large_head());
+        assert_eq!(reader.map(Result::unwrap).collect::<Vec<_>>(), [entry(0)]);
+        // Cut off within its head, wherever that is: there is nothing to go on with.
+        let mut end = MAGIC.len();
+        for message in &messages[..2] {
+            end += LENGTH + message.encoded_len();
+            let cut = ExportReader::open(&bytes[..end]).unwrap_err();
+            assert!(matches!(cut, ExportError::CutOff(0)), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_all_manifests_in_its_first_message_is_read_and_others_must_come_as_said() {
+        let all = v1::ExportEntriesResponse {
+            note: head().note,
+            manifests: large_head().manifests,
+            ..v1::ExportEntriesResponse::default()
+        };
+        let of = |messages: &[v1::ExportEntriesResponse]| {
+            let mut writer = ExportWriter::resume(MAGIC.to_vec(), 0);
+            for message in messages {
+                writer.message(message).unwrap();
+            }
+            writer.into_inner()
+        };
+        let old = of(&[all]);
+        assert_eq!(ExportReader::open(old.as_slice()).unwrap().0, large_head());
+        let messages = large_head().into_messages();
+        let mut more = messages.clone();
+        more[0].manifests_to_come = 2;
+        let mut again = messages.clone();
+        again[1].note = head().note;
+        let mut none = messages;
+        none[1].manifests.clear();
+        for messages in [more, again, none] {
+            assert!(problem(&of(&messages)).contains("manifests that are to come"));
+        }
+    }
+
     #[test]
     fn a_file_that_was_cut_off_goes_on_behind_its_last_whole_entry() {
         let whole = file(3);
@@ -337,8 +502,12 @@ mod tests {
         empty.extend([0, 0, 0, 0]);
         assert!(problem(&empty).contains("exactly one"));
         let mut unknown = file(1);
-        unknown.extend([0, 0, 0, 2, 0x20, 1]);
+        unknown.extend([0, 0, 0, 2, 0x28, 1]);
         assert!(problem(&unknown).contains("not accounted for"));
+        // The head again.
+        let mut again = file(1);
+        again.extend_from_slice(&file(0)[MAGIC.len()..]);
+        assert!(problem(&again).contains("before the entries only"));
         assert!(ExportWriter::resume(Vec::new(), 1).put(entry(2)).is_err());
     }
 }

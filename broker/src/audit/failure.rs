@@ -31,7 +31,8 @@ failures! {
     Cosignature = "COSIGNATURE",
     /// Fewer witnesses than the quorum, where it was asked for.
     QuorumMissed = "QUORUM_MISSED",
-    /// A manifest is none, is not signed by its custodian, is missing, or is not the one logged.
+    /// A manifest is none, is not signed by its custodian, is missing, is not the one logged, or has other
+    /// keys for a member than the member has stated.
     Manifest = "MANIFEST",
     /// The bytes of a leaf are no leaf.
     LeafMismatch = "LEAF_MISMATCH",
@@ -47,6 +48,21 @@ failures! {
     CommunityMismatch = "COMMUNITY_MISMATCH",
     /// An entry more than 5 minutes before one that stands before it.
     TimeReversed = "TIME_REVERSED",
+    /// An opening is missing of which no entry tells that it was erased: it was too young for that, or more
+    /// are missing than were counted.
+    OpeningWithheld = "OPENING_WITHHELD",
+    /// Entries tell of more erasures than there are.
+    ErasureMiscounted = "ERASURE_MISCOUNTED",
+    /// Something was done in a role that does not do it.
+    ActorRole = "ACTOR_ROLE",
+    /// Something was done by a node that was not enrolled, had been suspended, or is no member of the
+    /// epoch.
+    NotAMember = "NOT_A_MEMBER",
+    /// A publication, a session, a batch or a hit in an epoch that was not active, had ended, or is outside
+    /// its times.
+    EpochNotActive = "EPOCH_NOT_ACTIVE",
+    /// A move that an epoch does not have.
+    IllegalEpoch = "ILLEGAL_EPOCH",
     /// A statement that must be there is not, or its node has not signed it.
     Signature = "SIGNATURE",
     /// A signed statement says something else than the entry.

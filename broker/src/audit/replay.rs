@@ -40,16 +40,21 @@ pub(super) struct Replay {
 
 /// Where entries were erased, by kind: the last place of each.
 #[derive(Debug, Default)]
-struct Erased(BTreeMap<EntryKind, u64>);
+pub(super) struct Erased(BTreeMap<EntryKind, u64>);
 
 impl Erased {
+    /// An entry whose opening is gone.
+    pub(super) fn put(&mut self, kind: EntryKind, index: u64) {
+        self.0.insert(kind, index);
+    }
+
     /// Whether an entry of the kind was erased anywhere.
-    fn any(&self, kind: EntryKind) -> bool {
+    pub(super) fn any(&self, kind: EntryKind) -> bool {
         self.0.contains_key(&kind)
     }
 
     /// Whether an entry of the kind was erased behind a place.
-    fn since(&self, kind: EntryKind, index: u64) -> bool {
+    pub(super) fn since(&self, kind: EntryKind, index: u64) -> bool {
         self.0.get(&kind).is_some_and(|last| *last > index)
     }
 }
@@ -57,7 +62,7 @@ impl Erased {
 impl Replay {
     /// An entry whose opening is gone.
     pub(super) fn skip(&mut self, kind: EntryKind, index: u64) {
-        self.erased.0.insert(kind, index);
+        self.erased.put(kind, index);
     }
 
     /// The epoch of a hit.

@@ -3,31 +3,51 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::mem;
 
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use sotto_common::dsse::VerifyingKey;
 use sotto_common::hit::HitFeedback;
 use sotto_common::ids::{Epoch, NodeId};
 use sotto_common::log::action::Action;
 use sotto_common::log::entry::Entry;
+use sotto_common::log::kind::EntryKind;
 use sotto_common::membership::{KeyConfirmation, KeyStatement, MemberKeys};
+use sotto_common::time::{CLOCK_SKEW, Timestamp};
 use sotto_proto::{convert, v1};
 
 use super::failure::{Check, FailureCode, Flaw};
 use super::head::SignedManifest;
+use super::replay::Erased;
 
 /// The keys that count, as far as the log has come.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
-    /// The signing key of the last key statement of each node.
-    keys: BTreeMap<NodeId, VerifyingKey>,
+    nodes: BTreeMap<NodeId, Stated>,
+    erased: Erased,
+}
+
+/// What a node has stated of its keys.
+#[derive(Debug, Default)]
+struct Stated {
+    /// The last entry that changed it.
+    index: u64,
+    /// Its last statement; none since it was enrolled anew.
+    latest: Option<MemberKeys>,
+    /// Those before, and when each was replaced.
+    former: Vec<(Timestamp, MemberKeys)>,
 }
 
 impl Statements {
+    /// An entry whose opening is gone.
+    pub(super) fn skip(&mut self, kind: EntryKind, index: u64) {
+        self.erased.put(kind, index);
+    }
+
     /// Checks the statement of an entry; `epoch` is that of its hit, if it has one.
     pub(super) fn check(
         &mut self,
+        index: u64,
         entry: &Entry,
         epoch: Option<Epoch>,
         manifests: &BTreeMap<Epoch, SignedManifest>,
@@ -35,7 +55,14 @@ impl Statements {
         check_digest(entry)?;
         match entry.action {
             Action::DecideHit => check_feedback(entry, entry.object.epoch.or(epoch), manifests),
-            Action::SubmitKeys => self.take_keys(entry),
+            Action::EnrolNode => {
+                // PROTOCOL-NOTES §8: it begins anew.
+                if let Some(node) = entry.object.node.clone() {
+                    self.replace(index, entry.at, node, None);
+                }
+                Ok(())
+            }
+            Action::SubmitKeys => self.take_keys(index, entry),
             Action::ConfirmEpoch => {
                 let signed = manifest_of(entry.object.epoch, manifests)?;
                 check_confirmation(entry, signed)
@@ -49,22 +76,31 @@ impl Statements {
     }
 
     /// protocol §8: a key statement is signed by the key that it names.
-    fn take_keys(&mut self, entry: &Entry) -> Check {
+    fn take_keys(&mut self, index: u64, entry: &Entry) -> Check {
         let envelope = envelope(entry)?;
         let claimed: KeyStatement =
             convert::read_unverified(&envelope).map_err(|error| unreadable(&error))?;
-        let key = claimed.keys.signing;
-        convert::verify::<KeyStatement>(&envelope, &key).map_err(|error| unsigned(&error))?;
+        convert::verify::<KeyStatement>(&envelope, &claimed.keys.signing)
+            .map_err(|error| unsigned(&error))?;
         let node = node_of(entry)?;
         if claimed.keys.node != node || claimed.community != entry.community {
             return Err(differs("node and community"));
         }
-        self.keys.insert(node, key);
+        self.replace(index, entry.at, node, Some(claimed.keys));
         Ok(())
     }
 
-    /// protocol §8: the manifest is the one in the export, and each row has the key of the member's
-    /// accepted statement.
+    fn replace(&mut self, index: u64, at: Timestamp, node: NodeId, keys: Option<MemberKeys>) {
+        let stated = self.nodes.entry(node).or_default();
+        stated.index = index;
+        if let Some(before) = mem::replace(&mut stated.latest, keys) {
+            stated.former.push((at, before));
+        }
+    }
+
+    /// protocol §8: the manifest is the one in the export, and each row is what the member has stated: all
+    /// of its keys, for whoever listed another cosigning key would be its witness, and whoever listed
+    /// another HPKE key would read what is sealed to it.
     fn check_opening(&self, entry: &Entry, signed: &SignedManifest) -> Check {
         let flaw = |text: String| Flaw::new(FailureCode::Manifest, text);
         let epoch = signed.manifest.epoch;
@@ -75,17 +111,28 @@ impl Statements {
                 "the manifest of epoch {epoch} in the export is not the one that was opened"
             )));
         }
-        let is_other = |row: &&MemberKeys| {
-            let known = self.keys.get(&row.node);
-            known.is_some_and(|known| *known != row.signing)
-        };
+        let is_other = |row: &&MemberKeys| !self.has_stated(row, entry.at);
         match signed.manifest.members.iter().find(is_other) {
             None => Ok(()),
             Some(row) => Err(flaw(format!(
-                "the manifest of epoch {epoch} has another key for {} than the node handed in",
+                "the manifest of epoch {epoch} has other keys for {} than the node handed in",
                 row.node
             ))),
         }
+    }
+
+    /// Whether a node had stated these keys last. A statement that came in the moment in which the epoch was
+    /// opened may stand before that.
+    fn has_stated(&self, row: &MemberKeys, at: Timestamp) -> bool {
+        let Some(stated) = self.nodes.get(&row.node) else {
+            return self.erased.any(EntryKind::Membership);
+        };
+        if stated.latest.as_ref() == Some(row) {
+            return true;
+        }
+        let mut former = stated.former.iter();
+        former.any(|(until, keys)| keys == row && at <= until.plus(CLOCK_SKEW))
+            || self.erased.since(EntryKind::Membership, stated.index)
     }
 }
 
@@ -167,7 +214,8 @@ fn verified<S: convert::Statement>(
     convert::verify(&envelope(entry)?, &member.signing).map_err(|error| unsigned(&error))
 }
 
-fn manifest_of(
+/// The manifest of an entry's epoch.
+pub(super) fn manifest_of(
     epoch: Option<Epoch>,
     manifests: &BTreeMap<Epoch, SignedManifest>,
 ) -> Check<&SignedManifest> {

@@ -1,5 +1,7 @@
 //! A log made up for tests: a broker that can be made to lie, with everything signed as it should be.
 
+use std::time::Duration;
+
 use prost::Message as _;
 use prost::bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -55,7 +57,7 @@ pub(super) struct History {
     follow_up: FollowUpId,
     last_body: [u8; 32],
     seq: u32,
-    members: Vec<MemberKeys>,
+    pub(super) members: Vec<MemberKeys>,
 }
 
 pub(super) fn node(name: &str) -> NodeId {
@@ -128,7 +130,7 @@ fn manifest(members: Vec<MemberKeys>) -> Manifest {
         }],
         profile: Profile::new(vec![PolicyProfile { policy, k, prior }]).unwrap(),
         not_before: NOW,
-        not_after: NOW.plus(std::time::Duration::from_hours(24)),
+        not_after: NOW.plus(Duration::from_hours(24)),
     }
 }
 
@@ -160,7 +162,7 @@ impl History {
         history
     }
 
-    fn add(&mut self, action: Action, actor: &str) -> &mut Entry {
+    pub(super) fn add(&mut self, action: Action, actor: &str) -> &mut Entry {
         let minutes = i64::try_from(self.entries.len()).unwrap();
         let at = Timestamp::from_seconds(NOW.seconds() + 60 * minutes);
         let id = EntryId::generate(at, &mut os_rng());
@@ -211,11 +213,14 @@ impl History {
             confirmed.object.epoch = Some(epoch());
             confirmed.statement = statement(&signed);
         }
-        self.add(Action::ActivateEpoch, BROKER).object.epoch = Some(epoch());
+        // By the last member that has confirmed.
+        self.add(Action::ActivateEpoch, HOLDER).object.epoch = Some(epoch());
         let limits = self.add(Action::SetLimits, OPERATOR);
         limits.object.node = Some(node(PROBER));
         limits.object.policy = Some(Policy::Phone);
         limits.limits = Some((100, 12));
+        // So long before the first batch that none was counted meanwhile.
+        limits.at = limits.at.minus(Duration::from_mins(1));
     }
 
     fn publish(&mut self) {
@@ -238,6 +243,7 @@ impl History {
         let opened = &mut self.add(Action::OpenSession, PROBER).object;
         opened.session = Some(session);
         opened.policy = Some(Policy::Phone);
+        opened.epoch = Some(epoch());
         self.batch(0, 60);
         for hit in hits {
             self.found(Action::FindHit, hit);
@@ -379,6 +385,13 @@ impl History {
         self.publication(Action::WithdrawPublication);
         let auditor = "spiffe://sotto.example/auditor/bob";
         self.add(Action::Read, auditor).detail = "ListEntries".into();
+    }
+
+    /// The broker tells, so long after the beginning, how many openings it has erased.
+    pub(super) fn erased(&mut self, count: usize, after: Duration) {
+        let erased = self.add(Action::EraseOpenings, BROKER);
+        erased.at = NOW.plus(after);
+        erased.detail = count.to_string();
     }
 
     /// The place of the n-th entry of an action, from 0.

@@ -18,10 +18,12 @@ use sotto_common::time::{CLOCK_SKEW, Timestamp};
 use sotto_proto::convert::log::read_entry;
 use sotto_proto::v1;
 
+use super::erasures::{Erasures, start_of};
 use super::export::{ExportReader, Head};
 use super::failure::{Check, Failure, FailureCode, Flaw};
 use super::head::OpenHead;
 use super::replay::Replay;
+use super::standing::Standing;
 use super::statements::Statements;
 
 /// Leaves that are appended to the tree at once.
@@ -107,7 +109,9 @@ pub struct Verifier {
     edge: RightEdge,
     pending: Vec<MerkleHash>,
     next: u64,
+    erasures: Erasures,
     statements: Statements,
+    standing: Standing,
     replay: Replay,
     summary: Summary,
 }
@@ -130,13 +134,16 @@ impl Verifier {
             until: None,
             witnesses: None,
         };
+        let manifests = head.manifests.values().map(|signed| &signed.manifest);
         Ok(Self {
             key: key.clone(),
+            erasures: Erasures::new(manifests),
             head,
             edge: RightEdge::new(),
             pending: Vec::new(),
             next: 0,
             statements: Statements::default(),
+            standing: Standing::default(),
             replay: Replay::default(),
             summary,
         })
@@ -171,14 +178,30 @@ impl Verifier {
         };
         let opening = opening(logged)?;
         match (leaf, opening) {
-            (None, _) => self.summary.unknown += 1,
-            (Some(leaf), None) => {
-                *self.summary.erased.entry(leaf.kind()).or_default() += 1;
-                self.replay.skip(leaf.kind(), index);
+            (Some(leaf), Some(opening)) => return self.check_opened(index, leaf, &opening),
+            (None, Some(_)) => self.summary.unknown += 1,
+            (leaf, None) => {
+                let kind = leaf.map(|leaf| leaf.kind());
+                let hour = Leaf::hour_of(&logged.leaf).unwrap_or(0);
+                self.check_hour(hour)?;
+                self.erasures.miss(index, kind, hour);
+                match kind {
+                    None => self.summary.unknown += 1,
+                    Some(kind) => {
+                        *self.summary.erased.entry(kind).or_default() += 1;
+                        self.skip(kind, index);
+                    }
+                }
             }
-            (Some(leaf), Some(opening)) => self.check_opened(index, leaf, &opening)?,
         }
         Ok(())
+    }
+
+    /// An entry that cannot be looked into: what it began or moved is not known.
+    fn skip(&mut self, kind: EntryKind, index: u64) {
+        self.statements.skip(kind, index);
+        self.standing.skip(kind, index);
+        self.replay.skip(kind, index);
     }
 
     fn check_opened(&mut self, index: u64, leaf: Leaf, opening: &Opening) -> Check {
@@ -187,7 +210,7 @@ impl Verifier {
             // An action that was added later: protocol §13 has nothing guessed about it.
             Err(error) if error.code == ErrorCode::FormatUnknown => {
                 self.summary.unknown += 1;
-                self.replay.skip(leaf.kind(), index);
+                self.skip(leaf.kind(), index);
                 return Ok(());
             }
             Err(error) => {
@@ -201,8 +224,10 @@ impl Verifier {
             return Err(Flaw::new(FailureCode::CommunityMismatch, text));
         }
         self.check_time(entry.at)?;
-        let epoch = self.replay.epoch_of(&entry);
-        self.statements.check(&entry, epoch, &self.head.manifests)?;
+        self.erasures.take(&entry)?;
+        let (epoch, manifests) = (self.replay.epoch_of(&entry), &self.head.manifests);
+        self.statements.check(index, &entry, epoch, manifests)?;
+        self.standing.take(index, &entry, epoch, manifests)?;
         self.replay.take(index, &entry)?;
         *self.summary.kinds.entry(leaf.kind()).or_default() += 1;
         self.summary.erasures += u64::from(entry.action == Action::EraseOpenings);
@@ -221,6 +246,18 @@ impl Verifier {
         Ok(())
     }
 
+    /// The same of an entry that is erased, of which the hour is left: none is dated back to look old enough.
+    fn check_hour(&self, hour: u64) -> Check {
+        let end = start_of(hour.saturating_add(1));
+        match self.summary.until {
+            Some(latest) if end <= latest.minus(CLOCK_SKEW) => {
+                let text = format!("the leaf is of the hour before {end}, behind one of {latest}");
+                Err(Flaw::new(FailureCode::TimeReversed, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// In parts: the tiles of one call of `append` are in memory together, and each has its cost.
     fn append(&mut self, leaf: &[u8]) {
         self.pending.push(MerkleHash::of_leaf(leaf));
@@ -229,10 +266,11 @@ impl Verifier {
         }
     }
 
-    /// Compares the tree with the checkpoint, at the end.
+    /// Compares the tree with the checkpoint, and the openings that are missing with what the entries tell of
+    /// erasures, at the end.
     ///
     /// # Errors
-    /// [`Failure`]: `ROOT_MISMATCH`, `QUORUM_MISSED` if a quorum is required.
+    /// [`Failure`]: `ROOT_MISMATCH`, `OPENING_WITHHELD`, `QUORUM_MISSED` if a quorum is required.
     pub fn finish(mut self, require_quorum: bool) -> Result<Summary, Failure> {
         self.edge.append(self.pending.drain(..));
         let (tree, signed) = (self.edge.head(), self.summary.head);
@@ -252,6 +290,7 @@ impl Verifier {
             );
             return Err(Flaw::new(FailureCode::RootMismatch, text).of_head());
         }
+        self.erasures.check()?;
         let quorum = self.head.quorum(self.replay.active_epoch());
         self.summary.witnesses = quorum.map(Witnesses::from);
         let is_quorum = |witnesses: &Witnesses| witnesses.is_quorum();

@@ -104,8 +104,8 @@ pub(crate) trait LogTx: Send {
         community: &CommunityId,
         hits: &[HitId],
     ) -> Result<Vec<(HitId, LoggedRecord)>>;
-    /// Erases the openings of at most `limit` entries with a place, of before a time, and what they are
-    /// found by; returns how many.
+    /// Erases the openings of the next `limit` entries, at most, in the order of their places, up to the
+    /// first that is not of before a time, and what they are found by; returns how many.
     async fn delete_openings(
         &mut self,
         community: &CommunityId,

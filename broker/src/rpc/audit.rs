@@ -14,6 +14,7 @@ use super::log::entry_of;
 use super::membership::answer;
 use super::{Answers, Api, AsyncAnswers, Sender, auditor};
 use crate::app::Broker;
+use crate::audit::export::Head;
 use crate::datastore::EntryFilter;
 
 const DEFAULT_PAGE: u32 = 100;
@@ -68,9 +69,8 @@ impl AuditService for Api {
                 community,
                 next,
                 end: head.size,
-                first: v1::ExportEntriesResponse {
+                head: Head {
                     note: head.note.into(),
-                    entries: Vec::new(),
                     manifests: head.manifests,
                 },
             };
@@ -84,13 +84,15 @@ struct Export {
     community: CommunityId,
     next: u64,
     end: u64,
-    first: v1::ExportEntriesResponse,
+    head: Head,
 }
 
 impl AsyncAnswers<v1::ExportEntriesResponse> for Export {
     async fn run(mut self, answers: Sender<v1::ExportEntriesResponse>) -> Result<()> {
-        if !answers.send(self.first).await {
-            return Ok(());
+        for message in self.head.into_messages() {
+            if !answers.send(message).await {
+                return Ok(());
+            }
         }
         while self.next < self.end {
             let part = self

@@ -120,6 +120,12 @@ impl Leaf {
         })
     }
 
+    /// The hour that the bytes of a leaf show, of a kind that is not known here too; `None` for bytes that
+    /// are no leaf.
+    pub fn hour_of(bytes: &[u8]) -> Option<u64> {
+        fields(bytes).map(|(_, hour, _)| hour)
+    }
+
     /// The bytes: `"sotto/v1 leaf" ‖ LP(kind) ‖ u64(hour) ‖ digest of the opening`.
     pub fn to_bytes(&self) -> Vec<u8> {
         let leaf = Context::new(Label::Leaf).text(self.kind.as_str());
@@ -202,8 +208,10 @@ mod tests {
             .unwrap();
         bytes[kind] = b'h';
         assert_eq!(Leaf::parse(&bytes), Err(LeafError::UnknownKind));
+        assert_eq!(Leaf::hour_of(&bytes), Some(leaf().hour()));
         bytes[0] = b'S';
         assert_eq!(Leaf::parse(&bytes), Err(LeafError::Malformed));
+        assert_eq!(Leaf::hour_of(&bytes), None);
     }
 
     #[test]

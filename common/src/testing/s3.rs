@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +20,8 @@ use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
+use super::port::Port;
+
 /// Who may use every server of the tests.
 pub const ACCESS_KEY_ID: &str = "sotto-tests-access";
 
@@ -29,7 +31,7 @@ pub const SECRET_ACCESS_KEY: &str = "sotto-tests-secret";
 /// A running server.
 #[derive(Debug)]
 pub struct S3Server {
-    address: SocketAddr,
+    port: Port,
     dir: TempDir,
     buckets: AtomicU64,
     running: Mutex<Option<Running>>,
@@ -51,9 +53,10 @@ impl S3Server {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         fs::create_dir(dir.path().join("store")).expect("a folder");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = Port::reserve();
+        let listener = TcpListener::bind(port.address()).expect("its port");
         let server = Self {
-            address: listener.local_addr().expect("bound"),
+            port,
             dir,
             buckets: AtomicU64::new(0),
             running: Mutex::new(None),
@@ -65,7 +68,7 @@ impl S3Server {
     /// Where it answers, e.g. `http://127.0.0.1:40001`.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.port.address())
     }
 
     /// Makes an empty bucket; returns its name.
@@ -124,7 +127,8 @@ impl S3Server {
     /// # Panics
     /// If it does not start.
     pub fn launch(&self) {
-        self.serve(TcpListener::bind(self.address).expect("the port it had"));
+        let listener = TcpListener::bind(self.port.address());
+        self.serve(listener.expect("the port it had"));
     }
 
     fn serve(&self, listener: TcpListener) {

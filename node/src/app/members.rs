@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use sotto_common::dsse::Fingerprint;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{Epoch, NodeId};
+use sotto_common::log::cosignature::WitnessKey;
 use sotto_common::membership::{KeyStatement, MemberKeys};
 use sotto_common::random::os_rng;
 use sotto_proto::convert::{read_unverified, sign, text, verify};
@@ -103,6 +104,17 @@ impl App {
                 Member { listed, pin }
             })
             .collect())
+    }
+
+    /// A member's key as a witness of the audit log; `None` if its keys are not pinned, or no log is
+    /// followed.
+    pub(crate) fn witness_key(&self, member: &Member) -> Option<WitnessKey> {
+        let log = self.log.as_ref()?;
+        if !matches!(member.pin, v1::PinState::Pinned | v1::PinState::Self_) {
+            return None;
+        }
+        let keys = member.listed.keys()?;
+        WitnessKey::new(&log.trust_domain, keys.node.clone(), keys.cosigning).ok()
     }
 
     fn pin_state(

@@ -6,7 +6,7 @@ use sotto_common::error::Result;
 use sotto_common::membership::Manifest;
 use sotto_common::publication::LayerRole;
 use sotto_common::time::Timestamp;
-use sotto_proto::convert::to_timestamp;
+use sotto_proto::convert::{timestamp, to_timestamp};
 use sotto_proto::v1;
 
 use super::App;
@@ -14,6 +14,9 @@ use super::publish::plan::{Step, Why, next_step};
 
 /// An epoch that ends within this time, without a next one, is worth a word.
 const SOON: Duration = Duration::from_hours(3 * 24);
+/// What waits for the audit log for longer than this is worth a word: by then every witness that runs has
+/// cosigned, and cosignatures of before count no more (protocol §11).
+const LONG: Duration = Duration::from_hours(24);
 
 impl App {
     /// How the node stands.
@@ -102,6 +105,10 @@ impl App {
     async fn next_actions(&self, status: &v1::GetStatusResponse) -> Result<Vec<String>> {
         let log = status.log.as_ref();
         let mut actions: Vec<_> = log.and_then(log_action).into_iter().collect();
+        actions.extend(
+            log.into_iter()
+                .flat_map(|log| waiting(log, self.clock.now())),
+        );
         if !status.broker_reachable {
             actions.push(format!(
                 "the broker is out of reach ({}): look at the network and at `broker` in the \
@@ -170,13 +177,69 @@ const NO_LOG: &str = "hits cannot be verified, as this node follows no audit log
 /// What somebody should do about the audit log, if anything.
 fn log_action(log: &v1::LogStatus) -> Option<String> {
     if log.alarm {
-        let text = "the audit log contradicts itself, and nothing is done on hits: tell the auditor, \
-                    look at `sotto-node evidence ls`; a supervisor ends the alarm with `sotto-node \
+        let text = "the audit log contradicts itself, and nothing is done on hits: tell the auditor; a \
+                    supervisor looks at `sotto-node evidence ls` and ends the alarm with `sotto-node \
                     evidence clear --reason TEXT`";
         return Some(text.into());
     }
     let problem = &log.problem;
     (!problem.is_empty()).then(|| format!("the audit log is not followed: {problem}"))
+}
+
+/// What somebody should do about what has waited for the audit log for long.
+fn waiting(log: &v1::LogStatus, now: Timestamp) -> Vec<String> {
+    // Nothing is verified while an alarm stands: that is what to do then.
+    if log.alarm {
+        return Vec::new();
+    }
+    let for_long = |since: Option<prost_types::Timestamp>| {
+        let since = timestamp("since", Some(since?)).ok()?;
+        (since.plus(LONG) < now).then_some(since)
+    };
+    let mut actions = Vec::new();
+    if log.hits_named_otherwise > 0 {
+        actions.push(format!(
+            "{} hits are told by the broker for another record or holder than its answers, whose \
+             digests are in the audit log, name: act on none of them (`sotto-node hits show` says \
+             which), have the operator explain it, and raise it with the supervisory authority",
+            log.hits_named_otherwise
+        ));
+    }
+    if let Some(since) = for_long(log.few_cosignatures_since) {
+        actions.push(format!(
+            "too few nodes have cosigned the audit log since {since} ({} of {}), so nothing new is \
+             verified: ask the other units whether their nodes run and follow the log \
+             (`audit_log.verifier_key`), and the operator whether cosignatures come in; if none can \
+             say why, raise it with the supervisory authority",
+            log.cosignatures, log.quorum
+        ));
+    }
+    if let Some(since) = for_long(log.unverified_batches_since) {
+        actions.push(format!(
+            "{} batches of probes are not verified in the audit log, the first since {since}: ask the \
+             operator for their entries, and raise it with the supervisory authority if there are \
+             none",
+            log.unverified_batches
+        ));
+    }
+    if let Some(since) = for_long(log.unplaced_batches_since) {
+        actions.push(format!(
+            "{} batches of probes, the first of {since}, were answered without a place in the audit \
+             log, or that log was begun anew: their hits are verified once their records are probed \
+             again; ask the operator why, and raise it with the supervisory authority if it goes on",
+            log.unplaced_batches
+        ));
+    }
+    if let Some(since) = for_long(log.unverified_open_hits_since) {
+        actions.push(format!(
+            "{} open hits are not verified in the audit log, the first since {since}: `sotto-node hits \
+             ls --unverified` lists them, `hits show` says why; ask the operator for the entries \
+             of those that are not proved, and raise it with the supervisory authority if there are \
+             none",
+            log.unverified_open_hits
+        ));
+    }
+    actions
 }
 
 fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
@@ -204,5 +267,43 @@ mod tests {
         assert!(log_action(&log).is_some_and(|text| text.contains("out of reach")));
         log.alarm = true;
         assert!(log_action(&log).is_some_and(|text| text.contains("evidence clear")));
+    }
+
+    #[test]
+    fn what_waits_for_the_log_for_more_than_a_day_is_worth_a_word_each() {
+        type Since = fn(&mut v1::LogStatus, Option<prost_types::Timestamp>);
+        let waits: [(Since, &str); 4] = [
+            (|log, at| log.few_cosignatures_since = at, "other units"),
+            (|log, at| log.unverified_batches_since = at, "batches"),
+            (|log, at| log.unplaced_batches_since = at, "without a place"),
+            (
+                |log, at| log.unverified_open_hits_since = at,
+                "--unverified",
+            ),
+        ];
+        let now = Timestamp::from_seconds(1_000_000);
+        for (set, word) in waits {
+            let mut log = v1::LogStatus::default();
+            set(&mut log, Some(to_timestamp(now.minus(LONG))));
+            assert_eq!(waiting(&log, now), [""; 0]);
+            let second = Duration::from_secs(1);
+            set(&mut log, Some(to_timestamp(now.minus(LONG + second))));
+            let actions = waiting(&log, now);
+            assert_eq!(actions.len(), 1);
+            assert!(actions[0].contains(word), "{actions:?}");
+            assert!(actions[0].contains("supervisory authority"));
+            log.alarm = true;
+            assert_eq!(waiting(&log, now), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn hits_that_an_answer_names_otherwise_are_worth_a_word_at_once() {
+        let log = v1::LogStatus {
+            hits_named_otherwise: 2,
+            ..Default::default()
+        };
+        let actions = waiting(&log, Timestamp::from_seconds(0));
+        assert!(actions[0].contains("act on none of them"), "{actions:?}");
     }
 }

@@ -20,7 +20,7 @@ use tracing::warn;
 use super::App;
 use super::witness::{Contradiction, FollowedLog, hashes};
 use crate::broker::{ask, is_passing};
-use crate::store::{BatchToVerify, UnverifiedHit};
+use crate::store::{BatchToVerify, Named, UnverifiedHit};
 
 /// Hits whose proofs are asked for at a time (audit.proto).
 const HITS: u32 = 256;
@@ -72,9 +72,10 @@ impl App {
             return Ok(());
         };
         let mut groups = by_manifest(&accepted, &epochs);
-        // The batches go with the active epoch.
+        // The batches go with the active epoch, and come first: they bind the hits of every epoch to their
+        // records.
         groups.entry(active.epoch).or_default();
-        for (epoch, epochs) in groups {
+        for (epoch, epochs) in groups.into_iter().rev() {
             let manifest = accepted.iter().find(|manifest| manifest.epoch == epoch);
             let Some(manifest) = manifest else { continue };
             let witnesses = WitnessPolicy::of_manifest(manifest, &log.trust_domain);
@@ -82,9 +83,14 @@ impl App {
             let Some(signed) = self.cosigned(log, &witnesses).await? else {
                 continue;
             };
-            self.verify_hits(log, &signed, &epochs).await?;
             if epoch == active.epoch {
+                let origin = log.key.origin();
+                let now = self.clock.now();
+                self.store.set_witnessed(origin, true, now).await?;
                 self.verify_batches(log, &signed).await?;
+            }
+            if !self.store.has_alarm().await? {
+                self.verify_hits(log, &signed, epoch, &epochs).await?;
             }
             if self.store.has_alarm().await? {
                 break;
@@ -115,48 +121,98 @@ impl App {
         Ok(accepted)
     }
 
-    /// Verifies the hits of these epochs, newest first. Where the broker has none of a whole page,
-    /// it has none of the older ones: they may be of a time before there was a log.
-    async fn verify_hits(
+    /// Verifies the hits of these epochs that go with the witnesses of one: the newest first, as long as
+    /// whole pages of them bring any; then as many of the older ones, from where the last round ended.
+    /// Those that cannot be proved, which may be of a time before there was a log, hold up no others.
+    ///
+    /// # Errors
+    /// Those of the broker and of the store.
+    pub(super) async fn verify_hits(
+        &self,
+        log: &FollowedLog,
+        signed: &SignedCheckpoint,
+        counts: Epoch,
+        epochs: &[Epoch],
+    ) -> Result<()> {
+        let newest = self.verify_from(log, signed, epochs, None).await?;
+        let next = match newest {
+            None => None,
+            Some(newest) => {
+                let turn = log.turns().get(&counts).copied();
+                let from = turn.filter(|turn| *turn < newest).unwrap_or(newest);
+                self.verify_from(log, signed, epochs, Some(from)).await?
+            }
+        };
+        let mut turns = log.turns();
+        match next {
+            Some(next) => turns.insert(counts, next),
+            // The round has come to the end: the next one begins behind the newest.
+            None => turns.remove(&counts),
+        };
+        Ok(())
+    }
+
+    /// Verifies hits older than one, page by page, until a whole page brings none; tells its last one,
+    /// `None` after the last of all or with an alarm.
+    async fn verify_from(
         &self,
         log: &FollowedLog,
         signed: &SignedCheckpoint,
         epochs: &[Epoch],
-    ) -> Result<()> {
+        mut before: Option<HitId>,
+    ) -> Result<Option<HitId>> {
+        loop {
+            let page = self.store.unverified_hits(epochs, before, HITS).await?;
+            let Some(last) = page.last() else {
+                return Ok(None);
+            };
+            let is_last = page.len() < HITS as usize;
+            let verified = self.verify_page(log, signed, &page).await?;
+            match verified {
+                None => return Ok(None),
+                Some(_) if is_last => return Ok(None),
+                Some(0) => return Ok(Some(last.id)),
+                Some(_) => before = Some(last.id),
+            }
+        }
+    }
+
+    /// Verifies some hits; tells how many are now, `None` with an alarm.
+    async fn verify_page(
+        &self,
+        log: &FollowedLog,
+        signed: &SignedCheckpoint,
+        page: &[UnverifiedHit],
+    ) -> Result<Option<usize>> {
         let own = Own {
             node: &self.node,
             community: &self.community,
         };
-        let mut before = None;
-        loop {
-            let page = self.store.unverified_hits(epochs, before, HITS).await?;
-            let Some(last) = page.last() else {
-                return Ok(());
-            };
-            before = Some(last.id);
-            let ids: Vec<_> = page.iter().map(|hit| hit.id).collect();
-            let proved = self.prove_hits(&ids, signed.head()).await?;
-            if proved.is_empty() {
-                return Ok(());
-            }
-            let mut verified = Vec::new();
-            let mut doubted = None;
-            for entry in proved {
-                match check_hit(&entry, signed.head(), &page, own) {
-                    Ok(found) => verified.extend(found),
-                    Err(doubt) => {
-                        doubted = Some((doubt, entry));
-                        break;
-                    }
+        let ids: Vec<_> = page.iter().map(|hit| hit.id).collect();
+        let mut verified = Vec::new();
+        let mut doubted = None;
+        for entry in self.prove_hits(&ids, signed.head()).await? {
+            match check_hit(&entry, signed.head(), page, own) {
+                Ok(found) => verified.extend(found),
+                Err(doubt) => {
+                    doubted = Some((doubt, entry));
+                    break;
                 }
             }
-            let now = self.clock.now();
-            let cursor = self.store.mark_verified(&verified, now).await?;
-            self.hits_changed(cursor);
-            if let Some((doubt, entry)) = doubted {
-                return self.doubt(log, signed, "a hit", doubt, entry).await;
-            }
         }
+        // An entry does not say which record it is about: only a verified answer does.
+        verified.retain(|(id, _)| {
+            let of = page.iter().find(|hit| hit.id == *id);
+            of.is_some_and(|hit| hit.named == Named::Verified)
+        });
+        let now = self.clock.now();
+        let cursor = self.store.mark_verified(&verified, now).await?;
+        self.hits_changed(cursor);
+        if let Some((doubt, entry)) = doubted {
+            self.doubt(log, signed, "a hit", doubt, entry).await?;
+            return Ok(None);
+        }
+        Ok(Some(verified.len()))
     }
 
     /// The entries of hits, each with its proof.

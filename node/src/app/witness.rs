@@ -4,12 +4,14 @@
 
 mod evidence;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use sotto_common::error::{Error, ErrorCode, Result};
+use sotto_common::ids::{Epoch, HitId};
 use sotto_common::log::checkpoint::{LogKey, SignedCheckpoint};
 use sotto_common::log::cosignature::Cosigner;
 use sotto_common::log::merkle::MerkleHash;
@@ -34,6 +36,9 @@ pub(crate) use evidence::{Contradiction, evidence_response};
 const COSIGNED_AGAIN: Duration = Duration::from_hours(12);
 /// How often batches are looked for whose retention time is over.
 const ERASED_EVERY: Duration = Duration::from_hours(1);
+/// Answers without a place in the log are told of for this long: by then whatever is probed again and
+/// again has other answers, and nobody can do more about them.
+const LOOKED_BACK: Duration = Duration::from_hours(30 * 24);
 
 /// The log that this node follows.
 pub(crate) struct FollowedLog {
@@ -48,6 +53,8 @@ pub(crate) struct FollowedLog {
     /// Held from the look at the stored checkpoint until the next one is stored and cosigned: of two
     /// that do not go together only one can be.
     pub(super) turn: Mutex<()>,
+    /// Where the last round over hits ended that are not proved, by the epoch whose witnesses count.
+    turns: StdMutex<BTreeMap<Epoch, HitId>>,
     view: StdMutex<LogView>,
 }
 
@@ -71,6 +78,7 @@ impl FollowedLog {
             trust_domain,
             cleared: Notify::new(),
             turn: Mutex::new(()),
+            turns: StdMutex::default(),
             view: StdMutex::default(),
         }
     }
@@ -78,6 +86,11 @@ impl FollowedLog {
     /// What was seen of it last.
     pub(crate) fn view(&self) -> MutexGuard<'_, LogView> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the last round over hits ended that are not proved.
+    pub(super) fn turns(&self) -> MutexGuard<'_, BTreeMap<Epoch, HitId>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a note as a checkpoint of this log.
@@ -180,8 +193,13 @@ impl App {
         }
         let offered = log.open(note)?;
         log.view().problem.clear();
-        self.look_at(log, &offered).await?;
+        let enough = self.look_at(log, &offered).await?;
         if self.take_checkpoint(log, &offered).await? {
+            if let Some(enough) = enough {
+                let now = self.clock.now();
+                let origin = log.key.origin();
+                self.store.set_witnessed(origin, enough, now).await?;
+            }
             self.verify_all(log).await?;
         }
         Ok(())
@@ -353,25 +371,27 @@ impl App {
         }
     }
 
-    /// Who stands behind a checkpoint, for the status alone.
-    async fn look_at(&self, log: &FollowedLog, offered: &SignedCheckpoint) -> Result<()> {
+    /// Who stands behind a checkpoint, for the status alone; tells whether they are enough, if that can
+    /// be told.
+    async fn look_at(&self, log: &FollowedLog, offered: &SignedCheckpoint) -> Result<Option<bool>> {
         let active = *self.epoch.borrow();
         let stored = self.store.epochs().await?;
         let manifest = stored
             .iter()
             .find(|stored| Some(stored.manifest.epoch) == active);
         let Some(manifest) = manifest.map(|stored| &stored.manifest) else {
-            return Ok(());
+            return Ok(None);
         };
         let witnesses = WitnessPolicy::of_manifest(manifest, &log.trust_domain);
         let witnesses = witnesses.map_err(Error::internal)?;
         let fresh = Freshness::AtMostADay(self.clock.now());
-        if let Ok(quorum) = witnesses.evaluate(offered, fresh) {
-            let mut view = log.view();
-            view.cosignatures = quorum.count();
-            view.quorum = quorum.required();
-        }
-        Ok(())
+        let Ok(quorum) = witnesses.evaluate(offered, fresh) else {
+            return Ok(None);
+        };
+        let mut view = log.view();
+        view.cosignatures = quorum.count();
+        view.quorum = quorum.required();
+        Ok(Some(quorum.is_reached()))
     }
 
     /// Where this node stands with the log; `None` if it follows none.
@@ -384,8 +404,11 @@ impl App {
         };
         let known = self.store.log_checkpoint(log.key.origin()).await?;
         let alarm = self.store.has_alarm().await?;
+        let now = self.clock.now();
+        let waits = self.store.unproved(now.minus(LOOKED_BACK)).await?;
         let view = log.view().clone();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let few_since = known.as_ref().and_then(|known| known.few_since);
         Ok(Some(v1::LogStatus {
             origin: log.key.origin().to_string(),
             tree_size: known.as_ref().map_or(0, |k| k.checkpoint.head.size),
@@ -394,6 +417,14 @@ impl App {
             quorum: count(view.quorum),
             alarm,
             problem: view.problem,
+            few_cosignatures_since: few_since.map(to_timestamp),
+            unverified_open_hits: waits.open_hits,
+            unverified_open_hits_since: waits.open_hits_since.map(to_timestamp),
+            unverified_batches: waits.batches,
+            unverified_batches_since: waits.batches_since.map(to_timestamp),
+            unplaced_batches: waits.unplaced,
+            unplaced_batches_since: waits.unplaced_since.map(to_timestamp),
+            hits_named_otherwise: waits.named_otherwise,
         }))
     }
 

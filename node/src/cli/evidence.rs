@@ -13,7 +13,7 @@ use super::client::{Client, unary};
 use super::fault::{Fault, Result};
 use super::render::{Cell, List};
 
-/// Commands about evidence.
+/// Commands about evidence, all of them for supervisors.
 #[derive(Subcommand, Debug)]
 pub(crate) enum EvidenceCommand {
     /// List what was found, oldest first
@@ -29,7 +29,7 @@ pub(crate) enum EvidenceCommand {
     },
     /// End the alarm: hits may be acted on again; the evidence stays
     ///
-    /// For supervisors, once it is explained. If the log goes on contradicting itself, the next checkpoint
+    /// Once it is explained. If the log goes on contradicting itself, the next checkpoint
     /// raises the alarm again.
     #[command(after_help = "Examples:\n  \
         sotto-node evidence clear --reason 'a fault of our own disk, see report 12'\n  \

@@ -186,11 +186,13 @@ pub(crate) enum FollowUpCommand {
     /// `sotto-node member ls`, or give them with --fingerprint.
     ///
     /// The key of the log does not: with --log-key the receipts are verified, without it they are only
-    /// compared with the steps.
+    /// compared with the steps. Nor do the keys of witnesses: with --witness as many of them as --quorum
+    /// says must have cosigned the log, without it `cosignatures` says that this was not checked.
     #[command(after_help = "Examples:\n  \
         sotto-node followup verify case-17 --log-key 'broker.example/sotto/euro-cyber+…'\n  \
+        sotto-node followup verify case-17 --log-key … --witness … --witness … --quorum 2\n  \
         sotto-node followup verify case-17 --fingerprint 'de-bka=4f1c…'")]
-    Verify(verify::VerifyArgs),
+    Verify(Box<verify::VerifyArgs>),
     /// The yearly figures of Directive (EU) 2023/977, art. 18
     #[command(after_help = "Examples:\n  \
         sotto-node followup stats --year 2026 --output csv\n  \

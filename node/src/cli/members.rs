@@ -16,6 +16,14 @@ pub(crate) enum MemberCommand {
     /// List the members, their fingerprints, and what is pinned here
     #[command(after_help = "Example:\n  sotto-node member ls --output json")]
     Ls,
+    /// List the keys by which pinned members are witnesses of the audit log
+    ///
+    /// Each is what `receipt verify` and `followup verify` take as --witness.
+    #[command(
+        after_help = "Example:\n  sotto-node receipt verify hit.tlog-proof --log-key … \\\n    \
+        $(sotto-node member witnesses --output tsv | cut -f2 | sed 's/^/--witness /')"
+    )]
+    Witnesses,
     /// Pin a member's fingerprint, after it was compared out of band
     ///
     /// Ask the member by a channel that you trust (telephone, in person) to read out what its
@@ -77,6 +85,7 @@ pub(crate) fn or_none(text: &str) -> String {
     if text.is_empty() { "none" } else { text }.into()
 }
 
+const WITNESSES: &[&str] = &["node", "witness"];
 const MEMBERS: &[&str] = &["node", "fingerprint", "pin", "suspended"];
 
 /// Runs a command about members.
@@ -98,6 +107,15 @@ pub(crate) async fn member(context: &Context, command: MemberCommand) -> Result<
                         if member.suspended { "yes" } else { "no" },
                     ),
                 ])?;
+            }
+            Ok(list.finish()?)
+        }
+        MemberCommand::Witnesses => {
+            let request = unary(v1::ListMembersRequest {});
+            let members = admin.list_members(request).await?.into_inner().members;
+            let mut list = List::new(context.output, WITNESSES, context.stdout())?;
+            for member in members.iter().filter(|member| !member.witness.is_empty()) {
+                list.row(&[Cell::new(&*member.node_id), Cell::new(&*member.witness)])?;
             }
             Ok(list.finish()?)
         }

@@ -3,11 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use sotto_common::ids::{InvalidId, NodeId, SessionId};
+use sotto_common::ids::SessionId;
 use sotto_common::log::checkpoint::{LogKey, SignedCheckpoint};
-use sotto_common::log::cosignature::WitnessKey;
-use sotto_common::log::note::{NoteKey, SignatureType};
-use sotto_common::log::quorum::{Freshness, WitnessPolicy};
+use sotto_common::log::quorum::Freshness;
 use sotto_common::log::receipt::{Receipt, ReceiptError};
 use sotto_common::random::os_rng;
 use sotto_common::service::files::{self, Readers};
@@ -19,6 +17,7 @@ use super::client::{Client, unary};
 use super::fault::{Fault, Result};
 use super::init::log_key;
 use super::render::Cell;
+use super::witnesses::{NOT_CHECKED, WitnessArgs};
 use super::{Context, block_on};
 
 const SECONDS_PER_HOUR: u64 = 3600;
@@ -30,7 +29,8 @@ pub(crate) enum ReceiptCommand {
     /// Check a receipt; offline
     ///
     /// It proves that an entry of this kind and hour is in the log. What the entry says is not in the
-    /// receipt. With --witness it is also checked who stands behind the log.
+    /// receipt. With --witness it is also checked who stands behind the log; `member witnesses` lists
+    /// the keys.
     #[command(after_help = "Example:\n  \
         sotto-node receipt verify hit.tlog-proof --log-key 'broker.example/sotto/euro-cyber+…'")]
     Verify(VerifyArgs),
@@ -62,25 +62,8 @@ pub(crate) struct VerifyArgs {
     /// The key of the log, as the operator gave it out of band
     #[arg(long, value_name = "VKEY", value_parser = log_key)]
     log_key: LogKey,
-    /// The cosigning key of a witness, a verifier key of type 04; may be given several times
-    #[arg(long = "witness", value_name = "VKEY", value_parser = witness)]
-    witnesses: Vec<WitnessKey>,
-    /// How many of the witnesses must stand behind the log [default: all that are given]
-    #[arg(long, value_name = "N", requires = "witnesses")]
-    quorum: Option<usize>,
-}
-
-/// The key of a witness, named `<trust domain>/node/<node id>`.
-fn witness(text: &str) -> Result<WitnessKey, String> {
-    let expected = "expected <trust domain>/node/<node id>+<key id>+<key>, of type 04";
-    let key: NoteKey = text.parse().map_err(|error: InvalidId| error.to_string())?;
-    let named = key.name().as_str().split_once("/node/");
-    let (domain, node) = named.ok_or(expected)?;
-    let node: NodeId = node.parse().map_err(|error: InvalidId| error.to_string())?;
-    if key.kind() != SignatureType::CosignatureV1 {
-        return Err(expected.into());
-    }
-    WitnessKey::new(domain, node, *key.key()).map_err(|error| error.to_string())
+    #[command(flatten)]
+    witnesses: WitnessArgs,
 }
 
 const VERIFIED: &[&str] = &[
@@ -141,8 +124,7 @@ fn verify(context: &Context, args: &VerifyArgs) -> Result<()> {
     let refused = |error: &dyn std::fmt::Display| Fault::new(format!("{name}: {error}"));
     let receipt = Receipt::parse(&bytes).map_err(|error| refused(&error))?;
     let leaf = receipt.leaf().map_err(|error| refused(&error))?;
-    let required = args.quorum.unwrap_or(args.witnesses.len());
-    let witnesses = WitnessPolicy::new(args.witnesses.clone(), required);
+    let witnesses = args.witnesses.policy();
     let proved = receipt.verify(&leaf.hash(), &args.log_key, &witnesses, Freshness::Any);
     let (checkpoint, cosigned) = match proved {
         Ok(proved) => {
@@ -156,8 +138,7 @@ fn verify(context: &Context, args: &VerifyArgs) -> Result<()> {
         Err(error) => return Err(refused(&error)),
     };
     if args.witnesses.is_empty() {
-        context
-            .note("no --witness was given: that the log shows everybody the same was not checked");
+        context.note(NOT_CHECKED);
     }
     let seconds = i64::try_from(leaf.hour().saturating_mul(SECONDS_PER_HOUR));
     let hour = Timestamp::from_seconds(seconds.unwrap_or(i64::MAX));
@@ -177,28 +158,4 @@ fn checkpoint(receipt: &Receipt, key: &LogKey) -> Result<SignedCheckpoint> {
     let text = receipt.to_string();
     let note = text.split_once("\n\n").map_or("", |(_, note)| note);
     SignedCheckpoint::open(note.as_bytes(), key).map_err(|error| Fault::new(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use sotto_common::dsse::SigningKey;
-    use sotto_common::log::cosignature::Cosigner;
-
-    use super::*;
-
-    #[test]
-    fn witnesses_are_taken_as_verifier_keys_of_nodes() {
-        let signing = SigningKey::generate(&mut os_rng());
-        let node = "nl-fiu".parse().expect("a node");
-        let cosigner = Cosigner::new("sotto.example", node, signing).expect("a witness");
-        let text = cosigner.key().note_key().to_string();
-        assert_eq!(witness(&text).as_ref(), Ok(cosigner.key()));
-        for bad in [
-            "",
-            "sotto.example/node/nl-fiu",
-            &text.replace("/node/", "/"),
-        ] {
-            assert!(witness(bad).is_err(), "{bad}");
-        }
-    }
 }

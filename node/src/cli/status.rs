@@ -48,6 +48,14 @@ const LOG: &[&str] = &[
     "checkpoint_at",
     "cosignatures",
     "quorum",
+    "few_cosignatures_since",
+    "unverified_open_hits",
+    "unverified_open_hits_since",
+    "hits_named_otherwise",
+    "unverified_batches",
+    "unverified_batches_since",
+    "unplaced_batches",
+    "unplaced_batches_since",
     "alarm",
     "problem",
 ];
@@ -169,17 +177,22 @@ fn log_cells(log: &v1::LogStatus) -> Vec<Cell> {
     } else {
         ("none", Tone::Good)
     };
-    let few = if log.cosignatures < log.quorum {
-        Tone::Warning
-    } else {
-        Tone::Plain
-    };
+    let warned = |of: bool| if of { Tone::Warning } else { Tone::Plain };
+    let bad = |count: u64| if count > 0 { Tone::Bad } else { Tone::Plain };
     vec![
         Cell::new(log.origin.as_str()),
         Cell::new(log.tree_size),
         time(log.checkpoint_at),
-        Cell::new(log.cosignatures).toned(few),
+        Cell::new(log.cosignatures).toned(warned(log.cosignatures < log.quorum)),
         Cell::new(log.quorum),
+        time(log.few_cosignatures_since),
+        Cell::new(log.unverified_open_hits),
+        time(log.unverified_open_hits_since),
+        Cell::new(log.hits_named_otherwise).toned(bad(log.hits_named_otherwise)),
+        Cell::new(log.unverified_batches),
+        time(log.unverified_batches_since),
+        Cell::new(log.unplaced_batches).toned(warned(log.unplaced_batches > 0)),
+        time(log.unplaced_batches_since),
         Cell::in_words(log.alarm, words).toned(tone),
         Cell::new(log.problem.as_str()).toned(Tone::Warning),
     ]
@@ -192,6 +205,14 @@ fn log_value(log: &v1::LogStatus) -> Value {
         "checkpoint_at": text(log.checkpoint_at),
         "cosignatures": log.cosignatures,
         "quorum": log.quorum,
+        "few_cosignatures_since": text(log.few_cosignatures_since),
+        "unverified_open_hits": log.unverified_open_hits,
+        "unverified_open_hits_since": text(log.unverified_open_hits_since),
+        "hits_named_otherwise": log.hits_named_otherwise,
+        "unverified_batches": log.unverified_batches,
+        "unverified_batches_since": text(log.unverified_batches_since),
+        "unplaced_batches": log.unplaced_batches,
+        "unplaced_batches_since": text(log.unplaced_batches_since),
         "alarm": log.alarm,
         "problem": log.problem,
     })
@@ -296,4 +317,39 @@ fn limit_value(row: &v1::PolicyLimits) -> Value {
         "used_today": row.used_today,
         "max_class": row.max_class,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_common::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn people_and_machines_read_the_same_of_the_audit_log() {
+        let at = Some(convert::to_timestamp(Timestamp::from_seconds(60)));
+        let log = v1::LogStatus {
+            tree_size: 7,
+            quorum: 2,
+            few_cosignatures_since: at,
+            unverified_open_hits: 3,
+            unverified_open_hits_since: at,
+            unverified_batches: 4,
+            unplaced_batches: 5,
+            hits_named_otherwise: 6,
+            ..Default::default()
+        };
+        let (cells, value) = (log_cells(&log), log_value(&log));
+        assert_eq!(cells.len(), LOG.len());
+        for (name, cell) in LOG.iter().zip(&cells).skip(1) {
+            let told = &value[name];
+            if told.is_number() {
+                assert_eq!(cell.shown(), told.to_string(), "{name}");
+            }
+            assert!(value.get(name).is_some(), "{name}");
+        }
+        assert_eq!(value["few_cosignatures_since"], "1970-01-01T00:01:00Z");
+        assert_eq!(value["unverified_open_hits_since"], "1970-01-01T00:01:00Z");
+        assert_eq!(value["unverified_batches_since"], Value::Null);
+    }
 }

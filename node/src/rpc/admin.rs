@@ -84,7 +84,7 @@ impl NodeAdminService for Admin {
         answer(async {
             let members = self.0.members().await?;
             Ok(v1::ListMembersResponse {
-                members: members.iter().map(member).collect(),
+                members: members.iter().map(|row| member(&self.0, row)).collect(),
             })
         })
         .await
@@ -189,7 +189,7 @@ impl NodeAdminService for Admin {
     }
 }
 
-fn member(member: &Member) -> v1::Member {
+fn member(app: &App, member: &Member) -> v1::Member {
     let keys = member.listed.keys();
     v1::Member {
         node_id: member.listed.node.to_string(),
@@ -198,5 +198,9 @@ fn member(member: &Member) -> v1::Member {
             .unwrap_or_default(),
         pin: member.pin.into(),
         suspended: member.listed.suspended,
+        witness: app
+            .witness_key(member)
+            .map(|key| key.note_key().to_string())
+            .unwrap_or_default(),
     }
 }

@@ -99,7 +99,7 @@ pub(crate) const ROLES: &[(&str, &[Role])] = &[
     ("/sotto.v1.NodeAdminService/FetchEpoch", &[DataManager]),
     ("/sotto.v1.NodeAdminService/ListNodeEpochs", &[DataManager]),
     ("/sotto.v1.NodeAdminService/ExportAccessLog", &[Supervisor]),
-    ("/sotto.v1.NodeAdminService/ListEvidence", READERS),
+    ("/sotto.v1.NodeAdminService/ListEvidence", &[Supervisor]),
     ("/sotto.v1.NodeAdminService/ClearEvidence", &[Supervisor]),
 ];
 
@@ -267,6 +267,18 @@ mod tests {
             }
             let nobody = check(path, &[]).expect_err("refused");
             assert!(nobody.to_string().contains("gives you no role"), "{path}");
+        }
+    }
+
+    /// The evidence has entries that name cases: who reads it is the one who ends the alarm by it.
+    #[test]
+    fn the_evidence_is_read_and_cleared_by_supervisors_alone() {
+        for call in ["ListEvidence", "ClearEvidence"] {
+            let path = format!("/sotto.v1.NodeAdminService/{call}");
+            for role in Role::ALL {
+                let may = check(&path, &[role]).is_ok();
+                assert_eq!(may, role == Role::Supervisor, "{path} by {}", role.as_str());
+            }
         }
     }
 

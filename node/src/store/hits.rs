@@ -19,7 +19,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::at_rest::{AtRest, Record as OwnRecord};
-use super::log::{self, AnsweredBatch};
+use super::log::{self, AnsweredBatch, Named, named_hit};
 use super::{Store, damaged, signed, time, typed, unsigned};
 use crate::hit::Hit;
 pub(super) use history::renew_texts;
@@ -54,6 +54,8 @@ pub struct RecordHit {
     pub feedback_pending: bool,
     /// Leaf of its entry in the audit log, and when that was seen proved (protocol §11).
     pub verified: Option<(u64, Timestamp)>,
+    /// What the answers that are kept here say of it.
+    pub named: Named,
 }
 
 /// A hit with its whole story.
@@ -200,6 +202,7 @@ fn record_hit(at_rest: &AtRest, row: &SqliteRow) -> Result<RecordHit> {
         needs_second_factor: latest.needs_second_factor(),
         feedback_pending: flag("feedback_pending")?,
         verified: verified(row)?,
+        named: Named::from_column(row.try_get("named").map_err(db_error)?)?,
         hit,
     })
 }
@@ -223,7 +226,7 @@ macro_rules! select_hits {
     ($($rest:expr),+) => {
         concat!(
             "SELECT h.*, d.name AS dataset, s.record, s.canonical_index, t.state AS thread_state, ",
-            removed!(), " AS record_removed,
+            removed!(), " AS record_removed, ", named_hit!(), " AS named,
              l.posterior AS latest_posterior,
              (SELECT json_group_array(DISTINCT c.case_ref) FROM hits o JOIN hit_cases c
                   ON c.hit_id = o.hit_id WHERE o.thread_id = h.thread_id) AS case_refs,
@@ -279,7 +282,7 @@ impl Store {
         self.db
             .run_tx("put_answered_hits", |tx| {
                 async move {
-                    log::put_batch(tx, batch, opening).await?;
+                    log::put_batch(tx, batch, opening, found).await?;
                     let local = write::answered(tx, found).await?;
                     write::put_cases(tx, found, grounds).await?;
                     Ok(local)

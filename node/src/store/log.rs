@@ -1,6 +1,7 @@
 //! The audit log as this node follows it (protocol §11): the last checkpoint that it found
 //! consistent, what it keeps against the log, and which hits and batches are proved to be in it.
 
+mod answers;
 mod batches;
 mod evidence;
 
@@ -18,6 +19,8 @@ use sqlx::SqliteConnection;
 use super::hits::LOCAL_CURSOR;
 use super::{Store, advance, damaged, signed, time, typed, unsigned};
 
+pub(super) use answers::named_hit;
+pub use answers::{Named, Unproved};
 pub(super) use batches::put_batch;
 pub use batches::{AnsweredBatch, BatchToVerify};
 pub(super) use evidence::renew_evidence;
@@ -32,6 +35,8 @@ pub struct StoredCheckpoint {
     pub note: Vec<u8>,
     /// When it was stored.
     pub at: Timestamp,
+    /// Since when too few witnesses stand behind what the log shows; `None` while enough do.
+    pub few_since: Option<Timestamp>,
 }
 
 /// A hit that is not verified, as far as its entry must agree with it.
@@ -45,7 +50,15 @@ pub struct UnverifiedHit {
     pub policy: Policy,
     /// Who holds it.
     pub holder: NodeId,
+    /// What the answers that are kept here say of it.
+    pub named: Named,
 }
+
+/// Size, root, note, when it was stored, since when too few stand behind it.
+type CheckpointRow = (i64, Vec<u8>, Vec<u8>, i64, Option<i64>);
+
+/// Id, epoch, policy, holder, what the answers say.
+type HitRow = (Vec<u8>, u32, String, String, Option<i64>);
 
 impl Store {
     /// The last checkpoint of a log that was found consistent.
@@ -53,14 +66,15 @@ impl Store {
     /// # Errors
     /// Those of the store.
     pub async fn log_checkpoint(&self, log: &LogOrigin) -> Result<Option<StoredCheckpoint>> {
-        let row: Option<(i64, Vec<u8>, Vec<u8>, i64)> = sqlx::query_as(
-            "SELECT tree_size, root, note, stored_at FROM log_checkpoints WHERE origin = $1",
+        let row: Option<CheckpointRow> = sqlx::query_as(
+            "SELECT tree_size, root, note, stored_at, few_since FROM log_checkpoints
+             WHERE origin = $1",
         )
         .bind(log.to_string())
         .fetch_optional(self.db.read())
         .await
         .map_err(db_error)?;
-        let Some((size, root, note, at)) = row else {
+        let Some((size, root, note, at, few_since)) = row else {
             return Ok(None);
         };
         let head = TreeHead {
@@ -74,6 +88,7 @@ impl Store {
             },
             note,
             at: time(at),
+            few_since: few_since.map(time),
         }))
     }
 
@@ -108,6 +123,32 @@ impl Store {
                     .bind(&head.root.as_bytes()[..])
                     .bind(note.as_bytes())
                     .bind(now.micros())
+                    .execute(tx)
+                    .await
+                    .map_err(db_error)?;
+                    Ok(())
+                }
+                .scope_boxed()
+            })
+            .await
+    }
+
+    /// Notes whether enough witnesses stand behind what a log shows. Of effect once a checkpoint of it is
+    /// stored; the time since when there are too few is the first one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn set_witnessed(&self, log: &LogOrigin, enough: bool, now: Timestamp) -> Result<()> {
+        let (origin, since) = (&log.to_string(), (!enough).then_some(now.micros()));
+        self.db
+            .run_tx("set_witnessed", |tx| {
+                async move {
+                    sqlx::query(
+                        "UPDATE log_checkpoints SET few_since = $2
+                         WHERE origin = $1 AND (few_since IS NULL) <> ($2 IS NULL)",
+                    )
+                    .bind(origin)
+                    .bind(since)
                     .execute(tx)
                     .await
                     .map_err(db_error)?;
@@ -155,24 +196,27 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<UnverifiedHit>> {
         let epochs: Vec<u32> = epochs.iter().map(|epoch| epoch.get()).collect();
-        let rows: Vec<(Vec<u8>, u32, String, String)> = sqlx::query_as(
-            "SELECT hit_id, epoch, policy, holder FROM hits
+        let rows: Vec<HitRow> = sqlx::query_as(concat!(
+            "SELECT hit_id, epoch, policy, holder, ",
+            named_hit!(),
+            " FROM hits h
              WHERE verified_at IS NULL AND ($1 IS NULL OR hit_id < $1)
                AND epoch IN (SELECT value FROM json_each($2))
-             ORDER BY hit_id DESC LIMIT $3",
-        )
+             ORDER BY hit_id DESC LIMIT $3"
+        ))
         .bind(before.map(|hit| hit.as_bytes().to_vec()))
         .bind(serde_json::to_string(&epochs).map_err(Error::internal)?)
         .bind(limit)
         .fetch_all(self.db.read())
         .await
         .map_err(db_error)?;
-        let hit = |(id, epoch, policy, holder): (Vec<u8>, u32, String, String)| {
+        let hit = |(id, epoch, policy, holder, named): HitRow| {
             Ok(UnverifiedHit {
                 id: HitId::from_slice(&id).map_err(Error::internal)?,
                 epoch: read_epoch(epoch)?,
                 policy: typed(&policy)?,
                 holder: typed(&holder)?,
+                named: Named::from_column(named)?,
             })
         };
         rows.into_iter().map(hit).collect()

@@ -343,7 +343,7 @@ impl Store {
             .run_tx("answer_batch", |tx| {
                 async move {
                     // protocol §11: the prober keeps (nonce, tags, answer) of every batch.
-                    log::put_batch(tx, answered, opening).await?;
+                    log::put_batch(tx, answered, opening, found).await?;
                     sqlx::query("DELETE FROM probe_batches WHERE session_id = $1 AND number = $2")
                         .bind(&session.as_bytes()[..])
                         .bind(batch)

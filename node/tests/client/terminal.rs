@@ -16,7 +16,7 @@ use super::json;
 use super::service::{FakeNode, Lab, REVIEWED};
 
 /// How long the program may take to show something.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 const CTRL_C: &str = "\u{3}";
 const HIDES_CURSOR: &str = "\u{1b}[?25l";

@@ -6,7 +6,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
-use sotto_broker::audit::export::{ExportError, ExportWriter, Head};
+use sotto_broker::audit::export::ExportError;
 use sotto_broker::audit::failure::{Failure, FailureCode};
 use sotto_broker::audit::verify::{Summary, verify_export};
 use sotto_common::followup::{FollowUpState, FollowUpStep};
@@ -20,7 +20,6 @@ use sotto_tests::operator::run_as;
 use sotto_tests::probe::batch_of;
 use sotto_tests::sandbox::{open_epoch, profile};
 use sotto_tests::{COMMUNITY, Case, Sandbox, TestNode, phones};
-use v1::audit_service_client::AuditServiceClient;
 
 use super::witness::{all_verified, log_of, numbers, witnesses};
 
@@ -61,28 +60,7 @@ async fn all_signed(sandbox: &Sandbox, node: &TestNode) {
 
 /// The export that the broker gives an auditor.
 async fn export(sandbox: &Sandbox) -> Result<Vec<u8>, ExportError> {
-    let channel = sandbox
-        .lab()
-        .channel(Role::Auditor, "court", &sandbox.url());
-    let request = v1::ExportEntriesRequest {
-        community: COMMUNITY.into(),
-        from_index: 0,
-    };
-    let mut auditor = AuditServiceClient::new(channel);
-    let parts = auditor.export_entries(request).await.expect("exported");
-    let mut parts = parts.into_inner();
-    let first = parts.message().await.expect("whole").expect("a head");
-    let head = Head {
-        note: first.note,
-        manifests: first.manifests,
-    };
-    let mut writer = ExportWriter::begin(Vec::new(), head)?;
-    while let Some(part) = parts.message().await.expect("whole") {
-        for entry in part.entries {
-            writer.put(entry)?;
-        }
-    }
-    Ok(writer.into_inner())
+    sotto_tests::audit::export(sandbox.lab(), &sandbox.url()).await
 }
 
 /// What an auditor finds who exports the log and verifies it.
@@ -123,12 +101,13 @@ async fn an_opening_that_was_rewritten_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaf_that_was_rewritten_makes_another_tree() {
-    // With its opening, so that the entry by itself is in order.
+    // With its opening, so that the entry by itself is in order, and with one on which nothing rests that
+    // stands behind it: an enrolment in place of the community's beginning.
     let other = "UPDATE log_entries
-                 SET leaf = (SELECT other.leaf FROM log_entries AS other WHERE other.place = 3),
+                 SET leaf = (SELECT other.leaf FROM log_entries AS other WHERE other.place = 1),
                      opening = (SELECT other.opening FROM log_entries AS other
-                                WHERE other.place = 3)
-                 WHERE place = 1";
+                                WHERE other.place = 1)
+                 WHERE place = 0";
     let sandbox = tampered_with(&[other]).await;
     let failure = verified(&sandbox, false).await.expect_err("rewritten");
     assert_eq!(
@@ -210,7 +189,8 @@ async fn a_log_that_was_rolled_back_and_goes_on_is_found_out_by_a_witness() {
         let signed = SignedCheckpoint::open(note, &sandbox.log_key());
         *signed.expect("both by the log's own key").head()
     });
-    assert!(heads[0].size >= seen && heads[1].size >= heads[0].size);
+    // What was offered may be smaller: by the time of its proof the log has outgrown what is known.
+    assert!(heads[0].size >= seen);
     assert_ne!(heads[0], heads[1]);
 }
 

@@ -95,7 +95,7 @@ async fn refuses_manifests_that_break_a_rule() {
     let mut footprint = sandbox.footprint().await;
     let open = async |request| nl.membership().open_epoch(request).await;
 
-    let rules: [Change; 8] = [
+    let rules: [Change; 10] = [
         |m| m.not_after = m.not_before.plus(Duration::from_hours(31 * 24 + 1)),
         |m| m.not_after = m.not_before,
         |m| drop(m.members.remove(0)),
@@ -103,6 +103,8 @@ async fn refuses_manifests_that_break_a_rule() {
         |m| m.policies.truncate(1),
         |m| m.policies[0].canary_tags.clear(),
         |m| m.members[1].signing = m.members[2].signing,
+        |m| m.members[1].cosigning = m.members[2].cosigning,
+        |m| m.members[1].hpke = m.members[2].hpke.clone(),
         |m| m.members[2].node = "be-fgp".parse().expect("a node"),
     ];
     for (i, change) in rules.into_iter().enumerate() {

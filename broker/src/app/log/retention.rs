@@ -1,13 +1,15 @@
 //! Openings are erased after the community's retention time; the tree stays valid (workflow.md "Audit").
 
+use std::time::Duration;
+
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::Result;
 use sotto_common::ids::CommunityId;
 use sotto_common::log::action::Action;
 
-use crate::app::Broker;
-use crate::app::journal;
 use crate::app::membership::proposed_profile;
+use crate::app::{Broker, journal, manifest_of};
+use crate::datastore::Tx;
 
 /// Openings that are erased in one transaction.
 const STEP: u32 = 500;
@@ -42,8 +44,7 @@ impl Broker {
                 .store
                 .run_tx("erase_openings", |tx| {
                     async move {
-                        let profile = proposed_profile(tx, community).await?;
-                        let before = begun.minus(profile.retention.hits);
+                        let before = begun.minus(kept(tx, community).await?);
                         let erased = tx.delete_openings(community, before, STEP).await?;
                         if erased > 0 {
                             // workflow.md "Audit": "erasure is logged".
@@ -64,4 +65,15 @@ impl Broker {
             }
         }
     }
+}
+
+/// How long openings are kept: as the operator proposes, and no shorter than a custodian has signed for the
+/// latest epoch. An auditor knows that from the manifest, and finds what was erased sooner.
+async fn kept(tx: &mut (dyn Tx + '_), community: &CommunityId) -> Result<Duration> {
+    let proposed = proposed_profile(tx, community).await?.retention.hits;
+    let latest = tx.get_epochs(community).await?.into_iter().next();
+    let signed = latest.map(|epoch| manifest_of(&epoch)).transpose()?;
+    Ok(signed.map_or(proposed, |manifest| {
+        proposed.max(manifest.profile.retention.hits)
+    }))
 }

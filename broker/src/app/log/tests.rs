@@ -5,18 +5,24 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use prost::Message as _;
+use sotto_common::epoch::KeyCommitment;
 use sotto_common::filter::DEFAULT_K;
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
-use sotto_common::ids::FollowUpId;
+use sotto_common::ids::{Epoch, FollowUpId};
 use sotto_common::log::action::Action;
 use sotto_common::log::entry::Entry;
 use sotto_common::log::merkle::{MerkleHash, TreeHead};
 use sotto_common::log::proof::{verify_consistency, verify_inclusion};
-use sotto_common::membership::{PolicyProfile, Profile};
+use sotto_common::membership::{
+    EpochState, KemKey, Manifest, ManifestPolicy, MemberKeys, PolicyProfile, Profile,
+};
 use sotto_common::random::os_rng;
+use sotto_common::sealed::HpkeKeyPair;
+use sotto_common::secret::Tag;
 use sotto_common::selector::Policy;
 use sotto_common::service::at_rest::ColumnCipher;
 use sotto_common::time::{MockClock, Timestamp};
+use sotto_proto::convert;
 use sotto_proto::convert::log::read_entry;
 use sotto_proto::v1;
 
@@ -24,7 +30,7 @@ use super::*;
 use crate::app::{Journal, Parts, journal};
 use crate::cache::Cache;
 use crate::config::ObjectsUrl;
-use crate::datastore::{Datastore, EntryFilter, LoggedRecord};
+use crate::datastore::{Datastore, EntryFilter, EpochRecord, LoggedRecord};
 use crate::matcher::Matcher;
 use crate::objects::Objects;
 
@@ -412,4 +418,71 @@ async fn openings_are_erased_after_their_time_and_the_tree_stays() {
     let proved = proved.expect("proved");
     let leaf = MerkleHash::of_leaf(&proved.record.leaf);
     verify_inclusion(&leaf, 0, &after, &proved.hashes).expect("in the tree");
+}
+
+/// An epoch whose custodian has signed that openings are kept for this time.
+fn epoch_that_keeps(number: u32, openings: Duration) -> EpochRecord {
+    let (signing, policy) = (SigningKey::generate(&mut os_rng()), Policy::Phone);
+    let member = MemberKeys {
+        node: node("nl-fiu"),
+        signing: signing.verifying_key(),
+        cosigning: SigningKey::generate(&mut os_rng()).verifying_key(),
+        hpke: vec![KemKey {
+            kem: 0x20,
+            key: HpkeKeyPair::generate(&mut os_rng()).public().to_bytes(),
+        }],
+    };
+    let (k, prior) = (DEFAULT_K, 0.001);
+    let mut profile = Profile::new(vec![PolicyProfile { policy, k, prior }]).expect("a profile");
+    profile.retention.hits = openings;
+    let manifest = Manifest {
+        community: community(),
+        epoch: Epoch::new(number).expect("from 1"),
+        custodian: member.node.clone(),
+        members: vec![member],
+        key_commitment: KeyCommitment::new([5; 32]),
+        policies: vec![ManifestPolicy {
+            policy,
+            canary_tags: vec![Tag::new([1; 16])],
+            forms: [2; 32],
+        }],
+        profile,
+        not_before: NOW,
+        not_after: NOW.plus(Duration::from_hours(24)),
+    };
+    EpochRecord {
+        epoch: manifest.epoch,
+        state: EpochState::Ended,
+        custodian: manifest.custodian.clone(),
+        kid: manifest.kid(),
+        not_before: manifest.not_before,
+        not_after: manifest.not_after,
+        manifest: convert::sign(manifest, &signing).encode_to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn openings_are_kept_no_shorter_than_the_custodian_of_the_latest_epoch_has_signed() {
+    const DAY: Duration = Duration::from_hours(24);
+    let world = World::new().await;
+    world.put(3).await;
+    world.sign().await;
+    let erase = async || world.broker.erase_openings().await.expect("erased");
+    let put = async |epoch: EpochRecord| {
+        let epoch = &epoch;
+        tx!(world, tx => tx.put_epoch(&community(), epoch, &[]).await);
+    };
+    put(epoch_that_keeps(1, DAY * 9000)).await;
+    put(epoch_that_keeps(2, DAY * 1100)).await;
+    // The operator proposes 1095.
+    world.clock.advance(DAY * 1096);
+    assert_eq!(erase().await, 0);
+    world.clock.advance(DAY * 5);
+    assert_eq!(erase().await, 3);
+    // And no shorter than is proposed.
+    put(epoch_that_keeps(3, DAY)).await;
+    world.put(2).await;
+    world.sign().await;
+    world.clock.advance(DAY * 2);
+    assert_eq!(erase().await, 0);
 }

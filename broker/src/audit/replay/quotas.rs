@@ -7,6 +7,7 @@ use sotto_common::log::entry::Entry;
 use sotto_common::log::kind::EntryKind;
 use sotto_common::membership::DEFAULT_DAILY_REFS;
 use sotto_common::selector::Policy;
+use sotto_common::time::{CLOCK_SKEW, Timestamp};
 
 use super::Erased;
 use crate::audit::failure::{Check, FailureCode, Flaw};
@@ -17,9 +18,19 @@ const DAYS: i64 = 2;
 /// What the log allows, and what was used of it.
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
-    /// Without a policy: in all of them.
-    limits: BTreeMap<(NodeId, Option<Policy>), u64>,
+    limits: BTreeMap<NodeId, Limits>,
     used: BTreeMap<i64, BTreeMap<(NodeId, Policy), u64>>,
+}
+
+/// Record refs a day; without a policy: in all of them.
+type Refs = BTreeMap<Option<Policy>, u64>;
+
+/// A node's limits. What is counted while they are changed may stand behind the change.
+#[derive(Debug)]
+struct Limits {
+    refs: Refs,
+    before: Refs,
+    changed_at: Timestamp,
 }
 
 impl Quotas {
@@ -28,11 +39,19 @@ impl Quotas {
         let node = entry.object.node.clone();
         let node = node.ok_or_else(|| Flaw::lacks("the node"))?;
         let (refs, _) = entry.limits.ok_or_else(|| Flaw::lacks("the limits"))?;
-        let policy = entry.object.policy;
-        if policy.is_none() {
-            self.limits.retain(|(other, _), _| *other != node);
-        }
-        self.limits.insert((node, policy), refs);
+        let before = self.limits.remove(&node).map(|limits| limits.refs);
+        let before = before.unwrap_or_default();
+        let mut changed = match entry.object.policy {
+            Some(_) => before.clone(),
+            None => Refs::new(),
+        };
+        changed.insert(entry.object.policy, refs);
+        let limits = Limits {
+            refs: changed,
+            before,
+            changed_at: entry.at,
+        };
+        self.limits.insert(node, limits);
         Ok(())
     }
 
@@ -47,7 +66,7 @@ impl Quotas {
         let used = used.entry((node.clone(), policy)).or_default();
         *used = used.saturating_add(refs);
         let used = *used;
-        let Some(limit) = self.limit(&node, policy, erased) else {
+        let Some(limit) = self.limit(&node, policy, entry.at, erased) else {
             return Ok(());
         };
         if used <= limit {
@@ -61,9 +80,19 @@ impl Quotas {
     }
 
     /// None if what was set may have been erased.
-    fn limit(&self, node: &NodeId, policy: Policy, erased: &Erased) -> Option<u64> {
-        let of = |policy| self.limits.get(&(node.clone(), policy)).copied();
+    fn limit(&self, node: &NodeId, policy: Policy, at: Timestamp, erased: &Erased) -> Option<u64> {
         let default = (!erased.any(EntryKind::Quota)).then_some(DEFAULT_DAILY_REFS);
-        of(Some(policy)).or_else(|| of(None)).or(default)
+        let of = |refs: &Refs| {
+            let set = refs.get(&Some(policy)).or_else(|| refs.get(&None));
+            set.copied().or(default)
+        };
+        let Some(limits) = self.limits.get(node) else {
+            return default;
+        };
+        let now = of(&limits.refs)?;
+        if at < limits.changed_at.plus(CLOCK_SKEW) {
+            return Some(now.max(of(&limits.before)?));
+        }
+        Some(now)
     }
 }

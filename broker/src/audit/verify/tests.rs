@@ -1,3 +1,6 @@
+mod erasures;
+mod standing;
+
 use std::time::Duration;
 
 use sotto_common::hit::{HitDecision, HitState};
@@ -9,12 +12,15 @@ use sotto_common::random::{self, os_rng};
 use sotto_common::time::CLOCK_SKEW;
 
 use super::super::testing::{
-    HOLDER, History, NOW, PROBER, erase, file_of, head, log_key, logged, node, note, signing,
-    statement,
+    HOLDER, History, NOW, PROBER, epoch, erase, file_of, head, log_key, logged, node, note,
+    signing, statement,
 };
 use super::*;
 
 use FailureCode as F;
+
+/// When everything of a history is older than the retention time, which is 1095 days.
+const LATER: Duration = Duration::from_hours(24 * 1096);
 
 fn verify(file: &[u8]) -> Result<Summary, Failure> {
     verify_export(file, &log_key(), true)
@@ -266,7 +272,8 @@ fn hits_make_the_moves_of_the_workflow_and_no_others() {
     // A legal move, from a state in which it was not.
     let mut history = History::whole();
     let (hit, states) = (history.hits[1], (HitState::New, HitState::Retracted));
-    history.moved(Action::RetractHit, PROBER, hit, states);
+    let retracted = history.moved(Action::RetractHit, PROBER, hit, states);
+    retracted.object.epoch = Some(epoch());
     let last = history.entries.len() - 1;
     assert_eq!(fails(&history), (place(last), F::IllegalHitState));
     // Found twice, or never.
@@ -400,9 +407,28 @@ fn a_node_probes_within_its_quota() {
 }
 
 #[test]
+fn a_batch_that_was_counted_while_a_limit_was_lowered_may_stand_behind_the_change() {
+    for (minutes, holds) in [(4, true), (5, false)] {
+        let mut history = History::whole();
+        let batch = history.nth(Action::AnswerBatch, 0);
+        let mut lowered = history.entries[history.nth(Action::SetLimits, 0)].clone();
+        lowered.limits.as_mut().unwrap().0 = 10;
+        lowered.at = history.entries[batch]
+            .at
+            .minus(Duration::from_mins(minutes));
+        history.entries.insert(batch, lowered);
+        let verified = verify(&history.file(&history.logged()));
+        assert_eq!(verified.is_ok(), holds, "{minutes} minutes");
+    }
+}
+
+#[test]
 fn what_is_erased_is_counted_and_the_rest_still_holds() {
-    let history = History::whole();
-    for count in 0..=history.entries.len() {
+    let mut history = History::whole();
+    history.erased(0, LATER);
+    let last = history.entries.len() - 1;
+    for count in 0..=last {
+        history.entries[last].detail = count.to_string();
         let mut all = history.logged();
         all[..count].iter_mut().for_each(erase);
         let summary =
@@ -412,7 +438,8 @@ fn what_is_erased_is_counted_and_the_rest_still_holds() {
         assert_eq!(read + count as u64, summary.head.size);
     }
     // One at a time, too: what it began or moved is not known.
-    for index in 0..history.entries.len() {
+    history.entries[last].detail = "1".to_owned();
+    for index in 0..last {
         let mut all = history.logged();
         erase(&mut all[index]);
         let verified = verify(&history.file(&all));
@@ -441,7 +468,8 @@ fn a_kind_of_a_later_version_is_in_the_tree_and_not_looked_into() {
 #[test]
 fn every_bit_of_a_file_counts() {
     const FLIPS: u64 = 10_000;
-    let history = History::whole();
+    let mut history = History::whole();
+    history.erased(1, LATER);
     let mut all = history.logged();
     erase(&mut all[1]);
     let mut file = history.file(&all);

@@ -7,23 +7,30 @@ use std::path::{Path, PathBuf};
 
 use sotto_common::log::checkpoint::Checkpoint;
 use sotto_common::log::note::Note;
-use sotto_proto::v1;
+use sotto_common::membership::Manifest;
+use sotto_proto::{convert, v1};
 use tonic::Request;
 
 use super::super::Result;
 use super::super::operator::{Client, answer, refused};
 use super::super::print::say;
 use super::about;
-use crate::audit::export::{ExportError, ExportReader, ExportWriter, Head};
+use crate::audit::erasures::Erasures;
+use crate::audit::export::{ExportError, ExportReader, ExportWriter, Head, HeadParts};
 
 /// Steps in which progress is told, in percent.
 const PROGRESS: u64 = 5;
+
+/// How often the log is exported whole, while openings of it are being erased.
+const ATTEMPTS: u32 = 3;
 
 /// A file that is being written.
 struct Part {
     writer: ExportWriter<BufWriter<File>>,
     /// Entries of the checkpoint that it was begun with.
     size: u64,
+    /// Whether what is missing was erased: what was erased since that checkpoint, entries behind it tell.
+    erasures: Erasures,
     told: u64,
 }
 
@@ -36,34 +43,52 @@ impl Client {
             ));
         }
         let path = part_of(out);
-        let mut known = Part::reopen(&path)?;
-        loop {
-            let from_index = known.as_ref().map_or(0, |part| part.writer.next_index());
-            if known.as_ref().is_some_and(|part| from_index >= part.size) {
+        let mut part = self.whole(&community, &path).await?;
+        for _ in 1..ATTEMPTS {
+            if part.erasures.are_told() {
                 break;
             }
+            eprintln!("openings were erased meanwhile: again, under the next checkpoint");
+            self.until_larger(&community, part.size).await?;
+            drop(part);
+            std::fs::remove_file(&path).map_err(|error| about(&path, &error))?;
+            part = self.whole(&community, &path).await?;
+        }
+        if !part.erasures.are_told() {
+            eprintln!(
+                "openings are missing, and no entry up to the checkpoint tells that they were erased: \
+                 if `verify` names one, export the log again later"
+            );
+        }
+        let entries = part.size;
+        part.finish(&path, out)?;
+        say(&format!("{}: {entries} entries", out.display()))
+    }
+
+    /// Fetches until the file has every entry of its checkpoint.
+    async fn whole(&self, community: &str, path: &Path) -> Result<Part> {
+        let mut known = Part::reopen(path)?;
+        loop {
+            if let Some(part) = known.take_if(|part| part.writer.next_index() >= part.size) {
+                return Ok(part);
+            }
+            let from_index = known.as_ref().map_or(0, |part| part.writer.next_index());
             let request = v1::ExportEntriesRequest {
-                community: community.clone(),
+                community: community.to_owned(),
                 from_index,
             };
-            let outcome = self.fetch(request, &path, &mut known).await;
+            let outcome = self.fetch(request, path, &mut known).await;
             let next = known.as_ref().map_or(0, |part| part.writer.next_index());
             // A connection lives at most an hour (protocol §12): what came further goes on.
             match outcome {
                 Ok(()) if next == from_index && next < known.as_ref().map_or(1, |p| p.size) => {
                     let text = "the broker ended the export before its checkpoint";
-                    return Err(about(&path, &text));
+                    return Err(about(path, &text));
                 }
                 Err(fault) if next == from_index || fault.code != 3 => return Err(fault),
                 _ => {}
             }
         }
-        if let Some(part) = known {
-            let entries = part.size;
-            part.finish(&path, out)?;
-            say(&format!("{}: {entries} entries", out.display()))?;
-        }
-        Ok(())
     }
 
     /// Fetches entries until the file is whole or the stream ends.
@@ -75,22 +100,24 @@ impl Client {
     ) -> Result<()> {
         let mut service = self.audit_service();
         let mut stream = answer(service.export_entries(Request::new(request)).await)?;
+        let mut coming = None;
         while let Some(message) = stream.message().await.map_err(|status| refused(&status))? {
             // Of a file that was begun, checkpoint and manifests stay those that it has.
-            if known.is_none() {
-                *known = Some(Part::begin(path, &message)?);
-            }
             let Some(part) = known.as_mut() else {
-                return Ok(());
+                match next_part(coming.take(), message)
+                    .map_err(|problem| about(path, &problem))?
+                    .whole()
+                {
+                    Ok(head) => *known = Some(Part::begin(path, head)?),
+                    Err(parts) => coming = Some(parts),
+                }
+                continue;
             };
             for entry in message.entries {
                 if part.writer.next_index() == part.size {
                     return Ok(());
                 }
-                part.writer
-                    .put(entry)
-                    .map_err(|error| about(path, &error))?;
-                part.tell();
+                part.put(path, entry)?;
             }
             if part.writer.next_index() == part.size {
                 return Ok(());
@@ -98,16 +125,38 @@ impl Client {
         }
         Ok(())
     }
+
+    /// Waits for a checkpoint of more leaves: the reading of the log has an entry of its own.
+    async fn until_larger(&self, community: &str, size: u64) -> Result<()> {
+        let request = Request::new(v1::WatchCheckpointsRequest {
+            community: community.to_owned(),
+        });
+        let mut service = self.log_service();
+        let mut stream = answer(service.watch_checkpoints(request).await)?;
+        while let Some(message) = stream.message().await.map_err(|status| refused(&status))? {
+            if size_of(&message.note)? > size {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the next message of a head.
+fn next_part(
+    coming: Option<HeadParts>,
+    message: v1::ExportEntriesResponse,
+) -> std::result::Result<HeadParts, &'static str> {
+    let Some(mut parts) = coming else {
+        return HeadParts::begin(message);
+    };
+    parts.add(message).map(|()| parts)
 }
 
 impl Part {
-    /// Begins a file with the first message of an export.
-    fn begin(path: &Path, message: &v1::ExportEntriesResponse) -> Result<Self> {
-        let head = Head {
-            note: message.note.clone(),
-            manifests: message.manifests.clone(),
-        };
-        let size = size_of(&head)?;
+    /// Begins a file with the head of an export.
+    fn begin(path: &Path, head: Head) -> Result<Self> {
+        let (size, erasures) = (size_of(&head.note)?, erasures_of(&head));
         // Openings are for the auditor alone.
         let file = OpenOptions::new()
             .write(true)
@@ -120,6 +169,7 @@ impl Part {
         Ok(Self {
             writer: writer.map_err(|error| about(path, &error))?,
             size,
+            erasures,
             told: 0,
         })
     }
@@ -144,7 +194,14 @@ impl Part {
             }
             opened => opened.map_err(malformed)?,
         };
-        let cut = reader.find_map(std::result::Result::err);
+        let mut erasures = erasures_of(&head);
+        let cut = reader.find_map(|entry| match entry {
+            Ok(entry) => {
+                erasures.look(&entry);
+                None
+            }
+            Err(error) => Some(error),
+        });
         match cut {
             None | Some(ExportError::CutOff(_)) => {}
             Some(error) => return Err(malformed(error)),
@@ -154,13 +211,22 @@ impl Part {
         file.set_len(position)?;
         let mut file = file;
         file.seek(SeekFrom::Start(position))?;
-        let size = size_of(&head)?;
+        let size = size_of(&head.note)?;
         eprintln!("goes on with entry {next} of {size}");
         Ok(Some(Self {
             writer: ExportWriter::resume(BufWriter::new(file), next),
             size,
+            erasures,
             told: 0,
         }))
+    }
+
+    fn put(&mut self, path: &Path, entry: v1::LoggedEntry) -> Result<()> {
+        self.erasures.look(&entry);
+        let put = self.writer.put(entry);
+        put.map_err(|error| about(path, &error))?;
+        self.tell();
+        Ok(())
     }
 
     /// Progress, for people.
@@ -198,7 +264,15 @@ fn part_of(out: &Path) -> PathBuf {
 }
 
 /// Leaves of the checkpoint; whether it is signed is for `verify` to say.
-fn size_of(head: &Head) -> Result<u64> {
-    let checkpoint: Checkpoint = Note::parse(&head.note)?.text().parse()?;
+fn size_of(note: &[u8]) -> Result<u64> {
+    let checkpoint: Checkpoint = Note::parse(note)?.text().parse()?;
     Ok(checkpoint.head.size)
+}
+
+/// Nothing missing yet, under these manifests; whether they are signed is for `verify` to say.
+fn erasures_of(head: &Head) -> Erasures {
+    let manifests = head.manifests.iter();
+    let manifests = manifests.filter_map(|manifest| convert::read_unverified(manifest).ok());
+    let manifests: Vec<Manifest> = manifests.collect();
+    Erasures::new(&manifests)
 }

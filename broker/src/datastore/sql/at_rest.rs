@@ -1,13 +1,15 @@
 //! Columns that are sealed at rest: case references, the keys of objects, openings of the log.
 
+use std::ops::Range;
+
 use async_trait::async_trait;
 use sotto_common::error::Result;
-use sotto_common::ids::{AttachmentId, EntryId, FollowUpId, PublicationId, SessionId};
+use sotto_common::ids::{AttachmentId, CommunityId, EntryId, FollowUpId, PublicationId, SessionId};
 use sotto_common::random::os_rng;
 use sotto_common::service::at_rest::Cell;
 use sqlx::query;
 
-use super::columns::{blob, get, int, number};
+use super::columns::{blob, get, int, number, text};
 use super::{EngineTx, db_error};
 use crate::datastore::AtRestTx;
 use crate::datastore::model::corrupt;
@@ -216,38 +218,79 @@ impl AtRestTx for EngineTx<'_> {
         Ok(sessions.len() as u64)
     }
 
-    async fn update_opening_seals(&mut self, limit: u32) -> Result<u64> {
+    async fn update_opening_seals(&mut self, limit: u32) -> Result<Option<u64>> {
         let Some(first_key) = self.cipher.current_prefix() else {
-            return Ok(0);
+            return Ok(None);
         };
-        let mut sealed: i64 = 0;
-        // Two ranges of the index by key: `<>` would read the whole log.
-        for under_another_key in [
+        let row = query(
+            "SELECT log_sizes.community, log_sizes.size,
+                 CASE WHEN sealed_under = $1 THEN sealed ELSE coalesce(erased, 0) END AS sealed
+             FROM log_sizes LEFT JOIN log_upkeep ON log_upkeep.community = log_sizes.community
+             WHERE size > CASE WHEN sealed_under = $1 THEN sealed ELSE coalesce(erased, 0) END
+             LIMIT 1",
+        )
+        .bind(&first_key[..])
+        .fetch_optional(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let community: CommunityId = text(&row, "community")?;
+        let (size, begin): (u64, u64) = (number(&row, "size")?, number(&row, "sealed")?);
+        let end = size.min(begin + u64::from(limit));
+        let sealed = self
+            .seal_openings(&community, begin..end, &first_key)
+            .await?;
+        query(
+            "INSERT INTO log_upkeep (community, erased, sealed, sealed_under) VALUES ($1, 0, $2, $3)
+             ON CONFLICT (community) DO UPDATE
+             SET sealed = excluded.sealed, sealed_under = excluded.sealed_under",
+        )
+        .bind(community.as_str())
+        .bind(int(end))
+        .bind(&first_key[..])
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(Some(sealed))
+    }
+}
+
+impl EngineTx<'_> {
+    /// Seals the openings at these places anew that are not under the key with this prefix; returns how
+    /// many there were.
+    async fn seal_openings(
+        &mut self,
+        community: &CommunityId,
+        places: Range<u64>,
+        key: &[u8],
+    ) -> Result<u64> {
+        let openings = query(
             "SELECT id, opening FROM log_entries
-             WHERE opening IS NOT NULL AND substr(opening, 1, 5) < $1
-             ORDER BY substr(opening, 1, 5) LIMIT $2",
-            "SELECT id, opening FROM log_entries
-             WHERE opening IS NOT NULL AND substr(opening, 1, 5) > $1
-             ORDER BY substr(opening, 1, 5) LIMIT $2",
-        ] {
-            let openings = query(under_another_key)
-                .bind(&first_key[..])
-                .bind(i64::from(limit) - sealed)
-                .fetch_all(&mut *self.connection)
+             WHERE community = $1 AND place >= $2 AND place < $3 AND opening IS NOT NULL",
+        )
+        .bind(community.as_str())
+        .bind(int(places.start))
+        .bind(int(places.end))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        let mut sealed = 0;
+        for row in &openings {
+            let opening: &[u8] = get(row, "opening")?;
+            if opening.starts_with(key) {
+                continue;
+            }
+            let id = blob(row, "id", EntryId::from_slice)?;
+            query("UPDATE log_entries SET opening = $2 WHERE id = $1")
+                .bind(&id.as_bytes()[..])
+                .bind(self.seal_anew(log_opening(&id), opening)?)
+                .execute(&mut *self.connection)
                 .await
                 .map_err(db_error)?;
-            for row in &openings {
-                let id = blob(row, "id", EntryId::from_slice)?;
-                let opening = self.seal_anew(log_opening(&id), get(row, "opening")?)?;
-                query("UPDATE log_entries SET opening = $2 WHERE id = $1")
-                    .bind(&id.as_bytes()[..])
-                    .bind(opening)
-                    .execute(&mut *self.connection)
-                    .await
-                    .map_err(db_error)?;
-                sealed += 1;
-            }
+            sealed += 1;
         }
-        Ok(sealed.cast_unsigned())
+        Ok(sealed)
     }
 }

@@ -235,19 +235,51 @@ impl LogTx for EngineTx<'_> {
         before: Timestamp,
         limit: u32,
     ) -> Result<u64> {
+        let first = query("SELECT erased FROM log_upkeep WHERE community = $1")
+            .bind(community.as_str())
+            .fetch_optional(&mut *self.connection)
+            .await
+            .map_err(db_error)?
+            .map_or(Ok(0), |row| number(&row, "erased"))?;
+        let next = query(
+            "SELECT place, at FROM log_entries WHERE community = $1 AND place >= $2
+             ORDER BY place LIMIT $3",
+        )
+        .bind(community.as_str())
+        .bind(int(first))
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        let mut end: u64 = first;
+        for row in &next {
+            if get::<i64>(row, "at")? >= before.micros() {
+                break;
+            }
+            end = number::<u64>(row, "place")? + 1;
+        }
+        if end == first {
+            return Ok(0);
+        }
         // An id is made of its time: it goes too, and of the time no more stays than the leaf has.
         let erased = query(
             "UPDATE log_entries SET id = NULL, verb = NULL, nodes = NULL, hit = NULL,
                  follow_up = NULL, opening = NULL, at = at - at % $4
-             WHERE seq IN (SELECT seq FROM log_entries
-                           WHERE community = $1 AND opening IS NOT NULL AND at < $2
-                             AND place IS NOT NULL
-                           ORDER BY at LIMIT $3)",
+             WHERE community = $1 AND place >= $2 AND place < $3 AND opening IS NOT NULL",
         )
         .bind(community.as_str())
-        .bind(before.micros())
-        .bind(i64::from(limit))
+        .bind(int(first))
+        .bind(int(end))
         .bind(MICROS_PER_HOUR)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        query(
+            "INSERT INTO log_upkeep (community, erased, sealed) VALUES ($1, $2, 0)
+             ON CONFLICT (community) DO UPDATE SET erased = excluded.erased",
+        )
+        .bind(community.as_str())
+        .bind(int(end))
         .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;

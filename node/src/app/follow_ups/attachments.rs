@@ -54,7 +54,7 @@ impl App {
     ///
     /// # Errors
     /// `FOLLOW_UP_UNKNOWN`; `FOLLOW_UP_MISMATCH` if no answer is due here; `LIMIT_REACHED` above 64
-    /// files; `OFFSET_MISMATCH` with the offset to go on from; `INVALID_FIELD`; `UNAVAILABLE` if the
+    /// files, or while too many are on their way; `OFFSET_MISMATCH` with the offset to go on from; `INVALID_FIELD`; `UNAVAILABLE` if the
     /// disk is full; `LOG_INCONSISTENT`. After `INVALID_FIELD` and `UNAVAILABLE` nothing is left of the file.
     pub(crate) async fn add_file(
         &self,
@@ -80,7 +80,7 @@ impl App {
             return Err(Error::new(ErrorCode::LimitReached, text));
         }
         let now = self.clock.now();
-        let slot = self.unfinished.slot(id, &caller.person, file, now);
+        let slot = self.unfinished.slot(id, &caller.person, file, now)?;
         let place = (offset, others + 1);
         let received = self.receive(&slot, &follow_up, place, chunks).await;
         if !matches!(received, Err(Ended::There(_))) {

@@ -67,6 +67,7 @@ fn hit() -> UnverifiedHit {
         epoch: hit.epoch,
         policy: hit.policy,
         holder: hit.holder,
+        named: Named::Verified,
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::Mutex;
 use futures::Stream;
 use sotto_common::dsse::SigningKey;
 use sotto_common::hit::HitDecision;
-use sotto_common::ids::{Epoch, RecordRef};
+use sotto_common::ids::{RecordRef, SessionId};
 use sotto_common::log::checkpoint::LogSigner;
 use sotto_common::log::edge::RightEdge;
 use sotto_common::log::proof::ProofPlan;
 use sotto_common::log::reader::TileSet;
+use sotto_proto::convert::sign;
 use sotto_proto::status::to_status;
 use sotto_proto::v1::log_service_server::{LogService, LogServiceServer};
 use tempfile::TempDir;
@@ -20,6 +21,8 @@ use tonic::{Request, Response, Status, async_trait};
 use super::*;
 use crate::auth::Caller;
 use crate::broker::Broker;
+use crate::follow_up::logged::HitFacts;
+use crate::hit::Hit;
 use crate::testing;
 
 /// A log in memory, which can be made to tell another history.
@@ -27,6 +30,10 @@ struct FakeLog {
     signer: LogSigner,
     leaves: Mutex<Vec<MerkleHash>>,
     taken: Mutex<Vec<v1::SubmitCosignatureRequest>>,
+    /// The hits whose entries it proves.
+    proved: Mutex<Vec<(HitId, v1::ProvedEntry)>>,
+    /// What hits were asked for, a call each.
+    asked: Mutex<Vec<Vec<HitId>>>,
 }
 
 impl FakeLog {
@@ -37,6 +44,8 @@ impl FakeLog {
             signer: LogSigner::new(origin, SigningKey::generate(&mut os_rng())),
             leaves: Mutex::default(),
             taken: Mutex::default(),
+            proved: Mutex::default(),
+            asked: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("bound");
@@ -65,6 +74,21 @@ impl FakeLog {
     fn note(&self) -> Vec<u8> {
         let signed = self.signer.sign(self.tree().1.head());
         signed.to_string().into_bytes()
+    }
+
+    /// A log with the entry of a hit of `nl-fiu`, which it proves from now on.
+    fn log_hit(&self, hit: &Hit) -> SignedCheckpoint {
+        let facts = HitFacts {
+            community: "euro-cyber".parse().expect("a community"),
+            hit: hit.id,
+            epoch: hit.epoch,
+            requester: "nl-fiu".parse().expect("a node"),
+            holder: hit.holder.clone(),
+        };
+        let (signed, proved) = testing::logged(&self.signer, &[testing::hit_entry(&facts)]);
+        let proved = proved.into_iter().map(|entry| (hit.id, entry));
+        *self.proved.lock().expect("lock") = proved.collect();
+        signed
     }
 
     fn taken(&self) -> Vec<u64> {
@@ -134,9 +158,18 @@ impl LogService for FakeLog {
 
     async fn prove_hits(
         &self,
-        _: Request<v1::ProveHitsRequest>,
+        request: Request<v1::ProveHitsRequest>,
     ) -> Result<Response<v1::ProveHitsResponse>, Status> {
-        none()
+        let ids = request.into_inner().hit_ids;
+        let ids = ids
+            .iter()
+            .map(|id| HitId::from_slice(id).expect("a hit id"));
+        let asked: Vec<_> = ids.collect();
+        let proved = self.proved.lock().expect("lock");
+        let entries = proved.iter().filter(|(hit, _)| asked.contains(hit));
+        let entries = entries.map(|(_, entry)| entry.clone()).collect();
+        self.asked.lock().expect("lock").push(asked);
+        Ok(Response::new(v1::ProveHitsResponse { entries }))
     }
 
     async fn prove_follow_up(
@@ -277,4 +310,120 @@ async fn what_the_log_has_not_signed_accuses_nobody() {
     assert_eq!(refused.code, ErrorCode::SignatureInvalid);
     assert!(app.check_log().await.is_ok());
     assert!(app.store.evidence(0, 9).await.expect("read").is_empty());
+}
+
+fn epoch() -> Epoch {
+    Epoch::new(1).expect("an epoch")
+}
+
+/// The answer to a batch that finds a hit; it is verified, if so.
+async fn answer(app: &App, hit: &Hit, verified: bool) {
+    let session = SessionId::generate(app.clock.now(), &mut os_rng());
+    let batch = testing::answered(session, hit.epoch);
+    let (found, grounds) = (std::slice::from_ref(hit), testing::grounds("case 1"));
+    let put = app.store.put_answered_hits(found, &grounds, &batch).await;
+    put.expect("stored");
+    if verified {
+        let waiting = app.store.unverified_batches(0, u64::MAX, 9).await;
+        let place = waiting.expect("read").last().expect("one").place;
+        let marked = app.store.mark_batch_verified(place, app.clock.now());
+        marked.await.expect("marked");
+    }
+}
+
+/// A round over the hits that are not verified; tells the leaf of one after it.
+async fn round(app: &App, signed: &SignedCheckpoint, hit: &Hit) -> Option<u64> {
+    let log = app.log.as_ref().expect("followed");
+    let done = app.verify_hits(log, signed, epoch(), &[epoch()]).await;
+    done.expect("verified");
+    let joined = app.store.record_hit(hit.id).await.expect("read");
+    joined.expect("there").verified.map(|(leaf, _)| leaf)
+}
+
+#[tokio::test]
+async fn every_hit_gets_its_turn_behind_those_that_are_never_proved() {
+    let (app, fake, _dir) = witness().await;
+    let hits: Vec<_> = (0..1000_u16)
+        .map(|n| {
+            let mut id = [0; 16];
+            [id[4], id[5]] = n.to_be_bytes();
+            (id[6], id[8]) = (0x70, 0x80);
+            Hit {
+                id: HitId::from_slice(&id).expect("a UUIDv7"),
+                ..testing::hit(1, epoch(), RecordRef::new(id))
+            }
+        })
+        .collect();
+    let now = app.clock.now();
+    let streamed = app.store.put_streamed_hits(&hits, 1, now).await;
+    streamed.expect("stored");
+    let oldest = &hits[0];
+    answer(&app, oldest, true).await;
+    let signed = fake.log_hit(oldest);
+    // The newest page each time, and the next one of those behind it.
+    for verified in [None, None, Some(3)] {
+        assert_eq!(round(&app, &signed, oldest).await, verified);
+    }
+    let asked = std::mem::take(&mut *fake.asked.lock().expect("lock"));
+    let pages: Vec<_> = asked.iter().map(|ids| (ids[0], ids.len())).collect();
+    let (first, second, third, fourth) = (
+        (hits[999].id, 256),
+        (hits[743].id, 256),
+        (hits[487].id, 256),
+        (hits[231].id, 232),
+    );
+    assert_eq!(pages, [first, second, first, third, first, fourth]);
+    // After the last one it begins behind the newest again.
+    round(&app, &signed, oldest).await;
+    assert_eq!(fake.asked.lock().expect("lock")[1][0], second.0);
+}
+
+#[tokio::test]
+async fn an_entry_verifies_a_hit_only_with_a_verified_answer_that_names_its_record() {
+    for (named, verified) in [(1, Some(3)), (2, None)] {
+        let (app, fake, _dir) = witness().await;
+        let hit = testing::hit(1, epoch(), RecordRef::new([1; 16]));
+        let (told, now) = (std::slice::from_ref(&hit), app.clock.now());
+        let streamed = app.store.put_streamed_hits(told, 1, now).await;
+        streamed.expect("stored");
+        let signed = fake.log_hit(&hit);
+        assert_eq!(round(&app, &signed, &hit).await, None);
+        let found = Hit {
+            record_ref: RecordRef::new([named; 16]),
+            ..hit.clone()
+        };
+        answer(&app, &found, false).await;
+        assert_eq!(round(&app, &signed, &hit).await, None);
+        answer(&app, &found, true).await;
+        assert_eq!(round(&app, &signed, &hit).await, verified);
+        assert!(app.check_log().await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_with_too_few_cosignatures_is_told_since_when() {
+    let (app, fake, _dir) = witness().await;
+    let (key, mut manifest) = testing::manifest(1);
+    manifest.members[0].cosigning = app.keystore.cosigning().verifying_key();
+    let now = app.clock.now();
+    let stored = app
+        .store
+        .put_epoch(epoch(), &sign(manifest, &key), false, now)
+        .await;
+    stored.expect("stored");
+    app.epoch.send_replace(Some(epoch()));
+    let few_since = async || {
+        let status = app.log_status().await.expect("read").expect("followed");
+        status.few_cosignatures_since
+    };
+    fake.tell(0, 3);
+    take(&app, &fake.note()).await.expect("taken");
+    assert_eq!(few_since().await, Some(to_timestamp(now)));
+    let log = app.log.as_ref().expect("followed");
+    let mut signed = log.open(&fake.note()).expect("a checkpoint");
+    let cosignature = log.cosigner.cosign(signed.checkpoint(), now);
+    signed.put_cosignature(cosignature).expect("put");
+    let note = signed.to_string().into_bytes();
+    take(&app, &note).await.expect("taken");
+    assert_eq!(few_since().await, None);
 }

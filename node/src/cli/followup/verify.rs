@@ -23,10 +23,11 @@ use crate::cli::Context;
 use crate::cli::fault::{Fault, Result};
 use crate::cli::init::log_key;
 use crate::cli::render::Cell;
+use crate::cli::witnesses::{NOT_CHECKED, WitnessArgs};
 use crate::follow_up::logged::{CHECKPOINT, HitFacts, StepFacts};
 
 use bundle::{Bundle, MANIFEST, SUMS, SUMS_SIGNED};
-use inclusion::Inclusion;
+use inclusion::{Inclusion, Trust};
 
 /// Which bundle.
 #[derive(Args, Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct VerifyArgs {
     /// steps is checked by it
     #[arg(long, value_name = "VKEY", value_parser = log_key)]
     log_key: Option<LogKey>,
+    #[command(flatten)]
+    witnesses: WitnessArgs,
 }
 
 fn fingerprint(text: &str) -> Result<(NodeId, Fingerprint), String> {
@@ -66,6 +69,7 @@ const VERIFIED: &[&str] = &[
     "logged_hit",
     "tree_size",
     "cosigned_by",
+    "cosignatures",
 ];
 
 /// A follow-up, as a bundle has it.
@@ -106,8 +110,12 @@ impl Verified {
 
 /// Checks a bundle, and says what it proves.
 pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<()> {
+    if args.log_key.is_none() && !args.witnesses.is_empty() {
+        let text = "--witness needs --log-key: cosignatures are of what the log has signed";
+        return Err(Fault::Usage(text.into()));
+    }
     let bundle = Bundle::open(&args.folder)?;
-    let verified = check(&bundle, args.log_key.as_ref())?;
+    let verified = check(&bundle, args.log_key.as_ref(), &args.witnesses)?;
     for (node, wanted) in &args.fingerprints {
         let found = verified.keys.get(node).map(VerifyingKey::fingerprint);
         if found != Some(*wanted) {
@@ -129,6 +137,9 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<()> {
     if inclusion.tree.as_ref().is_some_and(|tree| !tree.is_signed) {
         context.note("inclusion: not checked, no --log-key: the operator gives it out of band");
     }
+    if inclusion.tree.is_some() && args.witnesses.is_empty() {
+        context.note(NOT_CHECKED);
+    }
     for missing in &inclusion.missing {
         context.note(&format!("not proved by the audit log: {missing}"));
     }
@@ -136,7 +147,7 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<()> {
 }
 
 /// The values of [`VERIFIED`].
-fn cells(verified: &Verified) -> [Cell; 15] {
+fn cells(verified: &Verified) -> [Cell; 16] {
     let fingerprint = |node| {
         let key = verified.keys.get(node).map(VerifyingKey::fingerprint);
         Cell::new(key.map(|key| key.to_string()))
@@ -164,11 +175,12 @@ fn cells(verified: &Verified) -> [Cell; 15] {
         Cell::new(inclusion.hit),
         Cell::new(tree.map(|tree| tree.size)),
         Cell::texts(tree.map_or(&[][..], |tree| &tree.cosigned[..])),
+        Cell::new(inclusion.cosignatures()),
     ]
 }
 
 /// Names the first thing that does not hold.
-fn check(bundle: &Bundle, log_key: Option<&LogKey>) -> Result<Verified> {
+fn check(bundle: &Bundle, log_key: Option<&LogKey>, witnesses: &WitnessArgs) -> Result<Verified> {
     let files = bundle.check_digests()?;
     let manifest = manifest(bundle)?;
     let is_erased = bundle.has(ERASED);
@@ -198,7 +210,12 @@ fn check(bundle: &Bundle, log_key: Option<&LogKey>) -> Result<Verified> {
         holder: story.holder.clone(),
     });
     let all = story.steps;
-    let inclusion = inclusion::check(bundle, all, &steps, hit.as_ref(), &manifest, log_key)?;
+    let trust = Trust {
+        manifest: &manifest,
+        log_key,
+        witnesses,
+    };
+    let inclusion = inclusion::check(bundle, all, &steps, hit.as_ref(), trust)?;
     Ok(Verified {
         story,
         is_erased,

@@ -40,6 +40,7 @@ const STORY: &[&str] = &[
     "feedback_pending",
     "events",
     "hits",
+    "unverified_reason",
 ];
 
 /// Prints the story of a hit.
@@ -69,6 +70,7 @@ fn story_cells(story: v1::GetRecordHitResponse) -> Vec<Cell> {
         Cell::new(hit.feedback_pending),
         Cell::new(Value::Array(events)),
         Cell::new(Value::Array(hits)),
+        Cell::new(reason_code(&hit)),
     ];
     let mut row = cells(hit);
     row.extend(last);
@@ -225,13 +227,47 @@ fn handling(hit: &v1::Hit) -> String {
     }
 }
 
-/// Where and since when a hit is proved to be in the audit log (protocol §11).
+/// Where and since when a hit is proved to be in the audit log, or why it is not (protocol §11).
 fn verified(hit: &v1::RecordHit) -> String {
     let since = shown_time(convert::timestamp("at", hit.verified_at));
     hit.leaf_index.map_or_else(
-        || "not yet".into(),
+        || why_not(hit.unverified_reason()).into(),
         |leaf| format!("yes, leaf {leaf}, since {since}"),
     )
+}
+
+/// Why a hit is not verified, as its code; `None` if it is.
+fn reason_code(hit: &v1::RecordHit) -> Option<String> {
+    let reason = hit.unverified_reason();
+    (reason != v1::UnverifiedReason::Unspecified)
+        .then(|| code(reason.as_str_name(), "UNVERIFIED_REASON_").to_owned())
+}
+
+/// Why a hit is not verified, in words.
+const fn why_not(reason: v1::UnverifiedReason) -> &'static str {
+    use v1::UnverifiedReason as R;
+    match reason {
+        R::Unspecified => "not yet",
+        R::NotProved => {
+            "not yet: its entry waits for a proof under a checkpoint that enough nodes have cosigned"
+        }
+        R::BatchUnverified => {
+            "not yet: the batch that found it waits for its proof in the audit log"
+        }
+        R::BatchUnplaced => {
+            "no: the answer that names it has no place in the audit log, or had it in a log that was \
+             begun anew; the next probe of its record brings another answer"
+        }
+        R::NotAnswered => {
+            "no: no answer that this node keeps names it, so nothing in the audit log binds it to this \
+             record: it was held back and released, or this node's store is of another time; the next \
+             probe of its record does"
+        }
+        R::NamedOtherwise => {
+            "NO: an answer of the broker names it for another record or holder than the broker tells \
+             now; do not act on it"
+        }
+    }
 }
 
 fn event_lines(event: &v1::HitEvent, hit: Option<String>) -> Vec<String> {
@@ -362,6 +398,35 @@ mod tests {
     }
 
     #[test]
+    fn a_hit_that_is_not_verified_says_why() {
+        use v1::UnverifiedReason as R;
+        for (reason, words, told) in [
+            (R::NotProved, "not yet: its entry", "NOT_PROVED"),
+            (R::BatchUnverified, "not yet: the batch", "BATCH_UNVERIFIED"),
+            (R::BatchUnplaced, "no place", "BATCH_UNPLACED"),
+            (
+                R::NotAnswered,
+                "no answer that this node keeps",
+                "NOT_ANSWERED",
+            ),
+            (R::NamedOtherwise, "do not act on it", "NAMED_OTHERWISE"),
+        ] {
+            let mut story = story();
+            let hit = story.hit.as_mut().expect("there");
+            (hit.leaf_index, hit.verified_at) = (None, None);
+            hit.set_unverified_reason(reason);
+            let mut out = Vec::new();
+            print(Output::Table, story.clone(), &mut out).expect("written");
+            let text = String::from_utf8(out).expect("UTF-8");
+            assert!(text.contains(words), "{words} in\n{text}");
+            let mut out = Vec::new();
+            print(Output::Json, story, &mut out).expect("written");
+            let read: Value = serde_json::from_slice(&out).expect("JSON");
+            assert_eq!(read["unverified_reason"], told);
+        }
+    }
+
+    #[test]
     fn machines_read_all_of_it_as_one_object() {
         let mut out = Vec::new();
         print(Output::Json, story(), &mut out).expect("written");
@@ -372,6 +437,7 @@ mod tests {
         assert_eq!(read["verified"], true);
         assert_eq!(read["leaf"], 123);
         assert_eq!(read["verified_at"], "1970-01-01T00:04:00Z");
+        assert_eq!(read["unverified_reason"], Value::Null);
         assert_eq!(read["events"][0]["from"], Value::Null);
         assert_eq!(read["events"][0]["person"], Value::Null);
         assert_eq!(read["events"][1]["second_factor"], "DOCUMENT");

@@ -11,7 +11,7 @@ use sotto_proto::v1::get_receipt_request::Entry;
 use crate::access::Why;
 use crate::app::{App, optional_policy};
 use crate::auth::Caller;
-use crate::store::{Feedback, HistoryEvent, HitFilter, RecordHit, Story};
+use crate::store::{Feedback, HistoryEvent, HitFilter, Named, RecordHit, Story};
 
 /// Which threads a list asks for. A page token is the id of the last thread of the page before.
 pub(super) fn hit_filter(request: &v1::ListRecordHitsRequest) -> Result<HitFilter> {
@@ -103,6 +103,10 @@ fn event(event: HistoryEvent) -> v1::HitEvent {
 }
 
 pub(super) fn record_hit(hit: RecordHit, community: &CommunityId) -> v1::RecordHit {
+    let unverified_reason = match hit.verified {
+        Some(_) => v1::UnverifiedReason::Unspecified,
+        None => unverified_reason(hit.named),
+    };
     v1::RecordHit {
         match_class: v1::MatchClass::from(hit.hit.policy.match_class()).into(),
         hit: Some(hit.hit.into_wire(community.to_string())),
@@ -121,6 +125,18 @@ pub(super) fn record_hit(hit: RecordHit, community: &CommunityId) -> v1::RecordH
         feedback_pending: hit.feedback_pending,
         leaf_index: hit.verified.map(|(leaf, _)| leaf),
         verified_at: hit.verified.map(|(_, at)| to_timestamp(at)),
+        unverified_reason: unverified_reason.into(),
+    }
+}
+
+/// Why a hit is not verified.
+const fn unverified_reason(named: Named) -> v1::UnverifiedReason {
+    match named {
+        Named::Otherwise => v1::UnverifiedReason::NamedOtherwise,
+        Named::Nowhere => v1::UnverifiedReason::NotAnswered,
+        Named::Unplaced => v1::UnverifiedReason::BatchUnplaced,
+        Named::Unverified => v1::UnverifiedReason::BatchUnverified,
+        Named::Verified => v1::UnverifiedReason::NotProved,
     }
 }
 

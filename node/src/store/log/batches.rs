@@ -13,6 +13,8 @@ use sotto_common::time::Timestamp;
 use sqlx::SqliteConnection;
 use zeroize::Zeroizing;
 
+use super::answers::put_answers;
+use crate::hit::Hit;
 use crate::store::at_rest::AtRest;
 use crate::store::{Store, damaged, signed, unsigned};
 
@@ -111,12 +113,13 @@ fn row(session: &SessionId, number: u32) -> Vec<u8> {
     [&session.as_bytes()[..], &number.to_be_bytes()].concat()
 }
 
-/// Stores a batch that was answered, with its sealed opening. A batch that is answered again, which
-/// is the same, stays as it was.
+/// Stores a batch that was answered, with its sealed opening and the hits that were found in the answer. A
+/// batch that is answered again, which is the same, stays as it was.
 pub(in crate::store) async fn put_batch(
     tx: &mut SqliteConnection,
     batch: &AnsweredBatch,
     opening: &[u8],
+    found: &[Hit],
 ) -> Result<()> {
     sqlx::query(
         "INSERT INTO probed_batches (session_id, number, epoch, leaf_index, tags_digest,
@@ -132,10 +135,10 @@ pub(in crate::store) async fn put_batch(
     .bind(&batch.answer_digest[..])
     .bind(opening)
     .bind(batch.at.micros())
-    .execute(tx)
+    .execute(&mut *tx)
     .await
     .map_err(db_error)?;
-    Ok(())
+    put_answers(tx, batch, found).await
 }
 
 /// Place, session, number, leaf, digest of the pairs, digest of the answer.

@@ -24,13 +24,16 @@ const MOST_KB: u64 = 64 * 1024;
 /// How long the file may take to the other side: only a test that hangs takes so long.
 const PATIENCE: Duration = Duration::from_mins(30);
 
-/// The chunk of this number, generated: nobody holds the file here either.
+/// The chunk of this number, generated: nobody holds the file here either. Each block of it begins with a
+/// number of its own, so that no two can be swapped.
 fn chunk(number: u64) -> Vec<u8> {
-    let words = CHUNK / 8;
-    let words = number * words..(number + 1) * words;
-    // Weyl's sequence: no two words are the same, so that no two chunks can be swapped.
-    let bytes = |word: u64| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    words.flat_map(bytes).collect()
+    const BLOCK: usize = 4096;
+    let blocks = CHUNK / BLOCK as u64;
+    let mut bytes = vec![0xa5; usize::try_from(CHUNK).expect("small")];
+    for (block, own) in bytes.chunks_exact_mut(BLOCK).zip(number * blocks..) {
+        block[..8].copy_from_slice(&own.to_le_bytes());
+    }
+    bytes
 }
 
 /// Adds a file of a size to the answer, of which so many chunks are sent; returns its id.

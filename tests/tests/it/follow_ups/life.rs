@@ -14,7 +14,7 @@ use sotto_tests::desk::{
 };
 use sotto_tests::ledger::TestLedger;
 use sotto_tests::refusal::outlast;
-use sotto_tests::sandbox::profile;
+use sotto_tests::sandbox::{NEVER, profile};
 use sotto_tests::unit::introduce;
 use sotto_tests::{BrokerProcess, Sandbox, Unit, assert_refused};
 use tonic::Code;
@@ -105,7 +105,7 @@ pub(super) async fn until(mut holds: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_mins(1), waited).await;
+    let in_time = tokio::time::timeout(NEVER, waited).await;
     in_time.expect("it never came to hold");
 }
 
@@ -200,7 +200,11 @@ fn assert_nothing_in_clear(dir: &std::path::Path) {
             assert_nothing_in_clear(&path);
             continue;
         }
-        let bytes = std::fs::read(&path).expect("a file");
+        // What the broker has deleted meanwhile tells nobody anything.
+        let bytes = match std::fs::read(&path) {
+            Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => continue,
+            read => read.expect("a file"),
+        };
         for secret in [
             SECRET_FACTS,
             SECRET_ANSWER,
@@ -312,7 +316,9 @@ async fn refusal_clarification_and_delay_reach_the_other_side_with_their_texts()
     de.approve(&delayed.await.expect("proposed"))
         .await
         .expect("approved");
-    at(&nl, &id, S::AwaitingJudicialAuthorisation).await;
+    for unit in [&nl, &de] {
+        at(unit, &id, S::AwaitingJudicialAuthorisation).await;
+    }
     let refusal = v1::FollowUpDraft {
         outcomes: [v1::FollowUpItem::Identity, v1::FollowUpItem::Vehicles]
             .map(|item| v1::ItemOutcome {
@@ -356,7 +362,21 @@ async fn what_the_holder_does_not_hold_any_more_ends_without_particulars() {
         return;
     }
     let id = id_of(&drafted).to_vec();
-    let view = at(&nl, &id, S::Closed).await;
+    // The hit may be retracted before the broker has the request, too: it is a draft again then.
+    let mut ended = None;
+    until(async || {
+        let case = nl.case(&id).await.expect("answered");
+        ended = case.and_then(|case| case.follow_up).filter(|view| {
+            let ends = matches!(state_of(view), S::Draft | S::Closed);
+            ends && !view.step_pending && view.proposal.is_none()
+        });
+        ended.is_some()
+    })
+    .await;
+    let view = ended.expect("ended");
+    if state_of(&view) == S::Draft {
+        return;
+    }
     assert_eq!(view.presence(), v1::PresenceState::NotHeld);
     let shown = de.case(&id).await.expect("answered").expect("here");
     let wire: usize = shown
@@ -418,10 +438,7 @@ async fn real_processes_that_are_killed_between_their_writes_lose_no_step_and_re
         }
         open = left;
         let now = tokio::time::Instant::now();
-        assert!(
-            now < end + Duration::from_mins(2),
-            "it does not come to an end"
-        );
+        assert!(now < end + 2 * NEVER, "it does not come to an end");
     }
     println!(
         "{kills} kills while {} follow-ups went through their lives",

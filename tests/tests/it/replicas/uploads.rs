@@ -5,6 +5,7 @@ use sotto_common::secret::Tag;
 use sotto_common::selector::Policy::{Email, Phone};
 use sotto_tests::cluster::Objects;
 use sotto_tests::probe::all_at;
+use sotto_tests::refusal::outlast;
 use sotto_tests::sandbox::profile;
 use sotto_tests::{Cluster, assert_refused, emails, phones};
 use tonic::Code;
@@ -52,9 +53,9 @@ async fn from_broker_to_broker(objects: Objects) {
             assert_eq!(offset, (from + data.len()) as u64);
         }
     }
-    de[0].activate(draft.id()).await.expect("activated");
+    outlast(async || de[0].activate(draft.id()).await).await;
     for nl in nl {
-        let found = nl.find(Phone, &phones(0..200)).await;
+        let found = nl.find_through(Phone, &phones(0..200)).await;
         assert_eq!(found, all_at("de-bka", &values));
     }
 }
@@ -76,11 +77,12 @@ async fn a_bucket_that_is_away_delays_what_needs_it_and_nothing_else() {
     bucket.stop();
     let refused = de[1].upload(&draft, 0, |_| ()).await;
     assert_refused(refused, Code::Unavailable, ErrorCode::Unavailable);
-    de[1].withdraw(withdrawn).await.expect("withdrawn");
+    outlast(async || de[1].withdraw(withdrawn).await).await;
     for nl in &nl {
-        let found = nl.find(Phone, &phones(0..20)).await;
+        let found = nl.find_through(Phone, &phones(0..20)).await;
         assert_eq!(found, all_at("de-bka", &phones(0..5)));
-        assert!(nl.find(Email, &emails(0..5)).await.is_empty());
+        let found = nl.find_through(Email, &emails(0..5)).await;
+        assert!(found.is_empty());
     }
 
     bucket.launch();
@@ -89,9 +91,9 @@ async fn a_bucket_that_is_away_delays_what_needs_it_and_nothing_else() {
         .upload(&draft, offset, |_| ())
         .await
         .expect("uploaded");
-    de[0].activate(draft.id()).await.expect("activated");
+    outlast(async || de[0].activate(draft.id()).await).await;
     for nl in &nl {
-        let found = nl.find(Phone, &phones(0..20)).await;
+        let found = nl.find_through(Phone, &phones(0..20)).await;
         assert_eq!(found, all_at("de-bka", &phones(0..9)));
     }
 }

@@ -100,6 +100,9 @@ async fn a_restored_node_replaces_what_it_does_not_know_though_nothing_is_new() 
     sandbox.eventually(replaced).await;
     let gone = async || held_by(&nl, "de-bka").await == numbers(0..10);
     sandbox.eventually(gone).await;
+    // The broker shows it before the unit has written it down.
+    let known = async || publication(&de).await.version == 3;
+    sandbox.eventually(known).await;
     // It is done once: another start finds everything known.
     de.stop().await;
     de.start(Arc::new(sandbox.clock.clone())).await;

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use rand::RngExt as _;
-use sotto_tests::ledger::TestLedger;
+use sotto_tests::ledger::{TestLedger, log_key_file};
 use sotto_tests::process::{Site, Stores};
-use sotto_tests::sandbox::profile;
+use sotto_tests::sandbox::{NEVER, profile};
 use sotto_tests::unit::introduce;
-use sotto_tests::{BrokerProcess, Unit, seed};
+use sotto_tests::{BrokerProcess, Unit, audit, seed};
 use tokio::time::Instant;
 
 use super::world::{Change, DATASETS, difference, is_settled, lists, overlaps};
 
 const NAMES: [&str; 3] = ["nl-fiu", "de-bka", "fr-pj"];
 /// How long units may take to find everything once nobody is killed any more.
-const CATCH_UP: Duration = Duration::from_mins(2);
+const CATCH_UP: Duration = NEVER;
 
 fn lasts() -> Duration {
     let given = std::env::var("SOTTO_SOAK_SECONDS").ok();
@@ -102,4 +102,6 @@ async fn units_and_brokers_that_are_killed_lose_no_hit_and_show_none_twice() {
         let log = unit.log_text();
         assert!(in_time, "{last:?}\n{:#?}\n{log}", unit.status().await);
     }
+    let key = audit::log_key(&log_key_file(&site.path("")));
+    audit::assert_holds(&site.lab, &url, &key).await;
 }

@@ -72,7 +72,8 @@ async fn from_the_database_to_the_hit_and_back(url: &str, mut cases: Cases) {
         .run("DELETE FROM phones WHERE number < '06 1234 0015'")
         .await;
     let retracted = async || {
-        sandbox.clock.advance(HOUR);
+        // In steps that leave a busy machine its time before the epoch is over.
+        sandbox.clock.advance(HOUR / 6);
         held_by(&nl, "de-bka").await == numbers(15..31)
     };
     sandbox.eventually(retracted).await;

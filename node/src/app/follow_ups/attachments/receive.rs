@@ -7,13 +7,13 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::followup::attachment::{
-    AttachmentClear, AttachmentHasher, SEGMENT, SegmentSealer,
+    AttachmentClear, AttachmentHasher, MAX_SIZE, SEGMENT, SegmentSealer,
 };
 use sotto_common::ids::{AttachmentId, FollowUpId, NodeId};
 use sotto_common::random::os_rng;
@@ -34,8 +34,12 @@ use crate::store::StoredAttachment;
 /// How long a file that broke off can be gone on with.
 const KEPT: Duration = Duration::from_hours(24);
 
-/// Most files that are kept so; the one that was begun first goes first.
-const MAX_UNFINISHED: usize = 16;
+/// Most files of one person that are on their way, those that broke off included.
+const MAX_OWN: usize = 8;
+/// Most bytes of these, as announced.
+const MAX_OWN_BYTES: u64 = 4 * MAX_SIZE;
+/// Most bytes of everybody's: what the node's disk must have room for beside whole files.
+const MAX_BYTES: u64 = 16 * MAX_SIZE;
 
 /// A file as a person announces it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,46 +61,59 @@ pub(crate) struct UnfinishedFile {
     pub(crate) acknowledged: u64,
 }
 
-/// The files that have not come whole, in the order in which they were begun.
+/// The files that have not come whole.
 #[derive(Default)]
-pub(crate) struct Unfinished(StdMutex<Vec<Arc<Slot>>>);
+pub(crate) struct Unfinished(StdMutex<Slots>);
+
+#[derive(Default)]
+struct Slots {
+    /// Those that can be gone on with, in the order in which they were begun.
+    kept: Vec<Arc<Slot>>,
+    /// Those that last as long as whoever sends them: of no digest, or let go meanwhile.
+    passing: Vec<Weak<Slot>>,
+}
 
 impl Unfinished {
-    /// Where a file of a person's comes in: with what came of it before, if it is the same one.
+    /// Where a file of a person's comes in: with what came of it before, if it is the same one. What
+    /// broke off of the same person's files gives way to a new one, the first first; what is being
+    /// sent, and what others have begun, does not.
+    ///
+    /// # Errors
+    /// `LIMIT_REACHED` if there is no room then.
     pub(super) fn slot(
         &self,
         follow_up: FollowUpId,
         person: &str,
         file: &Announcement,
         now: Timestamp,
-    ) -> Arc<Slot> {
-        let new = Arc::new(Slot::new(follow_up, person, file, now));
-        if file.content.is_none() {
-            return new;
-        }
+    ) -> Result<Arc<Slot>> {
+        let can_go_on = file.content.is_some();
+        let of_name = |slot: &Slot| slot.is_of(follow_up, person) && slot.file.name == file.name;
         let mut slots = self.slots();
-        slots.retain(|slot| !slot.is_old(now));
-        let of_name =
-            |slot: &Arc<Slot>| slot.is_of(follow_up, person) && slot.file.name == file.name;
-        let same = slots
-            .iter()
-            .find(|slot| of_name(slot) && slot.file == *file);
-        if let Some(same) = same {
-            return Arc::clone(same);
+        slots.let_go(|slot| slot.is_old(now));
+        if can_go_on {
+            let mut kept = slots.kept.iter();
+            if let Some(same) = kept.find(|slot| of_name(slot) && slot.file == *file) {
+                return Ok(Arc::clone(same));
+            }
+            // Another file of a name begins anew.
+            slots.let_go(of_name);
         }
-        // Another file of a name begins anew.
-        slots.retain(|slot| !of_name(slot));
-        if slots.len() >= MAX_UNFINISHED {
-            slots.remove(0);
+        slots.make_room(person, file.size)?;
+        let new = Arc::new(Slot::new(follow_up, person, file, now));
+        if can_go_on {
+            slots.kept.push(Arc::clone(&new));
+        } else {
+            slots.passing.push(Arc::downgrade(&new));
         }
-        slots.push(Arc::clone(&new));
-        new
+        Ok(new)
     }
 
     /// What broke off of a person's files.
     pub(super) fn of(&self, follow_up: FollowUpId, person: &str) -> Vec<UnfinishedFile> {
         let slots = self.slots();
-        let of = slots.iter().filter(|slot| slot.is_of(follow_up, person));
+        let of = slots.kept.iter();
+        let of = of.filter(|slot| slot.is_of(follow_up, person));
         let unfinished = of.map(|slot| UnfinishedFile {
             file: slot.file.clone(),
             acknowledged: slot.acknowledged.load(Ordering::SeqCst),
@@ -106,21 +123,72 @@ impl Unfinished {
 
     /// Forgets one, which is whole or never will be. Its bytes go with the last who holds it.
     pub(super) fn forget(&self, slot: &Arc<Slot>) {
-        self.slots().retain(|other| !Arc::ptr_eq(other, slot));
+        let slot = Arc::as_ptr(slot);
+        self.slots().let_go(|other| std::ptr::eq(other, slot));
     }
 
     /// Forgets those of a follow-up.
     pub(in crate::app::follow_ups) fn forget_of(&self, follow_up: FollowUpId) {
-        self.slots().retain(|slot| slot.follow_up != follow_up);
+        self.slots().let_go(|slot| slot.follow_up == follow_up);
     }
 
     /// Forgets those that nobody has gone on with in time.
     pub(in crate::app::follow_ups) fn forget_old(&self, now: Timestamp) {
-        self.slots().retain(|slot| !slot.is_old(now));
+        self.slots().let_go(|slot| slot.is_old(now));
     }
 
-    fn slots(&self) -> StdMutexGuard<'_, Vec<Arc<Slot>>> {
+    fn slots(&self) -> StdMutexGuard<'_, Slots> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    /// Lets some go. One that is being sent is on the disk, and counts, until that has ended.
+    fn let_go(&mut self, which: impl Fn(&Slot) -> bool) {
+        let all = std::mem::take(&mut self.kept);
+        let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|slot| which(slot));
+        self.kept = kept;
+        self.passing.extend(gone.iter().map(Arc::downgrade));
+    }
+
+    /// Makes room for a file of a person's.
+    fn make_room(&mut self, person: &str, size: u64) -> Result<()> {
+        // One that is larger than any may be is refused where it is begun.
+        let size = size.min(MAX_SIZE);
+        self.passing.retain(|slot| slot.strong_count() > 0);
+        loop {
+            let (files, own, all) = self.held(person);
+            let problem = if files >= MAX_OWN || own + size > MAX_OWN_BYTES {
+                "too many files of yours are on their way to this node (at most 8, and 4 GiB): wait \
+                 until one of them is whole"
+            } else if all + size > MAX_BYTES {
+                "the files that are on their way to this node have no room for another (at most 16 \
+                 GiB): wait until some of them are whole"
+            } else {
+                return Ok(());
+            };
+            // Only this list holds it: nobody sends it.
+            let broken = |slot: &Arc<Slot>| slot.person == person && Arc::strong_count(slot) == 1;
+            let Some(first) = self.kept.iter().position(broken) else {
+                return Err(Error::new(ErrorCode::LimitReached, problem));
+            };
+            self.kept.remove(first);
+        }
+    }
+
+    /// How many files of a person's there are, their bytes, and those of everybody's, as announced.
+    fn held(&self, person: &str) -> (usize, u64, u64) {
+        let passing = self.passing.iter().filter_map(Weak::upgrade);
+        let (mut files, mut own, mut all) = (0, 0, 0);
+        for slot in self.kept.iter().cloned().chain(passing) {
+            let size = slot.file.size.min(MAX_SIZE);
+            all += size;
+            if slot.person == person {
+                files += 1;
+                own += size;
+            }
+        }
+        (files, own, all)
     }
 }
 
@@ -348,4 +416,86 @@ fn other_size() -> Error {
 pub(super) fn elsewhere(acknowledged: u64) -> Error {
     let text = format!("go on from offset {acknowledged}");
     Error::new(ErrorCode::OffsetMismatch, text).about(acknowledged.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_000);
+
+    /// A file of this size, which can be gone on with or not.
+    fn file(name: u64, size: u64, can_go_on: bool) -> Announcement {
+        Announcement {
+            name: Confidential::new(format!("{name}.pdf")),
+            size,
+            content: can_go_on.then(|| Secret::new([7; 32])),
+        }
+    }
+
+    /// Begins files of a person's and goes on sending them; tells them, or what it was refused with.
+    fn begin(
+        unfinished: &Unfinished,
+        person: &str,
+        files: impl IntoIterator<Item = Announcement>,
+    ) -> Result<Vec<Arc<Slot>>> {
+        let id = FollowUpId::of_vector([7; 16]);
+        let slot = |file: Announcement| unfinished.slot(id, person, &file, NOW);
+        files.into_iter().map(slot).collect()
+    }
+
+    fn is_refused(begun: Result<Vec<Arc<Slot>>>) -> bool {
+        let error = begun.map(drop).expect_err("refused");
+        error.code == ErrorCode::LimitReached
+    }
+
+    #[test]
+    fn what_is_being_sent_is_bounded_by_number_and_by_bytes_and_room_comes_as_it_ends() {
+        for can_go_on in [true, false] {
+            for (size, most) in [(1, 8), (MAX_SIZE, 4), (u64::MAX, 4)] {
+                let unfinished = Unfinished::default();
+                let files = (0..most).map(|n| file(n, size, can_go_on));
+                let mut sent = begin(&unfinished, "anna", files).expect("room");
+                let more = || begin(&unfinished, "anna", [file(99, size, can_go_on)]);
+                assert!(is_refused(more()));
+                // Another person has room.
+                assert!(begin(&unfinished, "bert", [file(99, size, can_go_on)]).is_ok());
+                unfinished.forget(&sent.remove(0));
+                assert!(more().is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_is_let_go_while_it_is_sent_counts_until_that_has_ended() {
+        let unfinished = Unfinished::default();
+        let files = (0..8).map(|n| file(n, 1, true));
+        let sent = begin(&unfinished, "anna", files).expect("room");
+        unfinished.forget_of(FollowUpId::of_vector([7; 16]));
+        let more = || begin(&unfinished, "anna", [file(99, 1, true)]);
+        assert!(is_refused(more()));
+        drop(sent);
+        assert!(more().is_ok());
+    }
+
+    #[test]
+    fn everybodys_files_have_a_bound_too_and_nobodys_give_way_to_anothers() {
+        let unfinished = Unfinished::default();
+        let files = || (0..4).map(|n| file(n, MAX_SIZE, true));
+        for person in ["anna", "bert", "carl", "dora"] {
+            // They break off at once.
+            begin(&unfinished, person, files()).expect("room");
+        }
+        assert!(is_refused(begin(&unfinished, "emil", [file(0, 1, true)])));
+        // One's own that broke off gives way, and is gone on with no more.
+        begin(&unfinished, "anna", [file(99, MAX_SIZE, true)]).expect("room");
+        let names = |person| {
+            let slots = unfinished.slots();
+            let of = slots.kept.iter().filter(|slot| slot.person == person);
+            let names = of.map(|slot| slot.file.name.expose().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names("anna"), ["1.pdf", "2.pdf", "3.pdf", "99.pdf"]);
+        assert_eq!(names("bert"), ["0.pdf", "1.pdf", "2.pdf", "3.pdf"]);
+    }
 }

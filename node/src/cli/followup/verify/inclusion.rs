@@ -15,6 +15,7 @@ use sotto_proto::convert::log::read_entry;
 
 use super::bundle::Bundle;
 use crate::cli::fault::{Fault, Result};
+use crate::cli::witnesses::WitnessArgs;
 use crate::follow_up::logged::{
     CHECKPOINT, FOLDER, HIT, HitFacts, SUMMARY, StepFacts, missing, opening_path, read_opening,
     receipt_path,
@@ -42,8 +43,21 @@ pub(super) struct Tree {
     pub(super) size: u64,
     /// Whether its signature was checked by the key of the log.
     pub(super) is_signed: bool,
-    /// The members of the hit's epoch that stand behind it.
+    /// Who stands behind it: of the witnesses that were given, else of the members of the hit's epoch.
     pub(super) cosigned: Vec<String>,
+    /// How many witnesses do, and how many must, where the caller gave any.
+    quorum: Option<(usize, usize)>,
+}
+
+/// What the caller, and the bundle's custodian, say of whose signatures count.
+#[derive(Clone, Copy)]
+pub(super) struct Trust<'a> {
+    /// The members of the hit's epoch, as the bundle has them: no more than its own word.
+    pub(super) manifest: &'a Manifest,
+    /// The key of the log.
+    pub(super) log_key: Option<&'a LogKey>,
+    /// The witnesses, and how many of them must stand behind the checkpoint.
+    pub(super) witnesses: &'a WitnessArgs,
 }
 
 impl Inclusion {
@@ -54,6 +68,22 @@ impl Inclusion {
             Some(tree) if !tree.is_signed => "not checked, no --log-key".into(),
             Some(_) if self.steps == self.all => "verified".into(),
             Some(_) => format!("verified for {} of {} steps", self.steps, self.all),
+        }
+    }
+
+    /// Whether enough witnesses stand behind the checkpoint, in words.
+    pub(super) fn cosignatures(&self) -> String {
+        match &self.tree {
+            None => "none".into(),
+            Some(tree) if !tree.is_signed => "not checked, no --log-key".into(),
+            Some(Tree {
+                quorum: Some((count, required)),
+                ..
+            }) => format!("verified, {count} where {required} must"),
+            Some(tree) => format!(
+                "not checked, no --witness: {} by keys that the bundle itself names",
+                tree.cosigned.len()
+            ),
         }
     }
 }
@@ -67,8 +97,7 @@ pub(super) fn check(
     all: usize,
     steps: &[StepFacts],
     hit: Option<&HitFacts>,
-    manifest: &Manifest,
-    key: Option<&LogKey>,
+    trust: Trust<'_>,
 ) -> Result<Inclusion> {
     let mut found = Inclusion {
         all,
@@ -85,7 +114,7 @@ pub(super) fn check(
     let note = Note::parse(&bundle.bytes(CHECKPOINT)?);
     let note = note.map_err(|error| wrong(CHECKPOINT, &error))?;
     files.remove(CHECKPOINT);
-    found.tree = Some(tree(&note, manifest, key)?);
+    found.tree = Some(tree(&note, trust)?);
     for step in steps {
         let name = step.name();
         if let Some(entry) = entry(bundle, &mut files, &note, &name, EntryKind::FollowUp)? {
@@ -106,32 +135,48 @@ pub(super) fn check(
 }
 
 /// The tree of a note; without the key nothing shows who has signed it.
-fn tree(note: &Note, manifest: &Manifest, key: Option<&LogKey>) -> Result<Tree> {
+fn tree(note: &Note, trust: Trust<'_>) -> Result<Tree> {
     let checkpoint = note.text().parse::<Checkpoint>();
     let checkpoint = checkpoint.map_err(|error| wrong(CHECKPOINT, &error))?;
-    if *checkpoint.origin.community() != manifest.community {
+    if *checkpoint.origin.community() != trust.manifest.community {
         return Err(wrong(CHECKPOINT, &"it is of the log of another community"));
     }
-    let cosigned = match key {
-        None => Vec::new(),
-        Some(key) => {
-            let signed = SignedCheckpoint::verify(note.clone(), key);
-            cosigned(
-                &signed.map_err(|error| wrong(CHECKPOINT, &error))?,
-                manifest,
-            )?
-        }
-    };
-    Ok(Tree {
+    let mut tree = Tree {
         size: checkpoint.head.size,
-        is_signed: key.is_some(),
-        cosigned,
-    })
+        is_signed: trust.log_key.is_some(),
+        cosigned: Vec::new(),
+        quorum: None,
+    };
+    let Some(key) = trust.log_key else {
+        return Ok(tree);
+    };
+    let signed = SignedCheckpoint::verify(note.clone(), key);
+    let signed = signed.map_err(|error| wrong(CHECKPOINT, &error))?;
+    let is_given = !trust.witnesses.is_empty();
+    let witnesses = if is_given {
+        Some(trust.witnesses.policy())
+    } else {
+        of_bundle(&signed, trust.manifest)
+    };
+    let Some(witnesses) = witnesses else {
+        return Ok(tree);
+    };
+    // At whatever time they have cosigned it: a bundle is looked at years later.
+    let quorum = witnesses.evaluate(&signed, Freshness::Any);
+    let quorum = quorum.map_err(|error| wrong(CHECKPOINT, &error))?;
+    if is_given && !quorum.is_reached() {
+        let (count, required) = (quorum.count(), quorum.required());
+        let text = format!("{count} of the witnesses stand behind it, {required} must");
+        return Err(wrong(CHECKPOINT, &text));
+    }
+    tree.quorum = is_given.then(|| (quorum.count(), quorum.required()));
+    tree.cosigned = quorum.cosigned().keys().map(ToString::to_string).collect();
+    Ok(tree)
 }
 
-/// Which members of the hit's epoch stand behind a checkpoint, at whatever time they have cosigned
-/// it. A later epoch may have had others.
-fn cosigned(signed: &SignedCheckpoint, manifest: &Manifest) -> Result<Vec<String>> {
+/// The members of the hit's epoch as the bundle has them; `None` if no witness has signed. A later epoch
+/// may have had others.
+fn of_bundle(signed: &SignedCheckpoint, manifest: &Manifest) -> Option<WitnessPolicy> {
     let log = signed.checkpoint().origin.key_name();
     let lines = signed.note().signatures().iter();
     let mut domains = lines.filter(|line| line.name != log).filter_map(|line| {
@@ -139,15 +184,7 @@ fn cosigned(signed: &SignedCheckpoint, manifest: &Manifest) -> Result<Vec<String
         named.map(|(domain, _)| domain)
     });
     // All nodes are of one trust domain, which no manifest names.
-    let witnesses = domains
-        .next()
-        .map(|domain| WitnessPolicy::of_manifest(manifest, domain));
-    let Some(Ok(witnesses)) = witnesses else {
-        return Ok(Vec::new());
-    };
-    let quorum = witnesses.evaluate(signed, Freshness::Any);
-    let quorum = quorum.map_err(|error| wrong(CHECKPOINT, &error))?;
-    Ok(quorum.cosigned().keys().map(ToString::to_string).collect())
+    WitnessPolicy::of_manifest(manifest, domains.next()?).ok()
 }
 
 /// What the log says under a name, if the bundle has it: the receipt proves the leaf under the

@@ -127,7 +127,7 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 fn outcome(folder: &Path) -> Result<Verified> {
-    check(&Bundle::open(folder)?, None)
+    check(&Bundle::open(folder)?, None, &WitnessArgs::default())
 }
 
 fn failure(folder: &Path) -> String {

@@ -1,6 +1,7 @@
 //! Bundles with what the audit log says of their steps.
 
-use sotto_common::log::checkpoint::LogSigner;
+use sotto_common::log::checkpoint::{LogSigner, SignedCheckpoint};
+use sotto_common::log::cosignature::Cosigner;
 use sotto_common::log::entry::Entry;
 use sotto_common::log::leaf::{Leaf, Opening, OpeningNonce};
 use sotto_common::log::merkle::MerkleHash;
@@ -52,6 +53,10 @@ impl Logged {
     /// Writes the proofs of these entries, in the place of those before.
     fn log(&self, entries: &[Entry]) {
         let (signed, proved) = testing::logged(&self.signer, entries);
+        self.write(&signed, proved);
+    }
+
+    fn write(&self, signed: &SignedCheckpoint, proved: Vec<v1::ProvedEntry>) {
         let names = self.steps.iter().map(StepFacts::name);
         let names = names.chain([HIT.to_owned()]);
         for (name, proved) in names.zip(proved) {
@@ -59,7 +64,7 @@ impl Logged {
             let hash = |hash: &prost::bytes::Bytes| MerkleHash::from_slice(hash).expect("a hash");
             let hashes = proved.hashes.iter().map(hash).collect();
             let leaf = Leaf::parse(&logged.leaf).expect("a leaf");
-            let receipt = Receipt::new(&leaf, logged.leaf_index, hashes, &signed);
+            let receipt = Receipt::new(&leaf, logged.leaf_index, hashes, signed);
             let nonce = OpeningNonce::from_slice(&logged.nonce).expect("a nonce");
             let opening = Opening::new(nonce, logged.entry.to_vec());
             self.put(&receipt_path(&name), receipt.to_string().as_bytes());
@@ -90,8 +95,23 @@ impl Logged {
     }
 
     fn verified(&self, key: Option<&LogKey>) -> Result<Inclusion> {
+        self.witnessed(key, &WitnessArgs::default())
+    }
+
+    fn witnessed(&self, key: Option<&LogKey>, witnesses: &WitnessArgs) -> Result<Inclusion> {
         let opened = Bundle::open(self.folder.path())?;
-        check(&opened, key).map(|verified| verified.inclusion)
+        check(&opened, key, witnesses).map(|verified| verified.inclusion)
+    }
+
+    /// Writes the proofs under a checkpoint that these witnesses stand behind.
+    fn cosigned(&self, by: &[Cosigner]) {
+        let (mut signed, proved) = testing::logged(&self.signer, &self.entries());
+        for cosigner in by {
+            let at = Timestamp::from_seconds(60_000);
+            let cosignature = cosigner.cosign(signed.checkpoint(), at);
+            signed.put_cosignature(cosignature).expect("put");
+        }
+        self.write(&signed, proved);
     }
 
     fn refused(&self) -> String {
@@ -131,6 +151,43 @@ fn without_the_key_of_the_log_it_is_said_that_nothing_shows_who_signed() {
         other => panic!("{other:?}"),
     };
     assert!(text.starts_with(CHECKPOINT), "{text}");
+}
+
+#[test]
+fn as_many_witnesses_as_are_asked_for_must_stand_behind_the_log() {
+    let logged = Logged::new();
+    let witness = |node: &str| {
+        let signing = SigningKey::generate(&mut os_rng());
+        let node = node.parse().expect("a node");
+        Cosigner::new("sotto.test", node, signing).expect("a witness")
+    };
+    let cosigners = ["at-bk", "de-bka", "fr-pj"].map(witness);
+    let keys: Vec<_> = cosigners.iter().map(|by| by.key().clone()).collect();
+    logged.cosigned(&cosigners[..2]);
+    let key = logged.signer.key();
+    let outcome = |quorum| logged.witnessed(Some(key), &WitnessArgs::of(keys.clone(), quorum));
+    let found = outcome(Some(2)).expect("enough");
+    assert_eq!(found.cosignatures(), "verified, 2 where 2 must");
+    assert_eq!(found.tree.expect("a tree").cosigned, ["at-bk", "de-bka"]);
+    // All that are given must, unless a number is told.
+    for quorum in [None, Some(3)] {
+        let text = match outcome(quorum) {
+            Err(Fault::Failed { text, .. }) => text,
+            other => panic!("{other:?}"),
+        };
+        assert!(text.starts_with(CHECKPOINT), "{text}");
+        assert!(text.contains("2 of the witnesses"), "{text}");
+    }
+}
+
+#[test]
+fn without_witnesses_it_is_said_that_cosignatures_were_not_checked() {
+    let logged = Logged::new();
+    let found = logged.verified(None).expect("whole");
+    assert_eq!(found.cosignatures(), "not checked, no --log-key");
+    let found = logged.verified(Some(logged.signer.key())).expect("whole");
+    let told = found.cosignatures();
+    assert!(told.starts_with("not checked, no --witness: 0 "), "{told}");
 }
 
 #[test]
