@@ -49,7 +49,7 @@ pub(crate) struct Broker {
     store: Datastore,
     objects: Objects,
     cache: Cache,
-    matcher: Matcher,
+    matcher: Arc<Matcher>,
     clock: Arc<dyn Clock>,
     /// Batches hold it shared from their snapshot to their commit; whatever changes the active
     /// filters holds it alone. So a withdrawn filter matches nothing once its call returns.
@@ -66,6 +66,7 @@ pub(crate) struct Parts {
     pub(crate) store: Datastore,
     pub(crate) objects: Objects,
     pub(crate) cache: Cache,
+    pub(crate) matcher: Matcher,
     /// Names, in the data folder, which of the brokers on the ledger the last run was.
     pub(crate) replica_file: PathBuf,
     pub(crate) journal: Journal,
@@ -85,7 +86,7 @@ impl Broker {
             store: parts.store,
             objects: parts.objects,
             cache: parts.cache,
-            matcher: Matcher::default(),
+            matcher: Arc::new(parts.matcher),
             clock: parts.clock,
             matching: RwLock::new(()),
             uploads: std::array::from_fn(|_| Mutex::new(())),

@@ -36,7 +36,7 @@ impl Matching {
     /// their time.
     pub fn new(like: &FilterHeader, prober: NodeId) -> Self {
         Self {
-            matcher: Matcher::default(),
+            matcher: Matcher::alone(u64::MAX),
             key: StackKey {
                 community: like.community.clone(),
                 epoch: like.epoch,
@@ -69,6 +69,7 @@ impl Matching {
             layer: Some(Layer::new(facts, bits).into()),
         };
         self.matcher.update(vec![change], 1);
+        self.matcher.load();
         Ok(())
     }
 

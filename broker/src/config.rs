@@ -5,11 +5,12 @@ mod log_key;
 mod objects;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
 use sotto_common::log::origin::LogName;
-use sotto_common::service::config::{SecretFile, TlsConfig};
+use sotto_common::service::config::{ByteSize, SecretFile, TlsConfig};
 use sotto_common::service::metrics::MetricsConfig;
 use sotto_common::service::telemetry::LogConfig;
 use sotto_common::service::tls::ConnectionLimits;
@@ -64,6 +65,9 @@ pub struct Config {
     /// only, for one start.
     #[serde(skip)]
     pub end_lost_filters: bool,
+    /// How batches are tested.
+    #[serde(default)]
+    pub matcher: MatcherConfig,
     /// Certificate, key and authorities.
     pub tls: TlsConfig,
     /// Bounds on connections.
@@ -78,6 +82,26 @@ pub struct Config {
     /// Where the audit logs can be read by tools of others.
     #[serde(default)]
     pub tiles: TilesConfig,
+}
+
+/// The section `matcher`: what testing may take of this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MatcherConfig {
+    /// Memory that active filters are copied into, in huge pages where the system has them. A filter
+    /// for which none is left is tested in its file, which the system keeps in memory as it sees fit.
+    pub memory: ByteSize,
+    /// Threads that test batches; without it one for each core. The threads of calls go before them.
+    pub threads: Option<NonZeroUsize>,
+}
+
+impl Default for MatcherConfig {
+    fn default() -> Self {
+        Self {
+            memory: ByteSize(1 << 30),
+            threads: None,
+        }
+    }
 }
 
 /// The section `tiles`: the audit logs as c2sp.org/tlog-tiles has them.

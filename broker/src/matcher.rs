@@ -2,23 +2,36 @@
 //!
 //! Readers take an immutable snapshot; activation and withdrawal swap it. Nothing here knows
 //! sessions, quotas or hits, and no tag outlives the call.
+//!
+//! A filter is tested from its mapped file at once, and from [`memory`] of its own once it has been
+//! copied there. [`kernel`] is the loop over the tags of one filter, [`workers`] are the threads.
 
 mod catalogue;
-mod mapped;
+mod kernel;
+mod memory;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 
 use arc_swap::ArcSwap;
+use sotto_common::error::{Error, Result};
 use sotto_common::filter::layers::f_total;
-use sotto_common::filter::{FilterParams, Locator, Salt, all_set};
+use sotto_common::filter::{FilterParams, Salt};
 use sotto_common::ids::{NodeId, PublicationId};
 use sotto_common::secret::Tag;
 use sotto_common::time::Timestamp;
 
-pub(crate) use catalogue::{LayersName, Reach, StackId};
-pub(crate) use mapped::MappedFilter;
+use tokio::sync::SemaphorePermit;
 
+pub(crate) use catalogue::{LayersName, Reach, StackId};
+pub(crate) use memory::MappedFilter;
+
+use self::kernel::Kernel;
+use self::memory::{Bits, Budget};
+use self::workers::{Work, Workers};
+use crate::config::MatcherConfig;
 use crate::datastore::StackKey;
 
 /// One active filter.
@@ -29,8 +42,9 @@ pub(crate) struct Layer {
     audience: BTreeSet<NodeId>,
     fpr: f64,
     expires_at: Timestamp,
-    locator: Locator,
-    bits: MappedFilter,
+    kernel: Kernel,
+    /// Swapped once, when it has been copied from its file.
+    bits: ArcSwap<Bits>,
 }
 
 /// What a [`Layer`] is made of besides its bits.
@@ -52,8 +66,8 @@ impl Layer {
             audience: facts.audience,
             fpr: facts.fpr,
             expires_at: facts.expires_at,
-            locator: Locator::new(facts.params, &facts.salt),
-            bits,
+            kernel: Kernel::new(facts.params, &facts.salt),
+            bits: ArcSwap::from_pointee(Bits::Mapped(bits)),
         }
     }
 
@@ -63,20 +77,19 @@ impl Layer {
 
     /// Raises `versions[i]` to this layer's where tag `i` is in the filter.
     fn test(&self, tags: &[Tag], versions: &mut [u64]) {
-        let bits = self.bits.bytes();
-        let mut survivors = Vec::new();
-        // One AES block and one line settle 31 of 32 misses (protocol §5.1).
-        self.locator.heads(tags, |i, head| {
-            if all_set(bits, head.page(), head.bits()) {
-                survivors.push(i);
-            }
+        self.kernel.test(self.bits.load().bytes(), tags, |i| {
+            versions[i] = versions[i].max(self.version);
         });
-        for i in survivors {
-            let positions = self.locator.locate(&tags[i]);
-            if all_set(bits, positions.page(), positions.body()) {
-                versions[i] = versions[i].max(self.version);
-            }
+    }
+
+    /// Copies the filter from its file, if the budget allows.
+    fn load(&self, budget: &Budget) -> std::io::Result<()> {
+        if let Bits::Mapped(filter) = &**self.bits.load()
+            && let Some(loaded) = budget.load(filter)?
+        {
+            self.bits.store(Arc::new(Bits::Loaded(loaded)));
         }
+        Ok(())
     }
 }
 
@@ -118,17 +131,60 @@ pub(crate) struct Change {
 }
 
 /// All active filters.
-#[derive(Default)]
 pub(crate) struct Matcher {
     active: ArcSwap<Snapshot>,
+    budget: Budget,
+    /// One copies filters at a time.
+    loading: Mutex<()>,
+    /// None = whoever asks tests by itself.
+    workers: Option<Workers>,
+}
+
+/// With all filters in their files, and without threads.
+impl Default for Matcher {
+    fn default() -> Self {
+        Self::alone(0)
+    }
 }
 
 impl Matcher {
+    /// Without threads: for tests and measurements. There are no filters yet, and so many bytes of
+    /// memory for them.
+    pub(crate) fn alone(memory: u64) -> Self {
+        Self {
+            active: ArcSwap::default(),
+            budget: Budget::new(memory),
+            loading: Mutex::new(()),
+            workers: None,
+        }
+    }
+
+    /// Starts the threads; there are no filters yet.
+    ///
+    /// # Errors
+    /// If the system gives no threads.
+    pub(crate) fn start(config: &MatcherConfig) -> Result<Self> {
+        let cores = || available_parallelism().map_or(1, usize::from);
+        let threads = config.threads.map_or_else(cores, usize::from);
+        Ok(Self {
+            workers: Some(Workers::start(threads).map_err(Error::internal)?),
+            ..Self::alone(config.memory.0)
+        })
+    }
+
+    /// Waits until so many tags may be tested. Whoever has many filters to ask holds this meanwhile,
+    /// so that no more batches are under way than the threads need.
+    pub(crate) async fn turn(&self, key: &StackKey, tags: usize) -> Option<SemaphorePermit<'_>> {
+        let workers = self.workers.as_ref()?;
+        let holders = self.active.load().stacks.get(key)?.len();
+        workers.turn(holders * tags).await
+    }
+
     /// Tests every tag against every holder that may be asked, in the order of their ids. A holder
     /// that is not targeted, has no active layer, or whose audience leaves the prober out is
-    /// absent, and so are the prober's own filters (protocol §7).
+    /// absent, and so are the prober's own filters (protocol §7). Blocks until it is done.
     pub(crate) fn probe(&self, question: &Question<'_>, tags: &[Tag]) -> Vec<HolderMatches> {
-        let active = self.active.load();
+        let active = self.active.load_full();
         let Some(holders) = active.stacks.get(question.key) else {
             return Vec::new();
         };
@@ -136,27 +192,45 @@ impl Matcher {
             *holder != question.prober
                 && (question.targets.is_empty() || question.targets.contains(*holder))
         });
-        asked
-            .filter_map(|(holder, stack)| {
-                let layers: Vec<_> = stack
-                    .iter()
-                    .filter(|l| l.admits(question.prober, question.now))
-                    .collect();
-                if layers.is_empty() {
-                    return None;
-                }
-                let mut versions = vec![0; tags.len()];
-                for layer in &layers {
-                    layer.test(tags, &mut versions);
-                }
-                let f_total = f_total(layers.iter().map(|layer| layer.fpr), 1);
-                Some(HolderMatches {
-                    holder: holder.clone(),
-                    f_total,
-                    versions,
-                })
-            })
-            .collect()
+        let mut layers: Vec<Vec<&Layer>> = Vec::new();
+        let mut matches = Vec::new();
+        for (holder, stack) in asked {
+            let admitting = stack.iter().map(|layer| &**layer);
+            let admitting: Vec<_> = admitting
+                .filter(|layer| layer.admits(question.prober, question.now))
+                .collect();
+            if admitting.is_empty() {
+                continue;
+            }
+            matches.push(HolderMatches {
+                holder: holder.clone(),
+                f_total: f_total(admitting.iter().map(|layer| layer.fpr), 1),
+                versions: vec![0; tags.len()],
+            });
+            layers.push(admitting);
+        }
+        let work = layers.iter().zip(&mut matches).map(|(layers, of)| Work {
+            layers,
+            versions: &mut of.versions,
+        });
+        let mut work: Vec<_> = work.collect();
+        let test = |layer: &&Layer, tags: &[Tag], versions: &mut [u64]| layer.test(tags, versions);
+        workers::run(self.workers.as_ref(), tags, &mut work, test);
+        matches
+    }
+
+    /// Copies active filters into memory of their own while that is within the budget; they are
+    /// tested from their files until then. For a thread that may block.
+    pub(crate) fn load(&self) {
+        // Nothing is half done after a panic: a filter is swapped or it is not.
+        let _one = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let active = self.active.load_full();
+        let stacks = active.stacks.values().flat_map(BTreeMap::values);
+        for layer in stacks.flat_map(|stack| stack.iter()) {
+            if let Err(error) = layer.load(&self.budget) {
+                tracing::warn!(%error, "a filter stays in its file");
+            }
+        }
     }
 
     /// Takes over what has moved up to a generation, in one step for all readers. Callers take turns.
@@ -278,6 +352,43 @@ mod tests {
                     .find(|&l| contains(&bits[l], params, &salts[l], tag))
                     .map_or(0, |l| l as u64 + 1);
                 prop_assert_eq!(found[0].versions[i], highest);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_and_memory_change_no_answer() {
+        use rand::{RngExt as _, SeedableRng as _};
+        let mut rng = rand::rngs::StdRng::seed_from_u64(5);
+        let params = FilterParams::new(Class::new(2).expect("a class"), 7).expect("params");
+        let length = usize::try_from(params.byte_len()).expect("small");
+        let bits: Vec<u8> = (0..length)
+            .map(|_| rng.random::<u8>() | rng.random::<u8>())
+            .collect();
+        let salt = Salt::new([4; 16]);
+        let tags: Vec<_> = (0..9000).map(|_| Tag::new(rng.random())).collect();
+        let held = |tag| contains(&bits, params, &salt, tag);
+        let held: Vec<_> = tags.iter().map(|tag| u64::from(held(tag))).collect();
+        assert!(held.contains(&1) && held.contains(&0));
+
+        // Room for one of the two.
+        for memory in [0, params.byte_len(), u64::MAX] {
+            let config = MatcherConfig {
+                memory: sotto_common::service::config::ByteSize(memory),
+                threads: std::num::NonZeroUsize::new(3),
+            };
+            let matcher = Matcher::start(&config).expect("threads");
+            for holder in ["de-bka", "fr-pj"] {
+                let layer = layer(1, params, &salt, &bits);
+                let change = change(layer.publication, Some(layer));
+                let holder = node(holder);
+                matcher.update(vec![Change { holder, ..change }], 1);
+            }
+            for _ in 0..2 {
+                let found = probe(&matcher, "nl-fiu", NOW, &tags);
+                assert_eq!(found.len(), 2);
+                assert!(found.iter().all(|of| of.versions == held), "{memory}");
+                matcher.load();
             }
         }
     }

@@ -33,6 +33,7 @@ use crate::cache::Cache;
 use crate::config::{Config, LogKeyFile};
 use crate::datastore::Datastore;
 use crate::jobs;
+use crate::matcher::Matcher;
 use crate::objects::Objects;
 use crate::rpc::Api;
 use crate::tiles::TileServer;
@@ -94,6 +95,7 @@ impl BoundBroker {
             store,
             objects,
             cache,
+            matcher: Matcher::start(&config.matcher)?,
             replica_file: dir.join("replica"),
             journal: Journal::new(own),
             clock,

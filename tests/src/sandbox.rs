@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sotto_broker::config::{Config, ObjectsUrl, TilesConfig, default_log_name};
+use sotto_broker::config::{Config, MatcherConfig, ObjectsUrl, TilesConfig, default_log_name};
 use sotto_broker::serve::BoundBroker;
 use sotto_common::error::Result;
 use sotto_common::filter::DEFAULT_K;
@@ -198,6 +198,7 @@ impl Sandbox {
             log_name: default_log_name(),
             log_key_file,
             end_lost_filters: self.end_lost_filters,
+            matcher: MatcherConfig::default(),
             tls: self.tls.clone(),
             connections: ConnectionLimits::default(),
             log: LogConfig::default(),

@@ -160,6 +160,8 @@ impl Broker {
         check_batch(&pairs, session.max_pairs)?;
         let tags_digest = tags_digest(&session.nonce, number, &pairs);
         let (tags, refs): (Vec<Tag>, Vec<RecordRef>) = pairs.into_iter().unzip();
+        // Its time is taken once it is its turn: filters may end while it waits.
+        let turn = self.matcher.turn(&session.key, tags.len()).await;
         let shared = self.matching.read().await;
         let now = self.now();
         // The processor's share of the work: Tokio moves other tasks off this thread meanwhile.
@@ -174,6 +176,7 @@ impl Broker {
             session.forget_canaries(&tags, &mut matches);
             matches
         });
+        drop(turn);
         drop(tags);
         let outcome = &Outcome { refs, matches };
         let asked = &Asked {

@@ -453,6 +453,9 @@ impl Broker {
         self.matcher
             .update(changes.into_iter().flatten().collect(), generation);
         drop(exclusive);
+        // Filters are tested from their files meanwhile; nobody waits for this.
+        let matcher = Arc::clone(&self.matcher);
+        drop(tokio::task::spawn_blocking(move || matcher.load()));
         // Who tells what can be matched looks again.
         self.store.wakeups().hear(Signal::Filters);
         for record in moved {

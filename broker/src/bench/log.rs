@@ -30,6 +30,7 @@ use crate::cache::Cache;
 use crate::config::{Ledger, ObjectsUrl};
 use crate::datastore::{Datastore, PlainRow};
 use crate::jobs;
+use crate::matcher::Matcher;
 use crate::objects::Objects;
 
 /// A ledger that entries are put into, with the broker's jobs beside them: the one that gives them
@@ -68,6 +69,7 @@ impl Logging {
             store: store.clone(),
             objects: Objects::open(&ObjectsUrl::Local, dir, None).map_err(Error::internal)?,
             cache: Cache::open(dir).map_err(Error::internal)?,
+            matcher: Matcher::default(),
             replica_file: dir.join("replica"),
             journal: Journal::new(own),
             clock: Arc::new(SystemClock),

@@ -102,6 +102,13 @@ impl Locator {
         }
     }
 
+    /// `A_counter` of one tag: for those who take a tag's positions block by block.
+    pub fn block(&self, tag: &Tag, counter: u8) -> [u8; 16] {
+        let mut block = counter_block(tag, counter);
+        self.cipher.encrypt_block(&mut block);
+        block.into()
+    }
+
     /// All positions of one tag.
     pub fn locate(&self, tag: &Tag) -> Positions {
         let mut found = Positions {

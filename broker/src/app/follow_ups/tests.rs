@@ -47,6 +47,7 @@ use crate::app::{Journal, Log, Parts};
 use crate::cache::Cache;
 use crate::config::ObjectsUrl;
 use crate::datastore::{Datastore, EpochRecord};
+use crate::matcher::Matcher;
 use crate::objects::Objects;
 
 const NOW: Timestamp = Timestamp::from_seconds(1_789_500_000);
@@ -115,6 +116,7 @@ impl World {
             store: store.expect("open"),
             objects,
             cache,
+            matcher: Matcher::default(),
             replica_file: dir.join("replica"),
             journal: Journal::new(own),
             log: Log::of_tests(),

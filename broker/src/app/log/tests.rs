@@ -31,6 +31,7 @@ use crate::app::{Journal, Parts, journal};
 use crate::cache::Cache;
 use crate::config::ObjectsUrl;
 use crate::datastore::{Datastore, EntryFilter, EpochRecord, LoggedRecord};
+use crate::matcher::Matcher;
 use crate::objects::Objects;
 
 const NOW: Timestamp = Timestamp::from_seconds(1_789_500_000);
@@ -71,6 +72,7 @@ impl World {
             store: store.expect("open"),
             objects: Objects::open(&ObjectsUrl::Local, dir.path(), None).expect("a store"),
             cache: Cache::open(dir.path()).expect("a cache"),
+            matcher: Matcher::default(),
             replica_file: dir.path().join("replica"),
             journal: Journal::new(own.expect("a SPIFFE ID")),
             log: Log::of_tests(),

@@ -1,0 +1,235 @@
+//! Where the bits of active filters are: in memory of their own while that is within what the
+//! operator allows, otherwise in their sealed files, mapped.
+//!
+//! Memory of its own can be had in huge pages, which spare most tests a walk through the page tables;
+//! a mapped file mostly cannot.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::{Mmap, MmapMut};
+
+/// A huge page of x86-64 and AArch64.
+const HUGE: usize = 2 << 20;
+/// Bytes that are read at a time.
+const STEP: usize = 1 << 20;
+
+/// A sealed filter file, mapped read-only.
+pub(crate) struct MappedFilter {
+    file: File,
+    map: Mmap,
+}
+
+impl MappedFilter {
+    /// Maps a file that nobody writes to any more.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or its length is not `length`.
+    pub(crate) fn open(path: &Path, length: u64) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() != length {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not of its header's length",
+            ));
+        }
+        // SAFETY: the file is complete, and the broker neither writes nor truncates it as long as
+        // a map of it lives: uploads are only checked under the lock of their publication, sealed
+        // filters are of mode 0400 in a folder of mode 0700, and deleting one unlinks its name.
+        #[expect(unsafe_code, reason = "a memory map")]
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self { file, map })
+    }
+
+    /// The bits.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+/// The bits of one active filter.
+pub(super) enum Bits {
+    /// In its file.
+    Mapped(MappedFilter),
+    /// In memory of its own.
+    Loaded(Loaded),
+}
+
+impl Bits {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mapped(filter) => filter.bytes(),
+            Self::Loaded(filter) => filter.bytes(),
+        }
+    }
+}
+
+/// A filter in memory of its own.
+pub(super) struct Loaded {
+    memory: Mmap,
+    start: usize,
+    length: usize,
+    /// Given back with the memory.
+    _share: Share,
+}
+
+impl Loaded {
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.length]
+    }
+}
+
+/// What may be loaded, in bytes.
+pub(super) struct Budget {
+    left: Arc<AtomicU64>,
+}
+
+/// A part of the budget, that is given back when this is dropped.
+struct Share {
+    left: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Budget {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self {
+            left: Arc::new(AtomicU64::new(bytes)),
+        }
+    }
+
+    fn take(&self, bytes: u64) -> Option<Share> {
+        let rest = |left: u64| left.checked_sub(bytes);
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest)
+            .ok()?;
+        Some(Share {
+            left: Arc::clone(&self.left),
+            bytes,
+        })
+    }
+
+    /// Copies a mapped filter into memory of its own, without touching its map: pages of the map
+    /// would count as this process's memory too. None if it does not fit.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or there is no memory.
+    pub(super) fn load(&self, filter: &MappedFilter) -> io::Result<Option<Loaded>> {
+        let length = filter.map.len();
+        let huge = in_huge_pages(length);
+        let Some(share) = self.take(length.max(huge) as u64) else {
+            return Ok(None);
+        };
+        // Room to begin at a huge page. What is not touched takes no memory.
+        let room = length
+            .checked_next_multiple_of(HUGE)
+            .and_then(|room| room.checked_add(HUGE))
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut memory = MmapMut::map_anon(room)?;
+        let start = memory.as_ptr().align_offset(HUGE);
+        ask_for_huge_pages(&memory, start, huge);
+        let bits = memory
+            .get_mut(start..start + length)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut at = 0;
+        for part in bits.chunks_mut(STEP) {
+            filter.file.read_exact_at(part, at)?;
+            at += part.len() as u64;
+        }
+        Ok(Some(Loaded {
+            memory: memory.make_read_only()?,
+            start,
+            length,
+            _share: share,
+        }))
+    }
+}
+
+/// How much of a filter's memory is asked for in huge pages: the last, partly used one only if it
+/// adds no more than an eighth.
+const fn in_huge_pages(length: usize) -> usize {
+    let padded = length.next_multiple_of(HUGE);
+    if padded - length <= length / 8 {
+        padded
+    } else {
+        padded - HUGE
+    }
+}
+
+/// A kernel that has none to give gives small ones.
+#[cfg(target_os = "linux")]
+fn ask_for_huge_pages(memory: &MmapMut, start: usize, length: usize) {
+    if length > 0
+        && let Err(error) = memory.advise_range(Advice::HugePage, start, length)
+    {
+        tracing::debug!(%error, "no huge pages");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_huge_pages(_: &MmapMut, _: usize, _: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped(bits: &[u8]) -> MappedFilter {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), bits).expect("written");
+        MappedFilter::open(file.path(), bits.len() as u64).expect("mapped")
+    }
+
+    #[test]
+    fn a_filter_is_loaded_as_its_file_has_it_even_once_that_is_unlinked() {
+        for length in [4096, HUGE - 4096, HUGE, 2 * HUGE + 8192] {
+            let bits: Vec<_> = (0..length)
+                .map(|i| u8::try_from(i % 251).expect("small"))
+                .collect();
+            let budget = Budget::new(u64::MAX);
+            let loaded = budget.load(&mapped(&bits)).expect("read").expect("fits");
+            assert!(loaded.bytes() == bits, "{length}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_loaded_than_is_allowed_until_something_is_dropped() {
+        let budget = Budget::new(8192);
+        let filter = mapped(&[1; 8192]);
+        let first = budget.load(&filter).expect("read");
+        assert!(first.is_some());
+        assert!(budget.load(&filter).expect("read").is_none());
+        drop(first);
+        assert!(budget.load(&filter).expect("read").is_some());
+    }
+
+    #[test]
+    fn huge_pages_add_no_more_than_an_eighth() {
+        for length in (0..20 * HUGE).step_by(HUGE / 8 + 4096) {
+            let huge = in_huge_pages(length);
+            assert!(
+                huge.is_multiple_of(HUGE) && huge + HUGE > length,
+                "{length}"
+            );
+            assert!(huge <= length + length / 8, "{length}");
+        }
+        assert_eq!(in_huge_pages(3 * HUGE), 3 * HUGE);
+    }
+
+    #[test]
+    fn a_file_of_another_length_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), [0; 4096]).expect("written");
+        assert!(MappedFilter::open(file.path(), 8192).is_err());
+    }
+}
