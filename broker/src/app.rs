@@ -33,7 +33,7 @@ pub(crate) use follow_ups::{Announced, Download, EventView, Place, PresenceRate}
 pub(crate) use journal::Journal;
 pub(crate) use log::{Log, Proved, prove, tile_set};
 pub(crate) use membership::LimitsChange;
-pub(crate) use probing::{Opening, ProbeSession};
+pub(crate) use probing::{AnswerForm, Opening, ProbeSession};
 
 use crate::cache::Cache;
 use crate::datastore::{Datastore, EpochRecord, NodeRecord, Tx};

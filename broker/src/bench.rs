@@ -82,7 +82,6 @@ impl Matching {
             now: self.now,
         };
         let found = self.matcher.probe(&question, tags);
-        let versions = found.iter().flat_map(|at_holder| &at_holder.versions);
-        versions.filter(|&&version| version > 0).count()
+        found.iter().map(|at_holder| at_holder.hits.len()).sum()
     }
 }

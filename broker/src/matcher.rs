@@ -30,7 +30,7 @@ pub(crate) use memory::MappedFilter;
 
 use self::kernel::Kernel;
 use self::memory::{Bits, Budget};
-use self::workers::{Work, Workers};
+use self::workers::Workers;
 use crate::config::MatcherConfig;
 use crate::datastore::StackKey;
 
@@ -75,10 +75,11 @@ impl Layer {
         now < self.expires_at && (self.audience.is_empty() || self.audience.contains(prober))
     }
 
-    /// Raises `versions[i]` to this layer's where tag `i` is in the filter.
-    fn test(&self, tags: &[Tag], versions: &mut [u64]) {
-        self.kernel.test(self.bits.load().bytes(), tags, |i| {
-            versions[i] = versions[i].max(self.version);
+    /// Adds the tags that are in the filter to `hits`, in no order.
+    fn test(&self, tags: &[Tag], hits: &mut Vec<TagHit>) {
+        let version = self.version;
+        self.kernel.test(self.bits.load().bytes(), tags, |tag| {
+            hits.push(TagHit { tag, version });
         });
     }
 
@@ -108,8 +109,17 @@ pub(crate) struct HolderMatches {
     pub(crate) holder: NodeId,
     /// f_total of one tag over the layers tested (protocol §7).
     pub(crate) f_total: f64,
-    /// For each tag the highest version that matched; 0 = none did.
-    pub(crate) versions: Vec<u64>,
+    /// The tags that match, in the order of the batch.
+    pub(crate) hits: Vec<TagHit>,
+}
+
+/// A tag that matches at a holder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TagHit {
+    /// Its place in the batch.
+    pub(crate) tag: usize,
+    /// The highest version that matched.
+    pub(crate) version: u64,
 }
 
 /// Who asks, and whom.
@@ -205,17 +215,15 @@ impl Matcher {
             matches.push(HolderMatches {
                 holder: holder.clone(),
                 f_total: f_total(admitting.iter().map(|layer| layer.fpr), 1),
-                versions: vec![0; tags.len()],
+                hits: Vec::new(),
             });
             layers.push(admitting);
         }
-        let work = layers.iter().zip(&mut matches).map(|(layers, of)| Work {
-            layers,
-            versions: &mut of.versions,
-        });
-        let mut work: Vec<_> = work.collect();
-        let test = |layer: &&Layer, tags: &[Tag], versions: &mut [u64]| layer.test(tags, versions);
-        workers::run(self.workers.as_ref(), tags, &mut work, test);
+        let test = |layer: &&Layer, tags: &[Tag], hits: &mut Vec<TagHit>| layer.test(tags, hits);
+        let found = workers::run(self.workers.as_ref(), tags, &layers, test);
+        for (at_holder, hits) in matches.iter_mut().zip(found) {
+            at_holder.hits = hits;
+        }
         matches
     }
 
@@ -316,6 +324,16 @@ mod tests {
         matcher.probe(&question, tags)
     }
 
+    /// For each of so many tags the version that matched; 0 = none did.
+    fn versions(at_holder: &HolderMatches, tags: usize) -> Vec<u64> {
+        assert!(at_holder.hits.is_sorted_by(|one, next| one.tag < next.tag));
+        let mut versions = vec![0; tags];
+        for hit in &at_holder.hits {
+            versions[hit.tag] = hit.version;
+        }
+        versions
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -346,12 +364,12 @@ mod tests {
             let layers = [0, 1].map(|i| layer(i as u64 + 1, params, &salts[i], &bits[i]));
             let changes = layers.into_iter().map(|layer| change(layer.publication, Some(layer)));
             matcher.update(changes.collect(), 1);
-            let found = probe(&matcher, "nl-fiu", NOW, &tags);
+            let found = versions(&probe(&matcher, "nl-fiu", NOW, &tags)[0], tags.len());
             for (i, tag) in tags.iter().enumerate() {
                 let highest = [1, 0].into_iter()
                     .find(|&l| contains(&bits[l], params, &salts[l], tag))
                     .map_or(0, |l| l as u64 + 1);
-                prop_assert_eq!(found[0].versions[i], highest);
+                prop_assert_eq!(found[i], highest);
             }
         }
     }
@@ -387,7 +405,8 @@ mod tests {
             for _ in 0..2 {
                 let found = probe(&matcher, "nl-fiu", NOW, &tags);
                 assert_eq!(found.len(), 2);
-                assert!(found.iter().all(|of| of.versions == held), "{memory}");
+                let as_held = |of: &HolderMatches| versions(of, tags.len()) == held;
+                assert!(found.iter().all(as_held), "{memory}");
                 matcher.load();
             }
         }
@@ -402,7 +421,8 @@ mod tests {
         let publication = ones.publication;
         matcher.update(vec![change(publication, Some(ones))], 1);
         let tags = [Tag::new([7; 16])];
-        assert_eq!(probe(&matcher, "nl-fiu", NOW, &tags)[0].versions, [3]);
+        let hit = TagHit { tag: 0, version: 3 };
+        assert_eq!(probe(&matcher, "nl-fiu", NOW, &tags)[0].hits, [hit]);
         assert!(probe(&matcher, "de-bka", NOW, &tags).is_empty());
         let expired = NOW.plus(Duration::from_secs(1));
         assert!(probe(&matcher, "nl-fiu", expired, &tags).is_empty());

@@ -1,6 +1,7 @@
 //! The door: who calls, what is asked in domain types, and the use case that answers. No logic.
 
 mod audit;
+mod flow;
 mod follow_up;
 mod hit;
 mod log;
@@ -10,28 +11,21 @@ mod membership;
 mod probe;
 mod publication;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::Stream;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, NodeId, Role, SpiffeId};
 use sotto_common::selector::Policy;
 use sotto_common::service::identity::{self, PeerIdentity, Revocation};
 use sotto_proto::convert::policy;
 use sotto_proto::status::to_status;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+use self::flow::{Answers, Sender};
 use crate::app::Broker;
 
-/// A stream of answers.
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// Answers that may wait for a slow reader before its next question is read.
-const ANSWERS_AHEAD: usize = 4;
+pub(crate) use flow::UnderWay;
 
 /// What every service needs.
 #[derive(Clone)]
@@ -39,6 +33,8 @@ pub(crate) struct Api {
     pub(crate) broker: Arc<Broker>,
     pub(crate) revocation: Revocation,
     pub(crate) shutdown: CancellationToken,
+    /// Answers to probes that their readers have not taken.
+    pub(crate) under_way: UnderWay,
 }
 
 impl Api {
@@ -71,10 +67,10 @@ impl Api {
         peer: PeerIdentity,
         work: impl AsyncAnswers<T> + 'static,
     ) -> Answers<T> {
-        let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD);
+        let (sender, reader) = flow::channel(work.ahead());
         let (shutdown, revocation) = (self.shutdown.clone(), self.revocation.clone());
         tokio::spawn(async move {
-            let answers = Sender(sender.clone());
+            let answers = sender.clone();
             let ended = tokio::select! {
                 ended = work.run(answers) => ended,
                 () = shutdown.cancelled() => Err(stopping()),
@@ -82,11 +78,10 @@ impl Api {
                 () = sender.closed() => Ok(()),
             };
             if let Err(error) = ended {
-                // The reader may be gone: then nobody is left to be told.
-                let _ = sender.send(Err(to_status(error))).await;
+                sender.end(to_status(error)).await;
             }
         });
-        Box::pin(ReceiverStream::new(receiver))
+        Box::pin(reader)
     }
 
     /// Runs `work`, which reads a stream of the peer's. It ends with the broker's shutdown, and with
@@ -106,18 +101,13 @@ impl Api {
 
 /// Work that answers a stream.
 trait AsyncAnswers<T>: Send {
+    /// Answers that may wait for a slow reader before its next question is read.
+    fn ahead(&self) -> usize {
+        4
+    }
+
     /// Runs until everything is answered, or the reader is gone.
     fn run(self, answers: Sender<T>) -> impl Future<Output = Result<()>> + Send;
-}
-
-/// Where a stream's answers go.
-struct Sender<T>(mpsc::Sender<Result<T, Status>>);
-
-impl<T> Sender<T> {
-    /// Sends an answer once the reader has room for it; false if the reader is gone.
-    async fn send(&self, answer: T) -> bool {
-        self.0.send(Ok(answer)).await.is_ok()
-    }
 }
 
 /// Runs a use case to its end, whether or not its caller still waits.

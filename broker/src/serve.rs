@@ -35,7 +35,7 @@ use crate::datastore::Datastore;
 use crate::jobs;
 use crate::matcher::Matcher;
 use crate::objects::Objects;
-use crate::rpc::Api;
+use crate::rpc::{Api, UnderWay};
 use crate::tiles::TileServer;
 
 /// How long calls may take to end once the broker is asked to stop.
@@ -154,6 +154,7 @@ impl BoundBroker {
             broker: Arc::clone(&broker),
             revocation: tls.revocation(),
             shutdown: shutdown.clone(),
+            under_way: UnderWay::default(),
         };
         let checked = api.clone();
         let serving = server_builder(&config.connections)

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use rand::CryptoRng;
 use uuid::Uuid;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::random;
 use crate::time::Timestamp;
@@ -217,7 +218,10 @@ uuid_id! {
 }
 
 /// The opaque reference of a prober to one of its records and one canonical value (protocol §2).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(transparent)]
 pub struct RecordRef([u8; RecordRef::LEN]);
 
 impl RecordRef {
@@ -239,6 +243,12 @@ impl RecordRef {
             kind: "record ref",
             expected: "16 bytes",
         })
+    }
+
+    /// Reads record refs that stand one after the other where they stand, without a copy; `None`
+    /// if the last one is cut.
+    pub fn packed(bytes: &[u8]) -> Option<&[Self]> {
+        <[Self]>::ref_from_bytes(bytes).ok()
     }
 
     /// The 16 bytes.

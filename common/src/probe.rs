@@ -45,6 +45,27 @@ pub fn session_commitment(nonce: &SessionNonce) -> [u8; 32] {
 /// # Panics
 /// For more than 2^32 − 1 pairs; the door refuses more than [`MAX_BATCH`].
 pub fn tags_digest(nonce: &SessionNonce, batch: u32, pairs: &[(Tag, RecordRef)]) -> [u8; 32] {
+    digest_of(nonce, batch, pairs.iter().map(|(tag, r)| (tag, r)))
+}
+
+/// As [`tags_digest`], of the pairs of a tag and the record ref in the same place.
+///
+/// # Panics
+/// As [`tags_digest`].
+pub fn packed_tags_digest(
+    nonce: &SessionNonce,
+    batch: u32,
+    tags: &[Tag],
+    refs: &[RecordRef],
+) -> [u8; 32] {
+    digest_of(nonce, batch, tags.iter().zip(refs))
+}
+
+fn digest_of<'a>(
+    nonce: &SessionNonce,
+    batch: u32,
+    pairs: impl ExactSizeIterator<Item = (&'a Tag, &'a RecordRef)>,
+) -> [u8; 32] {
     // Unwrap safety: see `# Panics`.
     let count = u32::try_from(pairs.len()).expect("a batch of at most 2^32 - 1 pairs");
     let mut hasher = Context::new(Label::BatchTags)
@@ -89,6 +110,8 @@ mod tests {
             answer_digest(&other, 1, &[]),
             session_commitment(&nonce),
         ];
+        let packed = packed_tags_digest(&nonce, 1, &[a.0, b.0], &[a.1, b.1]);
+        assert_eq!(packed, digests[0]);
         let distinct: std::collections::HashSet<_> = digests.iter().collect();
         assert_eq!(distinct.len(), digests.len());
     }

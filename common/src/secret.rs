@@ -6,6 +6,7 @@
 use std::fmt;
 
 use subtle::ConstantTimeEq;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A secret of `N` bytes: redacted, wiped when dropped, compared in constant time.
@@ -99,7 +100,21 @@ impl fmt::Debug for Confidential {
 ///
 /// Without the key it cannot be traced back, but for types that can be enumerated a holder of
 /// the key can: it is handled like the selector itself.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Zeroize)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Zeroize,
+    FromBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+#[repr(transparent)]
 pub struct Tag([u8; Tag::LEN]);
 
 impl Tag {
@@ -115,6 +130,12 @@ impl Tag {
     /// Takes a tag from a slice of exactly 16 bytes, else `None`.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
+    }
+
+    /// Reads tags that stand one after the other where they stand, without a copy; `None` if the
+    /// last one is cut.
+    pub fn packed(bytes: &[u8]) -> Option<&[Self]> {
+        <[Self]>::ref_from_bytes(bytes).ok()
     }
 
     /// The bytes, for a filter, for the probe's wire, or for the manifest's canaries.
@@ -143,6 +164,18 @@ mod tests {
             Tag::new([0x41; 16])
         );
         assert!(!shown.contains("41") && !shown.contains("65") && !shown.contains("AAAA"));
+    }
+
+    #[test]
+    fn packed_tags_are_read_where_they_stand() {
+        let bytes: Vec<u8> = (0..64).collect();
+        // From an odd place: tags need no alignment.
+        let tags = Tag::packed(&bytes[1..49]).expect("three tags");
+        let firsts: Vec<_> = tags.iter().map(|tag| tag.expose()[0]).collect();
+        assert_eq!(firsts, [1, 17, 33]);
+        assert_eq!(tags[0].expose().as_ptr(), bytes[1..].as_ptr());
+        assert!(Tag::packed(&[]).is_some_and(<[Tag]>::is_empty));
+        assert!(Tag::packed(&bytes[..15]).is_none() && Tag::packed(&bytes[..33]).is_none());
     }
 
     #[test]

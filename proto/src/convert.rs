@@ -1,10 +1,12 @@
 //! Conversions between the wire and the domain: past them nothing is unvalidated (style rule 2).
 
+pub mod answer;
 pub mod follow_up;
 mod grounds;
 mod hit;
 pub mod log;
 mod membership;
+mod pairs;
 mod publication;
 
 use std::str::FromStr;
@@ -22,6 +24,7 @@ use sotto_common::time::Timestamp;
 
 use crate::v1;
 
+pub use pairs::Pairs;
 pub use publication::{handling_code, labels};
 
 /// Most bytes in the payload of a signed statement.

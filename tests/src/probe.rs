@@ -1,6 +1,6 @@
 //! Probing as a node does (protocol §7).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message as _;
 use sotto_common::ids::{RecordRef, SessionId};
@@ -47,11 +47,11 @@ impl Probe {
     /// # Errors
     /// The broker's refusal.
     pub async fn raw_batch(&mut self, batch: v1::ProbeBatch) -> Result<v1::ProbeMatches, Status> {
-        let number = batch.number;
+        let (number, refs) = (batch.number, batch.refs.clone());
         match self.ask(Ask::Batch(batch)).await? {
             Answer::Answer(answer) => {
                 assert_eq!(answer.number, number);
-                Ok(v1::ProbeMatches::decode(answer.matches).expect("matches"))
+                Ok(by_ref(&answer.matches, &refs))
             }
             other => panic!("no answer to a batch: {other:?}"),
         }
@@ -76,6 +76,11 @@ impl Probe {
         // Where the broker has hung up, its status says why.
         let _ = self.requests.send(request(message)).await;
         next(&mut self.answers).await
+    }
+
+    /// Where messages are sent, for whoever sends without reading the answers.
+    pub fn requests(&self) -> mpsc::Sender<v1::ProbeRequest> {
+        self.requests.clone()
     }
 
     /// Awaits an answer, or the status that ends the stream, without asking.
@@ -119,6 +124,7 @@ impl TestNode {
             legal_basis_reference: String::new(),
             case_ref: "case-7".into(),
             targets: vec![],
+            answers_by_holder: true,
         }
     }
 
@@ -246,6 +252,50 @@ impl TestNode {
     }
 }
 
+/// An answer to a batch of these refs, by ref whether it came so or by holder.
+///
+/// # Panics
+/// If it is not as `probe.proto` has it.
+pub fn by_ref(matches: &[u8], refs: &[u8]) -> v1::ProbeMatches {
+    let mut answer = v1::ProbeMatches::decode(matches).expect("matches");
+    let refs = refs.as_chunks::<{ RecordRef::LEN }>().0;
+    let mut found: BTreeMap<usize, Vec<v1::HolderMatch>> = BTreeMap::new();
+    for at in std::mem::take(&mut answer.holders) {
+        let hit_ids = at.hit_ids.as_chunks::<16>().0;
+        let pairs = pairs_at(&at, refs.len());
+        assert_eq!(pairs.len(), hit_ids.len());
+        let versions = at.filter_versions.iter().cycle();
+        for ((pair, hit_id), version) in pairs.into_iter().zip(hit_ids).zip(versions) {
+            found.entry(pair).or_default().push(v1::HolderMatch {
+                holder: at.holder.clone(),
+                filter_version: *version,
+                false_positive_probability: at.false_positive_probability,
+                hit_id: hit_id.to_vec().into(),
+            });
+        }
+    }
+    let found = found.into_iter().map(|(pair, holders)| v1::RefMatches {
+        record_ref: refs[pair].to_vec().into(),
+        holders,
+    });
+    answer.refs.extend(found);
+    answer
+}
+
+/// The pairs that match a holder, of so many.
+fn pairs_at(at: &v1::HolderMatches, pairs: usize) -> Vec<usize> {
+    match at.pairs.as_ref().expect("a bitmap or numbers") {
+        v1::holder_matches::Pairs::Bitmap(bitmap) => {
+            let is_set = |pair: &usize| bitmap[pair / 8] >> (pair % 8) & 1 == 1;
+            (0..pairs).filter(is_set).collect()
+        }
+        v1::holder_matches::Pairs::Numbers(numbers) => {
+            let numbers = numbers.as_chunks::<2>().0.iter();
+            numbers.map(|&n| u16::from_be_bytes(n).into()).collect()
+        }
+    }
+}
+
 /// Each match of an answer: record ref and holder.
 pub fn matched(matches: &v1::ProbeMatches) -> impl Iterator<Item = (&[u8], &v1::HolderMatch)> {
     let refs = matches.refs.iter();
@@ -275,7 +325,8 @@ pub fn all_at(holder: &str, values: &[Selector]) -> BTreeSet<(Selector, String)>
         .collect()
 }
 
-const fn request(message: Ask) -> v1::ProbeRequest {
+/// A message on the wire.
+pub const fn request(message: Ask) -> v1::ProbeRequest {
     v1::ProbeRequest {
         message: Some(message),
     }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use prost::Message as _;
 use scoped_futures::ScopedFutureExt as _;
 use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, ErrorCode, Result};
@@ -14,7 +13,7 @@ use sotto_common::log::entry::Entry;
 use sotto_common::publication::FilterLabels;
 use sotto_common::random::os_rng;
 use sotto_common::time::Timestamp;
-use sotto_proto::v1;
+use sotto_proto::convert::answer::{AnsweredHit, AtHolder};
 use tokio::sync::watch;
 
 use super::feedback::move_hit;
@@ -32,8 +31,8 @@ const HOLDER_COUNT_DAYS: i64 = 90;
 const RELEASE_STEP: u32 = 1000;
 
 /// What the matcher found for one batch.
-pub(super) struct Outcome {
-    pub(super) refs: Vec<RecordRef>,
+pub(super) struct Outcome<'a> {
+    pub(super) refs: &'a [RecordRef],
     pub(super) matches: Vec<HolderMatches>,
 }
 
@@ -95,63 +94,75 @@ pub(crate) struct HitPage {
 }
 
 impl Guard<'_> {
-    /// Records the outcome of a batch; returns the serialised `ProbeMatches`, and whether the
-    /// prober's stream moved.
+    /// Records the outcome of a batch; returns what is answered, and whether the prober's stream moved.
     pub(super) async fn record(
         &self,
         tx: &mut (dyn Tx + '_),
-        outcome: &Outcome,
-    ) -> Result<(Vec<u8>, bool)> {
-        let known = tx.get_hits_on(self.key, self.prober, &outcome.refs).await?;
-        let mut known: HashMap<(RecordRef, NodeId), HitRecord> = known
-            .into_iter()
-            .map(|hit| ((hit.record_ref, hit.holder.clone()), hit))
-            .collect();
-        let mut answers: BTreeMap<usize, Vec<v1::HolderMatch>> = BTreeMap::new();
+        outcome: &Outcome<'_>,
+    ) -> Result<(Vec<AtHolder>, bool)> {
+        let refs = outcome.refs;
+        let known = tx.get_hits_on(self.key, self.prober, refs).await?;
+        let mut known = by_holder(known, refs);
+        let mut answer = Vec::new();
         let mut notes = Notes::default();
         for at_holder in &outcome.matches {
-            let guard_key = self.guard_key(&at_holder.holder);
-            let counted = tx.get_hit_count(&self.key.community, &guard_key).await?;
-            let mut count = counted;
-            for (i, (&record_ref, &version)) in
-                outcome.refs.iter().zip(&at_holder.versions).enumerate()
-            {
-                let hit = match known.remove(&(record_ref, at_holder.holder.clone())) {
-                    Some(hit) => {
-                        self.seen_again(tx, hit, at_holder, version, &mut notes)
-                            .await?
-                    }
-                    None if version == 0 => continue,
-                    None => {
-                        let held_back = count >= self.hit_cap;
-                        count += 1;
-                        self.first_seen(tx, record_ref, at_holder, version, held_back, &mut notes)
-                            .await?
-                    }
-                };
-                // Quarantined hits are "left out of answers and streams" (protocol §7).
-                if version > 0 && hit.state != HitState::Quarantined {
-                    answers.entry(i).or_default().push(v1::HolderMatch {
-                        holder: hit.holder.to_string(),
-                        filter_version: version,
-                        false_positive_probability: at_holder.f_total,
-                        hit_id: hit.id.as_bytes().to_vec().into(),
-                    });
-                }
-            }
-            if count != counted {
-                tx.put_hit_count(&self.key.community, &guard_key, count)
-                    .await?;
+            let known = known.remove(&at_holder.holder).unwrap_or_default();
+            let hits = self
+                .record_at(tx, at_holder, refs, known, &mut notes)
+                .await?;
+            if !hits.is_empty() {
+                answer.push(AtHolder {
+                    holder: at_holder.holder.clone(),
+                    f_total: at_holder.f_total,
+                    hits,
+                });
             }
         }
-        let refs = answers
-            .into_iter()
-            .map(|(i, holders)| v1::RefMatches {
-                record_ref: outcome.refs[i].as_bytes().to_vec().into(),
-                holders,
-            })
-            .collect();
-        Ok((v1::ProbeMatches { refs }.encode_to_vec(), notes.events))
+        Ok((answer, notes.events))
+    }
+
+    /// Records what matches at one holder, and what of the hits known there no longer does.
+    async fn record_at(
+        &self,
+        tx: &mut (dyn Tx + '_),
+        at_holder: &HolderMatches,
+        refs: &[RecordRef],
+        mut known: HashMap<usize, HitRecord>,
+        notes: &mut Notes,
+    ) -> Result<Vec<AnsweredHit>> {
+        // Pairs with a match or a known hit alone, in the order of the batch; 0 = no match.
+        let mut versions: BTreeMap<usize, u64> = known.keys().map(|&pair| (pair, 0)).collect();
+        versions.extend(at_holder.hits.iter().map(|hit| (hit.tag, hit.version)));
+        if versions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let guard_key = self.guard_key(&at_holder.holder);
+        let counted = tx.get_hit_count(&self.key.community, &guard_key).await?;
+        let mut count = counted;
+        let mut answered = Vec::new();
+        for (pair, version) in versions {
+            let hit = if let Some(hit) = known.remove(&pair) {
+                self.seen_again(tx, hit, at_holder, version, notes).await?
+            } else {
+                let held_back = count >= self.hit_cap;
+                count += 1;
+                self.first_seen(tx, refs[pair], at_holder, version, held_back, notes)
+                    .await?
+            };
+            // Quarantined hits are "left out of answers and streams" (protocol §7).
+            if version > 0 && hit.state != HitState::Quarantined {
+                answered.push(AnsweredHit {
+                    pair: u16::try_from(pair).map_err(Error::internal)?,
+                    version,
+                    id: hit.id,
+                });
+            }
+        }
+        if count != counted {
+            tx.put_hit_count(&self.key.community, &guard_key, count)
+                .await?;
+        }
+        Ok(answered)
     }
 
     fn guard_key(&self, holder: &NodeId) -> GuardKey {
@@ -277,6 +288,25 @@ impl Guard<'_> {
         };
         journal::put(tx, &entry).await
     }
+}
+
+/// The known hits of each holder, by the place of their ref in the batch.
+fn by_holder(
+    known: Vec<HitRecord>,
+    refs: &[RecordRef],
+) -> HashMap<NodeId, HashMap<usize, HitRecord>> {
+    let mut at_holders: HashMap<_, HashMap<_, _>> = HashMap::new();
+    if known.is_empty() {
+        return at_holders;
+    }
+    let pairs: HashMap<_, _> = refs.iter().enumerate().map(|(i, r)| (r, i)).collect();
+    for hit in known {
+        if let Some(&pair) = pairs.get(&hit.record_ref) {
+            let at_holder = at_holders.entry(hit.holder.clone()).or_default();
+            at_holder.insert(pair, hit);
+        }
+    }
+    at_holders
 }
 
 /// workflow.md "Hit": one that is followed up is not retracted, "only marked so". What has ended

@@ -4,16 +4,15 @@ mod opening;
 
 use std::collections::{BTreeSet, HashSet};
 
-use prost::Message as _;
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, EntryId, NodeId, RecordRef, SessionId};
 use sotto_common::log::action::Action;
 use sotto_common::log::entry::{Batch, Entry};
-use sotto_common::probe::{SessionNonce, answer_digest, tags_digest};
+use sotto_common::probe::{SessionNonce, answer_digest, packed_tags_digest};
 use sotto_common::secret::Tag;
 use sotto_common::time::Timestamp;
-use sotto_proto::v1;
+use sotto_proto::convert::Pairs;
 use std::time::Duration;
 
 use self::opening::{check_opening, check_resumption, max_pairs, session_record};
@@ -23,7 +22,7 @@ use crate::app::hits::{Guard, Outcome};
 use crate::datastore::{BatchRecord, SessionRecord, StackKey, Tx};
 use crate::matcher::{HolderMatches, Question};
 
-pub(crate) use opening::Opening;
+pub(crate) use opening::{AnswerForm, Opening};
 
 /// Most probe sessions that a node has open in a community; another one closes the one that was
 /// not used for longest.
@@ -43,19 +42,17 @@ pub(crate) struct ProbeSession {
     hit_cap: u64,
     prior: f64,
     max_pairs: u32,
+    /// How its prober reads answers.
+    form: AnswerForm,
 }
 
 impl ProbeSession {
     /// protocol §4: "Canary tags are never counted as hits", though every filter holds them.
     fn forget_canaries(&self, tags: &[Tag], matches: &mut [HolderMatches]) {
-        for (i, _) in tags
-            .iter()
-            .enumerate()
-            .filter(|(_, tag)| self.canaries.contains(tag))
-        {
-            for at_holder in &mut *matches {
-                at_holder.versions[i] = 0;
-            }
+        for at_holder in matches {
+            at_holder
+                .hits
+                .retain(|hit| !self.canaries.contains(&tags[hit.tag]));
         }
     }
 }
@@ -135,6 +132,7 @@ impl Broker {
             hit_cap: manifest.profile.hit_cap.into(),
             prior,
             max_pairs,
+            form: opening.form,
         };
         Ok(Opened {
             session,
@@ -155,11 +153,11 @@ impl Broker {
         &self,
         session: &ProbeSession,
         number: u32,
-        pairs: Vec<(Tag, RecordRef)>,
+        pairs: &Pairs,
     ) -> Result<BatchAnswer> {
-        check_batch(&pairs, session.max_pairs)?;
-        let tags_digest = tags_digest(&session.nonce, number, &pairs);
-        let (tags, refs): (Vec<Tag>, Vec<RecordRef>) = pairs.into_iter().unzip();
+        let (tags, refs) = (pairs.tags(), pairs.refs());
+        check_batch(refs, session.max_pairs)?;
+        let tags_digest = packed_tags_digest(&session.nonce, number, tags, refs);
         // Its time is taken once it is its turn: filters may end while it waits.
         let turn = self.matcher.turn(&session.key, tags.len()).await;
         let shared = self.matching.read().await;
@@ -172,12 +170,11 @@ impl Broker {
                 targets: &session.targets,
                 now,
             };
-            let mut matches = self.matcher.probe(&question, &tags);
-            session.forget_canaries(&tags, &mut matches);
+            let mut matches = self.matcher.probe(&question, tags);
+            session.forget_canaries(tags, &mut matches);
             matches
         });
         drop(turn);
-        drop(tags);
         let outcome = &Outcome { refs, matches };
         let asked = &Asked {
             session,
@@ -268,7 +265,7 @@ async fn answer(
     tx: &mut (dyn Tx + '_),
     journal: &Journal,
     asked: &Asked<'_>,
-    outcome: &Outcome,
+    outcome: &Outcome<'_>,
 ) -> Result<Recorded> {
     let Asked {
         session,
@@ -282,6 +279,7 @@ async fn answer(
     active_epoch(tx, &session.key.community, session.key.epoch, now).await?;
     if let Some(recorded) = tx.get_batch(session.id, number).await? {
         if recorded.tags_digest == tags_digest {
+            session.form.check_recorded(&recorded.matches)?;
             return Ok(Recorded {
                 matches: recorded.matches,
                 entry: recorded.entry,
@@ -301,53 +299,44 @@ async fn answer(
         prior: session.prior,
         now,
     };
-    let (matches, hits_moved) = guard.record(tx, outcome).await?;
+    let (found, hits_moved) = guard.record(tx, outcome).await?;
+    let matches = session.form.write(&found, outcome.refs);
     // protocol §11: "every batch, with or without hits".
-    let entry = batch_entry(journal, asked, &row, outcome, &matches)?;
+    let entry = Entry {
+        batch: Some(Batch {
+            number,
+            refs,
+            // As answered: the prober can read this, and is not to learn what the flood guard holds
+            // back.
+            matches: found.iter().map(|at| at.hits.len() as u64).sum(),
+            tags_digest,
+            answer_digest: answer_digest(&session.nonce, number, &matches),
+        }),
+        ..batch_entry(journal, asked, &row)?
+    };
     journal::put(tx, &entry).await?;
     let batch = BatchRecord {
         session: session.id,
         number,
         tags_digest,
-        matches: matches.clone(),
+        matches,
         entry: Some(entry.id),
     };
     tx.put_batch(&batch).await?;
     tx.update_session_counts(session.id, refs, now).await?;
     Ok(Recorded {
-        matches,
-        entry: Some(entry.id),
+        matches: batch.matches,
+        entry: batch.entry,
         hits_moved,
     })
 }
 
-/// The entry of a batch that is answered with these bytes.
-fn batch_entry(
-    journal: &Journal,
-    asked: &Asked<'_>,
-    row: &SessionRecord,
-    outcome: &Outcome,
-    answer: &[u8],
-) -> Result<Entry> {
-    let (session, number) = (asked.session, asked.number);
+/// The entry of a batch, but for what is in it.
+fn batch_entry(journal: &Journal, asked: &Asked<'_>, row: &SessionRecord) -> Result<Entry> {
+    let session = asked.session;
     let (prober, community) = (&session.prober, &session.key.community);
     let entry = journal.by_node(prober, Action::AnswerBatch, community, asked.now)?;
-    // As answered: the prober can read this, and is not to learn what the flood guard holds back.
-    let answered = v1::ProbeMatches::decode(answer).map_err(Error::internal)?;
-    let matches = answered
-        .refs
-        .iter()
-        .map(|of_ref| of_ref.holders.len() as u64);
-    Ok(Entry {
-        batch: Some(Batch {
-            number,
-            refs: outcome.refs.len() as u64,
-            matches: matches.sum(),
-            tags_digest: asked.tags_digest,
-            answer_digest: answer_digest(&session.nonce, number, answer),
-        }),
-        ..about::session(entry, row)
-    })
+    Ok(about::session(entry, row))
 }
 
 /// Counts a batch whole or not at all (protocol §7).
@@ -430,15 +419,15 @@ async fn close(tx: &mut (dyn Tx + '_), record: &SessionRecord, entry: Entry) -> 
     journal::put(tx, &about::session(entry, record)).await
 }
 
-fn check_batch(pairs: &[(Tag, RecordRef)], max_pairs: u32) -> Result<()> {
+fn check_batch(refs: &[RecordRef], max_pairs: u32) -> Result<()> {
     let malformed = |text: String| Err(Error::new(ErrorCode::BatchMalformed, text));
-    if pairs.is_empty() || pairs.len() > max_pairs as usize {
+    if refs.is_empty() || refs.len() > max_pairs as usize {
         return malformed(format!(
             "a batch of this session has 1 to {max_pairs} pairs"
         ));
     }
-    let refs: HashSet<_> = pairs.iter().map(|(_, record_ref)| record_ref).collect();
-    if refs.len() != pairs.len() {
+    let distinct: HashSet<_> = refs.iter().collect();
+    if distinct.len() != refs.len() {
         // protocol §7: "A ref carries exactly one tag", the person policies excepted.
         return malformed("a record ref stands once in a batch".into());
     }

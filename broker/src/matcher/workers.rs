@@ -1,12 +1,17 @@
 //! The threads that test batches: as many as there are cores, and behind the threads of calls, which
 //! the system lets run first.
 
-use rayon::iter::ParallelIterator as _;
-use rayon::iter::{IndexedParallelIterator as _, IntoParallelRefMutIterator as _};
-use rayon::slice::{ParallelSlice as _, ParallelSliceMut as _};
+use std::cmp::Reverse;
+
+use rayon::iter::{
+    IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelIterator as _,
+};
+use rayon::slice::ParallelSlice as _;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use sotto_common::secret::Tag;
 use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::TagHit;
 
 /// Tags that one thread tests at a time: some 20 microseconds, so that nobody waits long for a
 /// thread, and long enough that handing over does not show.
@@ -22,12 +27,6 @@ pub(super) struct Workers {
     pool: ThreadPool,
     /// Batches at a time: enough that no thread waits for the next one.
     turns: Semaphore,
-}
-
-/// The tests of one batch at one holder: a version for each tag, raised by the tests.
-pub(super) struct Work<'a, L> {
-    pub(super) layers: &'a [L],
-    pub(super) versions: &'a mut [u64],
 }
 
 impl Workers {
@@ -62,32 +61,45 @@ impl Workers {
     }
 }
 
-/// Tests all tags at all holders, on the workers if there are any and it is worth it.
+/// Tests all tags at all holders, each with its layers, on the workers if there are any and it is worth
+/// it; gives the hits of each holder in the order of the tags.
 pub(super) fn run<L: Sync>(
     workers: Option<&Workers>,
     tags: &[Tag],
-    work: &mut [Work<'_, L>],
-    test: impl Fn(&L, &[Tag], &mut [u64]) + Sync,
-) {
-    let tests = work.iter().map(|work| work.layers.len()).sum::<usize>() * tags.len();
+    holders: &[Vec<L>],
+    test: impl Fn(&L, &[Tag], &mut Vec<TagHit>) + Sync,
+) -> Vec<Vec<TagHit>> {
+    let tests = holders.iter().map(Vec::len).sum::<usize>() * tags.len();
     let Some(workers) = workers.filter(|_| tests > BY_CALLER) else {
-        for Work { layers, versions } in work {
-            for layer in *layers {
-                test(layer, tags, versions);
-            }
-        }
-        return;
+        let each = holders.iter().map(|layers| found(layers, tags, &test));
+        return each.collect();
     };
-    workers.pool.install(|| {
-        work.par_iter_mut().for_each(|work| {
-            let layers = work.layers;
-            let versions = work.versions.par_chunks_mut(SHARE);
-            let shares = tags.par_chunks(SHARE).zip(versions);
-            shares.for_each(|(tags, versions)| {
-                for layer in layers {
-                    test(layer, tags, versions);
-                }
-            });
+    let in_shares = |layers: &Vec<L>| {
+        let shares = tags.par_chunks(SHARE).enumerate().map(|(share, tags)| {
+            let mut hits = found(layers, tags, &test);
+            for hit in &mut hits {
+                hit.tag += share * SHARE;
+            }
+            hits
         });
-    });
+        shares.flatten_iter().collect::<Vec<_>>()
+    };
+    workers
+        .pool
+        .install(|| holders.par_iter().map(in_shares).collect())
+}
+
+/// The tags that are in any of the layers, each with the highest version, in their order.
+fn found<L>(
+    layers: &[L],
+    tags: &[Tag],
+    test: &impl Fn(&L, &[Tag], &mut Vec<TagHit>),
+) -> Vec<TagHit> {
+    let mut hits = Vec::new();
+    for layer in layers {
+        test(layer, tags, &mut hits);
+    }
+    hits.sort_unstable_by_key(|hit| (hit.tag, Reverse(hit.version)));
+    hits.dedup_by_key(|hit| hit.tag);
+    hits
 }

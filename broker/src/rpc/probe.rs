@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sotto_common::epoch::Kid;
-use sotto_common::error::{Error, ErrorCode, Result};
+use sotto_common::error::{Error, Result};
 use sotto_common::grounds::Grounds;
-use sotto_common::ids::{NodeId, RecordRef, SessionId};
+use sotto_common::ids::{NodeId, SessionId};
 use sotto_common::membership::MAX_MEMBERS;
-use sotto_common::probe::{MAX_BATCH, SessionNonce};
-use sotto_common::secret::Tag;
-use sotto_proto::convert::{array, epoch, id, policy, tags, text};
+use sotto_common::probe::SessionNonce;
+use sotto_proto::convert::{Pairs, array, epoch, id, policy, tags, text};
 use sotto_proto::status::from_inbound;
 use sotto_proto::v1;
 use sotto_proto::v1::probe_request::Message as Asked;
@@ -18,9 +17,10 @@ use sotto_proto::v1::probe_response::Message as Answered;
 use sotto_proto::v1::probe_service_server::ProbeService;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::flow::{Answers, Place, Places, Sender};
 use super::membership::answer;
-use super::{Answers, Api, AsyncAnswers, Sender, node, peer, to_the_end};
-use crate::app::{Broker, Opening, ProbeSession};
+use super::{Api, AsyncAnswers, node, peer, to_the_end};
+use crate::app::{AnswerForm, Broker, Opening, ProbeSession};
 use crate::datastore::StackKey;
 use sotto_proto::status::to_status;
 
@@ -36,12 +36,14 @@ impl ProbeService for Api {
             let (prober, peer) = (node(&request)?, peer(&request)?);
             let broker = Arc::clone(&self.broker);
             let asked = request.into_inner();
+            let places = self.under_way.of(&prober);
             Ok(self.stream(
                 peer,
                 Session {
                     broker,
                     prober,
                     asked,
+                    places,
                 },
             ))
         })
@@ -52,6 +54,8 @@ struct Session {
     broker: Arc<Broker>,
     prober: NodeId,
     asked: Streaming<v1::ProbeRequest>,
+    /// Of all streams of the prober.
+    places: Places,
 }
 
 impl Session {
@@ -69,6 +73,11 @@ impl Session {
 }
 
 impl AsyncAnswers<v1::ProbeResponse> for Session {
+    /// An answer may be of 4 MiB.
+    fn ahead(&self) -> usize {
+        1
+    }
+
     async fn run(mut self, answers: Sender<v1::ProbeResponse>) -> Result<()> {
         let opening = match self.next().await? {
             Some(Asked::Opening(opening)) => opening,
@@ -87,18 +96,26 @@ impl AsyncAnswers<v1::ProbeResponse> for Session {
         };
         let mut reader_is_there = answers.send(response(Answered::Opened(opened))).await;
         while reader_is_there {
-            let (answer, last) = match self.next().await? {
+            reader_is_there = match self.next().await? {
                 Some(Asked::Batch(batch)) => {
-                    (batch_answer(&self.broker, &session, batch).await?, false)
+                    // While the prober does not read, no batch of it is tested and none of its
+                    // questions read.
+                    let place = self.places.take().await;
+                    let (answer, place) =
+                        batch_answer(&self.broker, &session, batch, place).await?;
+                    answers.send_from(place, response(answer)).await
                 }
-                Some(Asked::Close(_)) => (close_answer(&self.broker, &session).await?, true),
+                Some(Asked::Close(_)) => {
+                    let answer = close_answer(&self.broker, &session).await?;
+                    answers.send(response(answer)).await;
+                    return Ok(());
+                }
                 Some(Asked::Opening(_)) => {
                     return Err(Error::field("message", "the session is open already"));
                 }
                 // The stream ends, the session stays open (protocol §7).
                 None => return Ok(()),
             };
-            reader_is_there = answers.send(response(answer)).await && !last;
         }
         Ok(())
     }
@@ -110,45 +127,32 @@ const fn response(message: Answered) -> v1::ProbeResponse {
     }
 }
 
+/// Answers a batch; its place is taken for as long as that goes on, whether or not the prober still waits.
 async fn batch_answer(
     broker: &Arc<Broker>,
     session: &Arc<ProbeSession>,
     batch: v1::ProbeBatch,
-) -> Result<Answered> {
-    let pairs = pairs_of(&batch)?;
+    place: Place,
+) -> Result<(Answered, Place)> {
+    let number = batch.number;
+    let pairs = Pairs::try_from(batch)?;
     let (broker, session) = (Arc::clone(broker), Arc::clone(session));
-    let tested = async move { broker.probe_batch(&session, batch.number, pairs).await };
-    let answer = to_the_end(tested).await?;
-    Ok(Answered::Answer(v1::ProbeAnswer {
-        number: batch.number,
+    let tested = async move {
+        let answer = broker.probe_batch(&session, number, &pairs).await?;
+        Ok::<_, Error>((answer, place))
+    };
+    let (answer, place) = to_the_end(tested).await?;
+    let answer = Answered::Answer(v1::ProbeAnswer {
+        number,
         matches: answer.matches.into(),
         leaf_index: answer.leaf_index,
-    }))
+    });
+    Ok((answer, place))
 }
 
 async fn close_answer(broker: &Broker, session: &ProbeSession) -> Result<Answered> {
     let (batches, refs) = broker.close_session(session).await?;
     Ok(Answered::Closed(v1::ProbeClosed { batches, refs }))
-}
-
-fn pairs_of(batch: &v1::ProbeBatch) -> Result<Vec<(Tag, RecordRef)>> {
-    let (tags, tags_rest) = batch.tags.as_chunks::<{ Tag::LEN }>();
-    let (refs, refs_rest) = batch.refs.as_chunks::<{ RecordRef::LEN }>();
-    if !tags_rest.is_empty() || !refs_rest.is_empty() || tags.len() != refs.len() {
-        let text = "as many tags as refs, 16 bytes each";
-        return Err(Error::new(ErrorCode::BatchMalformed, text));
-    }
-    if tags.len() > MAX_BATCH {
-        return Err(Error::new(
-            ErrorCode::BatchMalformed,
-            "a batch has 1 to 4096 pairs",
-        ));
-    }
-    Ok(tags
-        .iter()
-        .zip(refs)
-        .map(|(&tag, &r)| (Tag::new(tag), RecordRef::new(r)))
-        .collect())
 }
 
 fn opening_of(wire: &v1::ProbeOpening) -> Result<Opening> {
@@ -178,5 +182,10 @@ fn opening_of(wire: &v1::ProbeOpening) -> Result<Opening> {
         nonce,
         grounds: Grounds::try_from(wire)?,
         targets,
+        form: if wire.answers_by_holder {
+            AnswerForm::ByHolder
+        } else {
+            AnswerForm::ByRef
+        },
     })
 }

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use prost::Message as _;
+use prost::bytes::Bytes;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use sotto_common::epoch::KeySchedule;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::filter::layers::posterior;
 use sotto_common::grounds::Grounds;
 use sotto_common::hit::HitState;
-use sotto_common::ids::{HitId, NodeId, RecordRef, SessionId};
+use sotto_common::ids::{NodeId, RecordRef, SessionId};
 use sotto_common::membership::Manifest;
 use sotto_common::probe::SessionNonce;
 use sotto_common::publication::FilterLabels;
@@ -18,7 +18,7 @@ use sotto_common::secret::Tag;
 use sotto_common::selector::Policy;
 use sotto_common::tag::RecordRefKey;
 use sotto_common::time::Timestamp;
-use sotto_proto::convert::{id, text};
+use sotto_proto::convert::answer::{self, Misfit};
 use sotto_proto::v1;
 use sotto_proto::v1::probe_request::Message as Ask;
 use sotto_proto::v1::probe_response::Message as Told;
@@ -138,6 +138,7 @@ impl App {
             legal_basis_reference: grounds.reference().to_owned(),
             case_ref: grounds.case_ref().to_owned(),
             targets: opening.targets.iter().map(ToString::to_string).collect(),
+            answers_by_holder: true,
         })
     }
 }
@@ -299,66 +300,50 @@ impl Decoys<'_> {
 /// does what their holders say of their filters.
 ///
 /// # Errors
-/// `INTERNAL` for an answer that is not one to this question: of a ref that was not asked, of a
-/// holder that is no member, not targeted or this node itself, of a holder twice for a ref, or
-/// with a probability that is none.
+/// `INTERNAL` for an answer that is not one to this question: one that does not fit the batch, or of a
+/// holder that is no member, not targeted or this node itself.
 pub(crate) fn found(
     own: &NodeId,
     manifest: &Manifest,
     opening: &Opening<'_>,
     pairs: &Pairs,
-    matches: &[u8],
+    matches: &Bytes,
     now: Timestamp,
 ) -> Result<Vec<Hit>> {
     let policy = opening.policy;
-    let matches = v1::ProbeMatches::decode(matches).map_err(|_| lie("it cannot be decoded"))?;
     let prior = manifest.profile.policy(policy)?.prior;
     let asked: HashSet<RecordRef> = pairs.refs.iter().map(|(r, _)| *r).collect();
-    let sent: HashSet<RecordRef> = pairs.sent.iter().map(|(_, r)| *r).collect();
-    let mut seen = HashSet::new();
+    let sent: Vec<RecordRef> = pairs.sent.iter().map(|(_, r)| *r).collect();
     let mut hits = Vec::new();
-    for matched in matches.refs {
-        let record_ref = id("record_ref", &matched.record_ref, RecordRef::from_slice)
-            .map_err(|_| lie("a record ref is not of its form"))?;
-        if !sent.contains(&record_ref) {
-            return Err(lie("a record ref was not asked"));
+    for told in answer::read(matches, &sent)
+        .map_err(Misfit::as_str)
+        .map_err(lie)?
+    {
+        let holder = told.holder;
+        let targeted = opening.targets.is_empty() || opening.targets.contains(&holder);
+        if holder == *own || !targeted || manifest.member(&holder).is_err() {
+            return Err(lie("a holder was not asked"));
         }
+        let record_ref = sent[told.pair];
         if !asked.contains(&record_ref) {
             // What was filled up matches by chance: it is a hit of nothing.
             continue;
         }
-        for told in matched.holders {
-            let holder: NodeId = text("holder", &told.holder)
-                .map_err(|_| lie("the id of a holder is not of its form"))?;
-            let targeted = opening.targets.is_empty() || opening.targets.contains(&holder);
-            if holder == *own || !targeted || manifest.member(&holder).is_err() {
-                return Err(lie("a holder was not asked"));
-            }
-            if !seen.insert((record_ref, holder.clone())) {
-                return Err(lie("a holder comes twice for a record ref"));
-            }
-            let false_positive = told.false_positive_probability;
-            // Not so for what is no number either.
-            if !(0.0..=1.0).contains(&false_positive) {
-                return Err(lie("a probability is not from 0 to 1"));
-            }
-            hits.push(Hit {
-                id: id("hit_id", &told.hit_id, HitId::from_slice)
-                    .map_err(|_| lie("the id of a hit is not of its form"))?,
-                epoch: manifest.epoch,
-                policy,
-                record_ref,
-                holder,
-                state: HitState::New,
-                filter_version: told.filter_version,
-                false_positive,
-                posterior: posterior(prior, false_positive),
-                first_seen: now,
-                last_seen: now,
-                unmatched_since: None,
-                labels: FilterLabels::default(),
-            });
-        }
+        hits.push(Hit {
+            id: told.hit,
+            epoch: manifest.epoch,
+            policy,
+            record_ref,
+            holder,
+            state: HitState::New,
+            filter_version: told.version,
+            false_positive: told.f_total,
+            posterior: posterior(prior, told.f_total),
+            first_seen: now,
+            last_seen: now,
+            unmatched_since: None,
+            labels: FilterLabels::default(),
+        });
     }
     Ok(hits)
 }
@@ -380,8 +365,10 @@ fn out_of_order() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use sotto_common::epoch::Gms;
     use sotto_common::grounds::{LegalBasis, Purpose};
+    use sotto_common::ids::HitId;
     use sotto_common::random::os_rng;
     use sotto_common::secret::Selector;
 
@@ -465,12 +452,22 @@ mod tests {
         }
     }
 
-    /// Reads an answer to `de-bka`, which asked ref 1 of members `nl-fiu` and `fr-pj`.
+    /// Reads an answer by ref to `de-bka`, which asked ref 1 of members `nl-fiu` and `fr-pj`.
     fn read(
         record_ref: u8,
         holders: Vec<v1::HolderMatch>,
         targets: &[&str],
     ) -> Result<Vec<Hit>, Error> {
+        let at_ref = v1::RefMatches {
+            record_ref: vec![record_ref; 16].into(),
+            holders,
+        };
+        let (refs, holders) = (vec![at_ref], Vec::new());
+        read_all(&v1::ProbeMatches { refs, holders }, targets)
+    }
+
+    /// Reads an answer to `de-bka`, which asked ref 1 and, as a decoy, ref 8.
+    fn read_all(matches: &v1::ProbeMatches, targets: &[&str]) -> Result<Vec<Hit>, Error> {
         let (_, mut manifest) = manifest(1);
         let node = |text: &str| -> NodeId { text.parse().expect("a node") };
         for other in ["de-bka", "fr-pj"] {
@@ -486,14 +483,7 @@ mod tests {
             refs: vec![(RecordRef::new([1; 16]), 1)],
             ..Pairs::default()
         };
-        let answered = v1::RefMatches {
-            record_ref: vec![record_ref; 16].into(),
-            holders,
-        };
-        let matches = v1::ProbeMatches {
-            refs: vec![answered],
-        }
-        .encode_to_vec();
+        let matches = matches.encode_to_vec().into();
         let grounds = Grounds::new(
             Some(Purpose::Investigation),
             Some(LegalBasis::Eu2023977),
@@ -521,6 +511,58 @@ mod tests {
         assert_eq!(hits[0].first_seen, Timestamp::from_seconds(5));
         assert!(hits[0].posterior > 0.999);
         assert!(read(1, vec![holder("nl-fiu")], &["nl-fiu"]).is_ok());
+    }
+
+    /// Says that the pairs of these bits match a holder.
+    fn at_holder(node: &str, bits: u8) -> v1::HolderMatches {
+        let ids = (0..bits.count_ones()).flat_map(|_| holder(node).hit_id);
+        v1::HolderMatches {
+            holder: node.into(),
+            false_positive_probability: 1e-9,
+            pairs: Some(v1::holder_matches::Pairs::Bitmap(vec![bits].into())),
+            filter_versions: vec![3],
+            hit_ids: ids.collect::<Vec<_>>().into(),
+        }
+    }
+
+    fn by_holder(holders: Vec<v1::HolderMatches>, targets: &[&str]) -> Result<Vec<Hit>, Error> {
+        let refs = Vec::new();
+        read_all(&v1::ProbeMatches { refs, holders }, targets)
+    }
+
+    #[test]
+    fn an_answer_by_holder_gives_a_hit_for_each_ref_that_is_of_a_record() {
+        let told = vec![at_holder("fr-pj", 0b11), at_holder("nl-fiu", 0b01)];
+        let hits = by_holder(told, &[]).expect("read");
+        let of: Vec<_> = hits.iter().map(|hit| hit.holder.as_str()).collect();
+        assert_eq!(of, ["fr-pj", "nl-fiu"]);
+        let asked = |hit: &Hit| hit.record_ref == RecordRef::new([1; 16]);
+        assert!(hits.iter().all(|hit| asked(hit) && hit.filter_version == 3));
+        assert!(by_holder(vec![at_holder("nl-fiu", 0b10)], &[]).is_ok_and(|hits| hits.is_empty()));
+    }
+
+    #[test]
+    fn an_answer_by_holder_that_does_not_fit_the_batch_is_refused() {
+        let one_hit_less = v1::HolderMatches {
+            hit_ids: holder("nl-fiu").hit_id,
+            ..at_holder("nl-fiu", 0b11)
+        };
+        for (told, targets) in [
+            // The batch has two pairs.
+            (vec![at_holder("nl-fiu", 0b101)], &[][..]),
+            (vec![at_holder("nl-fiu", 0)], &[]),
+            (vec![one_hit_less], &[]),
+            (vec![at_holder("nl-fiu", 1), at_holder("fr-pj", 1)], &[]),
+            (vec![at_holder("de-bka", 1)], &[]),
+            (vec![at_holder("se-noa", 1)], &[]),
+            (vec![at_holder("nl-fiu", 1)], &["fr-pj"]),
+            // Of a decoy alone, too.
+            (vec![at_holder("se-noa", 0b10)], &[]),
+        ] {
+            let error = by_holder(told, targets).expect_err("refused");
+            assert_eq!(error.code, ErrorCode::Internal);
+            assert!(error.text.contains("does not fit"), "{error}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
-//! Callers that hang up in the middle of a call: what was begun is done whole, or not at all.
+//! Callers that hang up in the middle of a call: what was begun is done whole, or not at all. And those
+//! that do not read what they are answered.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::RngExt as _;
 use sotto_common::selector::Policy::Phone;
-use sotto_tests::probe::{all_at, batch_of};
+use sotto_proto::v1::probe_response::Message as Answer;
+use sotto_tests::probe::{all_at, batch_of, request};
 use sotto_tests::sandbox::NEVER;
 use sotto_tests::{Sandbox, phones, seed};
 use tokio::time::timeout;
@@ -80,6 +82,42 @@ async fn hits_of_a_batch_whose_prober_hangs_up_still_reach_its_stream() {
             assert_eq!(event.cursor, cursor, "round {round}");
         }
     }
+}
+
+/// Answers of 14 KiB, so many that no buffer on their way has room for all.
+const UNREAD: usize = 250;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prober_that_stops_reading_gets_every_answer_later_and_its_other_streams_go_on() {
+    let (_sandbox, [nl, de]) = Sandbox::with_nodes(["nl-fiu", "de-bka"]).await;
+    let values = phones(0..900);
+    de.publish(Phone, &values).await;
+    let batch = batch_message(0, &nl.pairs(Phone, &values));
+    let mut probe = nl.open(nl.opening(Phone)).await.expect("opened");
+    let Answer::Answer(first) = probe.ask(batch.clone()).await.expect("answered") else {
+        panic!("no answer to a batch");
+    };
+    assert!(first.matches.len() > 900 * 16);
+
+    // The same again and again, which is neither counted nor recorded anew.
+    let requests = probe.requests();
+    let asking = tokio::spawn(async move {
+        for _ in 0..UNREAD {
+            let sent = requests.send(request(batch.clone())).await;
+            sent.expect("the stream is open");
+        }
+    });
+    for _ in 0..20 {
+        let found = nl.find(Phone, &values[..1]).await;
+        assert_eq!(found, all_at("de-bka", &values[..1]));
+    }
+    for i in 0..UNREAD {
+        match probe.next().await.expect("answered") {
+            Answer::Answer(answer) => assert_eq!(answer.matches, first.matches, "{i}"),
+            other => panic!("no answer to a batch: {other:?}"),
+        }
+    }
+    asking.await.expect("all were sent");
 }
 
 fn batch_message(

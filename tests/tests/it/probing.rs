@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
 use sotto_common::error::ErrorCode;
 use sotto_common::selector::Policy::{Email, Phone};
 use sotto_proto::v1;
-use sotto_tests::probe::{Pair, batch_of};
+use sotto_tests::probe::{Pair, batch_of, by_ref};
 use sotto_tests::{Sandbox, assert_refused, matched, phones};
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -297,6 +298,48 @@ async fn a_repeated_batch_gets_its_recorded_answer_and_is_not_counted_again() {
     assert_eq!(nl.limits().await.expect("listed")[0].used_today, 9);
     let closed = probe.close().await.expect("closed");
     assert_eq!((closed.batches, closed.refs), (1, 9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_of_before_are_answered_by_ref_with_the_same_hits() {
+    use v1::probe_request::Message::Batch;
+    use v1::probe_response::Message::Answer;
+    let (_sandbox, [nl, de]) = Sandbox::with_nodes(MEMBERS).await;
+    de.publish(Phone, &phones(0..5)).await;
+    let batch = batch_of(0, &nl.pairs(Phone, &phones(0..9)));
+    let ask = async |opening: &v1::ProbeOpening| {
+        let mut probe = nl.open(opening.clone()).await.expect("opened");
+        match probe.ask(Batch(batch.clone())).await? {
+            Answer(answer) => Ok::<_, tonic::Status>(answer.matches),
+            other => panic!("no answer to a batch: {other:?}"),
+        }
+    };
+    let now = nl.opening(Phone);
+    let before = v1::ProbeOpening {
+        answers_by_holder: false,
+        ..nl.opening(Phone)
+    };
+    let (told_now, told_before) = (ask(&now).await, ask(&before).await);
+    let (told_now, told_before) = (told_now.expect("answered"), told_before.expect("answered"));
+    let wire = |bytes: &[u8]| v1::ProbeMatches::decode(bytes).expect("matches");
+    assert_eq!(wire(&told_now).holders.len(), 1);
+    assert_eq!(wire(&told_before).refs.len(), 5);
+    assert_eq!(by_ref(&told_now, &batch.refs), wire(&told_before));
+
+    // A recorded answer is repeated as it is: each reads its own again, and a node of before, which
+    // would find nothing in one by holder, is told so.
+    assert_eq!(ask(&now).await.expect("answered"), told_now);
+    let resumed = v1::ProbeOpening {
+        answers_by_holder: true,
+        ..before
+    };
+    assert_eq!(ask(&resumed).await.expect("answered"), told_before);
+    let resumed = v1::ProbeOpening {
+        answers_by_holder: false,
+        ..now
+    };
+    let refused = ask(&resumed).await;
+    assert_refused(refused, Code::InvalidArgument, ErrorCode::SessionMismatch);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,12 +6,13 @@ use sha2::{Digest as _, Sha256};
 use sotto_common::epoch::Kid;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::grounds::Grounds;
-use sotto_common::ids::{NodeId, SessionId};
+use sotto_common::ids::{NodeId, RecordRef, SessionId};
 use sotto_common::membership::Manifest;
 use sotto_common::probe::{MAX_BATCH, SessionNonce, session_commitment};
 use sotto_common::secret::Tag;
 use sotto_common::service::tls::MAX_MESSAGE;
 use sotto_common::time::Timestamp;
+use sotto_proto::convert::answer::{self, AtHolder};
 
 use crate::datastore::{SessionRecord, StackKey};
 
@@ -25,6 +26,46 @@ pub(crate) struct Opening {
     pub(crate) nonce: SessionNonce,
     pub(crate) grounds: Grounds,
     pub(crate) targets: BTreeSet<NodeId>,
+    pub(crate) form: AnswerForm,
+}
+
+/// How answers are written: as their prober reads them.
+#[derive(Clone, Copy)]
+pub(crate) enum AnswerForm {
+    /// For nodes of before.
+    ByRef,
+    ByHolder,
+}
+
+impl AnswerForm {
+    /// A serialised `ProbeMatches`.
+    pub(super) fn write(self, answer: &[AtHolder], refs: &[RecordRef]) -> Vec<u8> {
+        match self {
+            Self::ByRef => answer::write_by_ref(answer, refs),
+            Self::ByHolder => answer::write(answer, refs.len()),
+        }
+    }
+
+    /// Refuses to repeat an answer that the prober would find empty: what it was told is logged, and
+    /// cannot be written otherwise now.
+    pub(super) fn check_recorded(self, answer: &[u8]) -> Result<()> {
+        if matches!(self, Self::ByRef) && answer::is_by_holder(answer) {
+            let text = "this batch was answered by holder: open a new session";
+            return Err(Error::new(ErrorCode::SessionMismatch, text));
+        }
+        Ok(())
+    }
+
+    /// Most bytes of an answer for a pair, and for a pair that matches one holder.
+    const fn widths(self) -> (usize, usize) {
+        match self {
+            // A record ref with its tags and lengths; name of at most 35 bytes, version, probability,
+            // hit id, tags and lengths.
+            Self::ByRef => (24, 80),
+            // A share of the bitmap, a version and a hit id.
+            Self::ByHolder => (0, 27),
+        }
+    }
 }
 
 /// protocol §4: the opening carries the canaries of its key, and the forms of its code.
@@ -74,18 +115,16 @@ pub(super) fn check_resumption(known: &SessionRecord, asked: &SessionRecord) -> 
 /// Most pairs of a batch whose answer, should every ref match every holder, is one message of
 /// 4 MiB (protocol §12); 4096 at most (protocol §7).
 pub(super) fn max_pairs(opening: &Opening, manifest: &Manifest) -> u32 {
-    /// What is around the refs of an answer.
-    const ENVELOPE: usize = 64 * 1024;
-    /// A record ref with its tags and lengths.
-    const REF: usize = 24;
-    /// A holder: name of at most 35 bytes, version, probability, hit id, tags and lengths.
-    const HOLDER: usize = 80;
+    /// What is around the matches of an answer: with answers by holder some 80 bytes for each.
+    const ENVELOPE: usize = 128 * 1024;
     let others = manifest.members.len().saturating_sub(1);
     let holders = match opening.targets.len() {
         0 => others,
         targets => targets.min(others),
     };
-    let pairs = (MAX_MESSAGE - ENVELOPE) / (REF + HOLDER * holders);
+    let (of_pair, of_match) = opening.form.widths();
+    let of_pair = (of_pair + of_match * holders).max(1);
+    let pairs = (MAX_MESSAGE - ENVELOPE) / of_pair;
     // Unwrap safety: at most 4096.
     u32::try_from(pairs.clamp(1, MAX_BATCH)).unwrap_or(1)
 }
