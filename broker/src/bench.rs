@@ -74,6 +74,9 @@ impl Matching {
     }
 
     /// Tests every tag against every holder; tells how many matches there are.
+    ///
+    /// # Panics
+    /// If a filter were awaited, which none of these is.
     pub fn probe(&self, tags: &[Tag]) -> usize {
         let question = Question {
             key: &self.key,
@@ -81,7 +84,11 @@ impl Matching {
             targets: &BTreeSet::new(),
             now: self.now,
         };
-        let found = self.matcher.probe(&question, tags);
+        // Unwrap safety: each filter that was taken has its bits.
+        let found = self
+            .matcher
+            .probe(&question, tags)
+            .expect("none is awaited");
         let versions = found.iter().flat_map(|at_holder| &at_holder.versions);
         versions.filter(|&&version| version > 0).count()
     }
