@@ -29,7 +29,10 @@ struct Progress {
 }
 
 impl Progress {
-    fn step(&self) {
+    fn note(&self, outcome: &Result<()>) {
+        if outcome.is_err() {
+            return;
+        }
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         let part = |done: usize| done * PARTS / self.all.max(1);
         if part(done) > part(done - 1) {
@@ -84,7 +87,9 @@ impl Broker {
             .iter()
             .map(move |record| {
                 let verified = self.verify(record);
-                verified.inspect(move |_| progress.step()).boxed()
+                verified
+                    .inspect(move |outcome| progress.note(outcome))
+                    .boxed()
             })
             .collect();
         let outcomes: Vec<_> = stream::iter(verified)
