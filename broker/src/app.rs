@@ -2,6 +2,7 @@
 //! matcher, with the clock given (style §1).
 
 mod catalogue;
+mod copies;
 mod epochs;
 mod feedback;
 mod follow_ups;
@@ -75,12 +76,14 @@ pub(crate) struct Parts {
 }
 
 impl Broker {
-    /// Maps the active filters, and takes a place among the brokers on the ledger. Filters that are
-    /// lost keep it from starting, or their publications are ended.
+    /// Maps the active filters, and takes a place among the brokers on the ledger. Copies of an
+    /// earlier run are not compared with their digests yet: [`Self::verify_copies`] does that. Filters
+    /// of which there is no copy are fetched, and those that are lost keep the broker from starting, or
+    /// their publications are ended.
     ///
     /// # Errors
-    /// If the ledger, the object store or the cache cannot be used, or a filter is not what was
-    /// published.
+    /// If the ledger, the object store or the cache cannot be used, or a filter that is fetched is not
+    /// what was published.
     pub(crate) async fn start(parts: Parts, end_lost_filters: bool) -> Result<Self> {
         let broker = Self {
             store: parts.store,
@@ -105,8 +108,13 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Leaves the brokers on the ledger, and closes it; what was committed stays.
+    /// Leaves the brokers on the ledger, and closes it and the cache; what was committed stays.
     pub(crate) async fn close(&self) {
+        let cache = self.cache.clone();
+        let closed = blocking(move || cache.close().map_err(Error::unavailable)).await;
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the next start uses no filter before it is compared with its digest");
+        }
         if let Err(error) = self.leave().await {
             tracing::warn!(%error, "the others wait for this broker until its lease has run out");
         }

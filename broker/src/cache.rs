@@ -7,21 +7,26 @@
 //!
 //! A copy is worth nothing by itself: any that is missing, or found altered, is fetched again from
 //! the object store. The folder is one process's alone (`DirLock`).
+//!
+//! Copies of an earlier run are not all compared before the broker answers: of those that it has
+//! [closed] in good order that can wait, and the others can be mapped and not used.
 
-use std::collections::HashSet;
+mod closed;
+
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sha2::{Digest as _, Sha256};
 use sotto_common::error::{Error, Result};
 use sotto_common::ids::PublicationId;
 use sotto_common::random::{self, os_rng};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 
+use self::closed::Stamp;
 use crate::matcher::MappedFilter;
 use crate::objects::{ObjectKey, Objects};
 
@@ -32,8 +37,28 @@ mod tests;
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     dir: PathBuf,
-    /// Names of entries whose digest this process has seen to be right.
-    verified: Arc<Mutex<HashSet<String>>>,
+    /// What is known of entries, by their names.
+    known: Arc<Mutex<HashMap<String, Known>>>,
+}
+
+/// What is known of an entry.
+#[derive(Clone, Copy)]
+struct Known {
+    /// As this it was found to be right.
+    stamp: Stamp,
+    /// By whom.
+    trust: Trust,
+}
+
+/// What is known of the bytes of a copy.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Trust {
+    /// Nothing: an earlier run did not close it in good order.
+    Unknown,
+    /// The last run closed it in good order, and nobody has written to it since.
+    Closed,
+    /// This process has compared them with their digest.
+    Verified,
 }
 
 /// A file on its way into the cache; it goes when this is dropped, unless it was adopted.
@@ -57,12 +82,29 @@ impl Cache {
             .create(&dir)?;
         Ok(Self {
             dir,
-            verified: Arc::default(),
+            known: Arc::default(),
         })
     }
 
-    /// Maps the filter that is the object `key`, fetching it if there is no good copy. A copy from
-    /// an earlier run is compared with its digest before its first use.
+    /// Says which copies can be used at once by the next run, which begins with [`Self::sweep`].
+    /// Nothing is to be put into the cache afterwards.
+    ///
+    /// # Errors
+    /// If it cannot be written down, on a full disk for example: the next run then trusts none.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        let known = self.known();
+        let copies = known.iter().map(|(name, known)| (&**name, known.stamp));
+        closed::put(&self.list(), copies)
+    }
+
+    /// Where the copies are listed that were closed in good order. Not in the folder, which holds
+    /// copies and nothing else.
+    fn list(&self) -> PathBuf {
+        self.dir.with_extension("closed")
+    }
+
+    /// The filter that is the object `key`, fetching it if there is no good copy. A copy from
+    /// an earlier run is compared with its digest.
     ///
     /// # Errors
     /// `UNAVAILABLE` if the store is away or the disk is full; `INTERNAL` if the object is missing
@@ -75,15 +117,56 @@ impl Cache {
         digest: &[u8; 32],
     ) -> Result<MappedFilter> {
         let publication = key.publication().ok_or_else(no_filter)?;
-        if let Some(filter) = self.entry(publication, length, digest).await? {
+        if let Some(filter) = self.compared(publication, length, digest).await? {
             return Ok(filter);
         }
         let mut part = self.new_part(publication).await?;
         objects.fetch(key, length, digest, part.file()).await?;
         self.adopt(part, digest).await?;
         // Gone again at once if the publication has ended meanwhile.
-        let filter = self.entry(publication, length, digest).await?;
+        let filter = self.compared(publication, length, digest).await?;
         filter.ok_or_else(|| Error::unavailable("a copy was removed while it was fetched"))
+    }
+
+    /// Maps the copy, if there is a good one; one that is not is deleted. It is compared with its
+    /// digest unless this process has done so before.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if the disk refuses.
+    pub(crate) async fn compared(
+        &self,
+        publication: PublicationId,
+        length: u64,
+        digest: &[u8; 32],
+    ) -> Result<Option<MappedFilter>> {
+        let is_right = |cache: &Self, name: &str, filter: &MappedFilter, digest: &[u8; 32]| {
+            cache.trust(name) == Trust::Verified || cache.compare(name, filter, digest)
+        };
+        let entry = self.entry(publication, length, digest, is_right).await?;
+        Ok(entry.map(|(filter, _)| filter))
+    }
+
+    /// Maps the copy, if there is one of this length, without a look at its bytes; says what is
+    /// known of them.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if the disk refuses.
+    pub(crate) async fn as_it_is(
+        &self,
+        publication: PublicationId,
+        length: u64,
+        digest: &[u8; 32],
+    ) -> Result<Option<(MappedFilter, Trust)>> {
+        let check = |cache: &Self, name: &str, filter: &MappedFilter, _: &[u8; 32]| {
+            cache.forget_if_changed(name, filter);
+            true
+        };
+        self.entry(publication, length, digest, check).await
+    }
+
+    /// What is known of a copy that is there.
+    pub(crate) fn trust_in(&self, publication: PublicationId, digest: &[u8; 32]) -> Trust {
+        self.trust(&entry_name(publication, digest))
     }
 
     /// An empty file to put a filter together in.
@@ -121,10 +204,12 @@ impl Cache {
                 .set_permissions(Permissions::from_mode(0o400))
                 .await?;
             tokio::fs::rename(&part.path, self.dir.join(&name)).await?;
-            File::open(&self.dir).await?.sync_all().await
+            File::open(&self.dir).await?.sync_all().await?;
+            // After its last change, the name.
+            part.file.metadata().await
         };
-        adopt.await.map_err(Error::unavailable)?;
-        self.verified().insert(name);
+        let metadata = adopt.await.map_err(Error::unavailable)?;
+        self.note(name, Stamp::of(&metadata), Trust::Verified);
         Ok(())
     }
 
@@ -133,13 +218,18 @@ impl Cache {
         self.remove_entry(&entry_name(publication, digest));
     }
 
-    /// Deletes every file but the copies of these publications. To be called before anything is
-    /// served; returns how many went.
+    /// Deletes every file but the copies of these publications, and learns which of them the last
+    /// run closed in good order. To be called before anything is served; returns how many went.
     ///
     /// # Errors
     /// If the folder cannot be read.
     pub(crate) fn sweep(&self, keep: &HashSet<(PublicationId, [u8; 32])>) -> io::Result<u64> {
         let keep: HashSet<_> = keep.iter().map(|(id, d)| entry_name(*id, d)).collect();
+        for (name, stamp) in closed::take(&self.list()) {
+            if keep.contains(&name) {
+                self.note(name, stamp, Trust::Closed);
+            }
+        }
         let mut swept = 0;
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
@@ -152,19 +242,20 @@ impl Cache {
         Ok(swept)
     }
 
-    /// The copy, if there is a good one; one that is not is deleted.
+    /// The copy, if there is one of this length that is `right`; one that is not is deleted.
     async fn entry(
         &self,
         publication: PublicationId,
         length: u64,
         digest: &[u8; 32],
-    ) -> Result<Option<MappedFilter>> {
+        right: impl Fn(&Self, &str, &MappedFilter, &[u8; 32]) -> bool + Send + 'static,
+    ) -> Result<Option<(MappedFilter, Trust)>> {
         let (cache, digest) = (self.clone(), *digest);
         let look = move || {
             let name = entry_name(publication, &digest);
             match MappedFilter::open(&cache.dir.join(&name), length) {
-                Ok(filter) if cache.is_verified(&name, &filter, &digest) => {
-                    return Ok(Some(filter));
+                Ok(filter) if right(&cache, &name, &filter, &digest) => {
+                    return Ok(Some((filter, cache.trust(&name))));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) if error.kind() != io::ErrorKind::InvalidData => return Err(error),
@@ -180,25 +271,51 @@ impl Cache {
             .map_err(Error::unavailable)
     }
 
-    fn is_verified(&self, name: &str, filter: &MappedFilter, digest: &[u8; 32]) -> bool {
-        if self.verified().contains(name) {
-            return true;
+    /// Compares a copy with its digest. One that the disk does not give back is as good as altered.
+    fn compare(&self, name: &str, filter: &MappedFilter, digest: &[u8; 32]) -> bool {
+        // What is written from here on is found by its stamp at the next start.
+        let stamped = filter.metadata().map(|metadata| Stamp::of(&metadata));
+        match (stamped, filter.digest()) {
+            (Ok(stamp), Ok(found)) => {
+                if found == *digest {
+                    self.note(name.to_owned(), stamp, Trust::Verified);
+                }
+                found == *digest
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "a copy of a filter cannot be read");
+                false
+            }
         }
-        let right = Sha256::digest(filter.bytes())[..] == digest[..];
-        if right {
-            self.verified().insert(name.to_owned());
+    }
+
+    /// Trusts a copy no longer that is not what the last run closed.
+    fn forget_if_changed(&self, name: &str, filter: &MappedFilter) {
+        let stamp = filter.metadata().map(|metadata| Stamp::of(&metadata)).ok();
+        let mut known = self.known();
+        let changed = |known: &Known| known.trust == Trust::Closed && Some(known.stamp) != stamp;
+        if known.get(name).is_some_and(changed) {
+            known.remove(name);
         }
-        right
+    }
+
+    fn trust(&self, name: &str) -> Trust {
+        let known = self.known();
+        known.get(name).map_or(Trust::Unknown, |known| known.trust)
+    }
+
+    fn note(&self, name: String, stamp: Stamp, trust: Trust) {
+        self.known().insert(name, Known { stamp, trust });
     }
 
     fn remove_entry(&self, name: &str) {
-        self.verified().remove(name);
+        self.known().remove(name);
         remove(&self.dir.join(name));
     }
 
-    fn verified(&self) -> MutexGuard<'_, HashSet<String>> {
-        // A set of names is whole after a panic too.
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        // A map of names is whole after a panic too.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

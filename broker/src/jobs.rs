@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use sotto_common::error::Result;
 use tokio_util::sync::CancellationToken;
 
@@ -138,12 +138,28 @@ impl Job {
     }
 }
 
+/// How long after a pass that failed copies of filters are looked at again.
+const COPIES_AGAIN: Duration = Duration::from_secs(10);
+
 /// Runs every job by its time until `shutdown`.
 pub(crate) async fn run(broker: Arc<Broker>, shutdown: CancellationToken) {
     let jobs = Job::ALL.map(|job| repeat(job, &broker));
     tokio::select! {
         () = shutdown.cancelled() => {}
-        _ = join_all(jobs) => {}
+        _ = join(join_all(jobs), verify_copies(&broker)) => {}
+    }
+}
+
+/// Once a start, and again until every copy is right: each broker its own, under no lease.
+async fn verify_copies(broker: &Broker) {
+    let mut ticks = tokio::time::interval(COPIES_AGAIN);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match broker.verify_copies().await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%error, "not every filter can be used; trying again"),
+        }
     }
 }
 

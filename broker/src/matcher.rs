@@ -4,7 +4,9 @@
 //! sessions, quotas or hits, and no tag outlives the call.
 //!
 //! A filter is tested from its mapped file at once, and from [`memory`] of its own once it has been
-//! copied there. [`kernel`] is the loop over the tags of one filter, [`workers`] are the threads.
+//! copied there. One whose bits are not known to be right is *awaited*: it is there, and who asks for
+//! it gets no answer yet, never the answer of the others. [`kernel`] is the loop over the tags of one
+//! filter, [`workers`] are the threads.
 
 mod catalogue;
 mod kernel;
@@ -15,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use sotto_common::error::{Error, Result};
 use sotto_common::filter::layers::f_total;
 use sotto_common::filter::{FilterParams, Salt};
@@ -23,7 +25,7 @@ use sotto_common::ids::{NodeId, PublicationId};
 use sotto_common::secret::Tag;
 use sotto_common::time::Timestamp;
 
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{SemaphorePermit, watch};
 
 pub(crate) use catalogue::{LayersName, Reach, StackId};
 pub(crate) use memory::MappedFilter;
@@ -43,8 +45,14 @@ pub(crate) struct Layer {
     fpr: f64,
     expires_at: Timestamp,
     kernel: Kernel,
-    /// Swapped once, when it has been copied from its file.
-    bits: ArcSwap<Bits>,
+    /// None while they are awaited; swapped when they have been copied from their file.
+    bits: ArcSwapOption<Bits>,
+}
+
+/// A layer with the bits that it is tested with, whatever becomes of it meanwhile.
+struct Tested<'a> {
+    layer: &'a Layer,
+    bits: Arc<Bits>,
 }
 
 /// What a [`Layer`] is made of besides its bits.
@@ -60,6 +68,13 @@ pub(crate) struct LayerFacts {
 
 impl Layer {
     pub(crate) fn new(facts: LayerFacts, bits: MappedFilter) -> Self {
+        let layer = Self::awaited(facts);
+        layer.bits.store(Some(Arc::new(Bits::Mapped(bits))));
+        layer
+    }
+
+    /// A layer whose bits come later, by [`Matcher::give`].
+    pub(crate) fn awaited(facts: LayerFacts) -> Self {
         Self {
             publication: facts.publication,
             version: facts.version,
@@ -67,7 +82,7 @@ impl Layer {
             fpr: facts.fpr,
             expires_at: facts.expires_at,
             kernel: Kernel::new(facts.params, &facts.salt),
-            bits: ArcSwap::from_pointee(Bits::Mapped(bits)),
+            bits: ArcSwapOption::empty(),
         }
     }
 
@@ -75,22 +90,33 @@ impl Layer {
         now < self.expires_at && (self.audience.is_empty() || self.audience.contains(prober))
     }
 
-    /// Adds the tags that are in the filter to `hits`, in no order.
-    fn test(&self, tags: &[Tag], hits: &mut Vec<TagHit>) {
-        let version = self.version;
-        self.kernel.test(self.bits.load().bytes(), tags, |tag| {
-            hits.push(TagHit { tag, version });
-        });
+    /// With its bits; none if they are awaited.
+    fn tested(&self) -> Option<Tested<'_>> {
+        let bits = self.bits.load_full()?;
+        Some(Tested { layer: self, bits })
     }
 
     /// Copies the filter from its file, if the budget allows.
     fn load(&self, budget: &Budget) -> std::io::Result<()> {
-        if let Bits::Mapped(filter) = &**self.bits.load()
+        let bits = self.bits.load_full();
+        if let Some(Bits::Mapped(filter)) = bits.as_deref()
             && let Some(loaded) = budget.load(filter)?
         {
-            self.bits.store(Arc::new(Bits::Loaded(loaded)));
+            // Unless they were withheld meanwhile.
+            let loaded = Some(Arc::new(Bits::Loaded(loaded)));
+            self.bits.compare_and_swap(&bits, loaded);
         }
         Ok(())
+    }
+}
+
+impl Tested<'_> {
+    /// Adds the tags that are in the filter to `hits`, in no order.
+    fn test(&self, tags: &[Tag], hits: &mut Vec<TagHit>) {
+        let version = self.layer.version;
+        self.layer.kernel.test(self.bits.bytes(), tags, |tag| {
+            hits.push(TagHit { tag, version });
+        });
     }
 }
 
@@ -102,6 +128,38 @@ struct Snapshot {
     stacks: HashMap<StackKey, BTreeMap<NodeId, Stack>>,
     /// No publication here has moved in a later one.
     generation: u64,
+}
+
+impl Snapshot {
+    /// The holders that may be asked, in the order of their ids, with the layers that admit the
+    /// prober, of which each has at least one.
+    fn asked<'a>(
+        &'a self,
+        question: &'a Question<'_>,
+    ) -> impl Iterator<Item = (&'a NodeId, Vec<&'a Layer>)> {
+        let holders = self.stacks.get(question.key).into_iter().flatten();
+        let asked = holders.filter(move |(holder, _)| {
+            *holder != question.prober
+                && (question.targets.is_empty() || question.targets.contains(*holder))
+        });
+        asked.filter_map(move |(holder, stack)| {
+            let layers = stack.iter().map(|layer| &**layer);
+            let admitting: Vec<_> = layers
+                .filter(|layer| layer.admits(question.prober, question.now))
+                .collect();
+            (!admitting.is_empty()).then_some((holder, admitting))
+        })
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &Arc<Layer>> {
+        let stacks = self.stacks.values().flat_map(BTreeMap::values);
+        stacks.flat_map(|stack| stack.iter())
+    }
+
+    fn layer(&self, publication: PublicationId) -> Option<&Arc<Layer>> {
+        let mut layers = self.layers();
+        layers.find(|layer| layer.publication == publication)
+    }
 }
 
 /// How the tags of one batch fare at one holder.
@@ -143,6 +201,8 @@ pub(crate) struct Change {
 /// All active filters.
 pub(crate) struct Matcher {
     active: ArcSwap<Snapshot>,
+    /// Changes whenever a layer may have ceased to be awaited.
+    arrivals: watch::Sender<()>,
     budget: Budget,
     /// One copies filters at a time.
     loading: Mutex<()>,
@@ -163,6 +223,7 @@ impl Matcher {
     pub(crate) fn alone(memory: u64) -> Self {
         Self {
             active: ArcSwap::default(),
+            arrivals: watch::Sender::new(()),
             budget: Budget::new(memory),
             loading: Mutex::new(()),
             workers: None,
@@ -193,38 +254,71 @@ impl Matcher {
     /// Tests every tag against every holder that may be asked, in the order of their ids. A holder
     /// that is not targeted, has no active layer, or whose audience leaves the prober out is
     /// absent, and so are the prober's own filters (protocol §7). Blocks until it is done.
-    pub(crate) fn probe(&self, question: &Question<'_>, tags: &[Tag]) -> Vec<HolderMatches> {
+    ///
+    /// None if a layer that is to be tested is awaited: without it a tag would seem to be nowhere.
+    pub(crate) fn probe(
+        &self,
+        question: &Question<'_>,
+        tags: &[Tag],
+    ) -> Option<Vec<HolderMatches>> {
         let active = self.active.load_full();
-        let Some(holders) = active.stacks.get(question.key) else {
-            return Vec::new();
-        };
-        let asked = holders.iter().filter(|(holder, _)| {
-            *holder != question.prober
-                && (question.targets.is_empty() || question.targets.contains(*holder))
-        });
-        let mut layers: Vec<Vec<&Layer>> = Vec::new();
+        let mut layers: Vec<Vec<Tested<'_>>> = Vec::new();
         let mut matches = Vec::new();
-        for (holder, stack) in asked {
-            let admitting = stack.iter().map(|layer| &**layer);
-            let admitting: Vec<_> = admitting
-                .filter(|layer| layer.admits(question.prober, question.now))
-                .collect();
-            if admitting.is_empty() {
-                continue;
-            }
+        for (holder, admitting) in active.asked(question) {
             matches.push(HolderMatches {
                 holder: holder.clone(),
                 f_total: f_total(admitting.iter().map(|layer| layer.fpr), 1),
                 hits: Vec::new(),
             });
-            layers.push(admitting);
+            let tested = admitting.into_iter().map(Layer::tested);
+            layers.push(tested.collect::<Option<_>>()?);
         }
-        let test = |layer: &&Layer, tags: &[Tag], hits: &mut Vec<TagHit>| layer.test(tags, hits);
+        let test = |tested: &Tested<'_>, tags: &[Tag], hits: &mut Vec<TagHit>| {
+            tested.test(tags, hits);
+        };
         let found = workers::run(self.workers.as_ref(), tags, &layers, test);
         for (at_holder, hits) in matches.iter_mut().zip(found) {
             at_holder.hits = hits;
         }
-        matches
+        Some(matches)
+    }
+
+    /// Waits, however long, until no layer that a question is about is awaited.
+    pub(crate) async fn until_complete(&self, question: &Question<'_>) {
+        let mut arrivals = self.arrivals.subscribe();
+        while self.is_awaited(question) {
+            // The sender is this matcher's own.
+            let _ = arrivals.changed().await;
+        }
+    }
+
+    fn is_awaited(&self, question: &Question<'_>) -> bool {
+        let active = self.active.load_full();
+        active
+            .asked(question)
+            .flat_map(|(_, layers)| layers)
+            .any(|layer| layer.bits.load().is_none())
+    }
+
+    /// Gives a layer the bits that it awaits; one that has them keeps those. Says whether it is
+    /// active at all.
+    pub(crate) fn give(&self, publication: PublicationId, bits: MappedFilter) -> bool {
+        let active = self.active.load_full();
+        let Some(layer) = active.layer(publication) else {
+            return false;
+        };
+        let bits = Some(Arc::new(Bits::Mapped(bits)));
+        layer.bits.compare_and_swap(&None::<Arc<Bits>>, bits);
+        self.arrivals.send_replace(());
+        true
+    }
+
+    /// Takes the bits of a layer out of use, at once for whatever is tested from now on; it is awaited
+    /// until it is given others.
+    pub(crate) fn withhold(&self, publication: PublicationId) {
+        if let Some(layer) = self.active.load_full().layer(publication) {
+            layer.bits.store(None);
+        }
     }
 
     /// Copies active filters into memory of their own while that is within the budget; they are
@@ -232,9 +326,7 @@ impl Matcher {
     pub(crate) fn load(&self) {
         // Nothing is half done after a panic: a filter is swapped or it is not.
         let _one = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
-        let active = self.active.load_full();
-        let stacks = active.stacks.values().flat_map(BTreeMap::values);
-        for layer in stacks.flat_map(|stack| stack.iter()) {
+        for layer in self.active.load_full().layers() {
             if let Err(error) = layer.load(&self.budget) {
                 tracing::warn!(%error, "a filter stays in its file");
             }
@@ -258,6 +350,7 @@ impl Matcher {
         }
         next.stacks.retain(|_, holders| !holders.is_empty());
         self.active.store(Arc::new(next));
+        self.arrivals.send_replace(());
     }
 }
 
@@ -288,12 +381,14 @@ mod tests {
         PublicationId::generate(NOW, &mut sotto_common::random::os_rng())
     }
 
-    /// A layer of these bits, mapped from a file as in production.
-    fn layer(version: u64, params: FilterParams, salt: &Salt, bits: &[u8]) -> Arc<Layer> {
+    fn mapped(bits: &[u8]) -> MappedFilter {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), bits).expect("written");
-        let mapped = MappedFilter::open(file.path(), params.byte_len()).expect("mapped");
-        let facts = LayerFacts {
+        MappedFilter::open(file.path(), bits.len() as u64).expect("mapped")
+    }
+
+    fn facts(version: u64, params: FilterParams, salt: &Salt) -> LayerFacts {
+        LayerFacts {
             publication: publication(),
             version,
             audience: BTreeSet::new(),
@@ -301,8 +396,12 @@ mod tests {
             salt: salt.clone(),
             fpr: 1e-9,
             expires_at: NOW.plus(Duration::from_secs(1)),
-        };
-        Arc::new(Layer::new(facts, mapped))
+        }
+    }
+
+    /// A layer of these bits, mapped from a file as in production.
+    fn layer(version: u64, params: FilterParams, salt: &Salt, bits: &[u8]) -> Arc<Layer> {
+        Arc::new(Layer::new(facts(version, params, salt), mapped(bits)))
     }
 
     fn change(publication: PublicationId, layer: Option<Arc<Layer>>) -> Change {
@@ -321,7 +420,7 @@ mod tests {
             targets: &BTreeSet::new(),
             now,
         };
-        matcher.probe(&question, tags)
+        matcher.probe(&question, tags).expect("nothing is awaited")
     }
 
     /// For each of so many tags the version that matched; 0 = none did.
@@ -428,5 +527,93 @@ mod tests {
         assert!(probe(&matcher, "nl-fiu", expired, &tags).is_empty());
         matcher.update(vec![change(publication, None)], 2);
         assert!(probe(&matcher, "nl-fiu", NOW, &tags).is_empty());
+    }
+
+    /// One stack of two layers that match everything; the second is awaited.
+    fn with_an_awaited_layer(params: FilterParams) -> (Matcher, PublicationId) {
+        let matcher = Matcher::alone(u64::MAX);
+        let salt = Salt::new([1; 16]);
+        let ones = layer(1, params, &salt, &ones(params));
+        let awaited = Arc::new(Layer::awaited(facts(2, params, &salt)));
+        let publication = awaited.publication;
+        let changes = [ones, awaited].map(|layer| change(layer.publication, Some(layer)));
+        matcher.update(changes.into(), 1);
+        (matcher, publication)
+    }
+
+    fn ones(params: FilterParams) -> Vec<u8> {
+        vec![0xff; usize::try_from(params.byte_len()).expect("small")]
+    }
+
+    fn question<'a>(
+        key: &'a StackKey,
+        prober: &'a NodeId,
+        targets: &'a BTreeSet<NodeId>,
+    ) -> Question<'a> {
+        Question {
+            key,
+            prober,
+            targets,
+            now: NOW,
+        }
+    }
+
+    #[test]
+    fn nothing_is_answered_without_a_layer_that_is_awaited() {
+        let params = FilterParams::new(Class::new(0).expect("a class"), 30).expect("params");
+        let (matcher, publication) = with_an_awaited_layer(params);
+        let (key, prober, other) = (key(), node("nl-fiu"), BTreeSet::from([node("fr-pj")]));
+        let (all, tags) = (BTreeSet::new(), [Tag::new([7; 16])]);
+        let asked = question(&key, &prober, &all);
+        let versions = |question: &Question<'_>| {
+            let found = matcher.probe(question, &tags)?;
+            Some(
+                found
+                    .into_iter()
+                    .flat_map(|of| of.versions)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(versions(&asked), None);
+        // Those whom it does not concern are answered, and it can be seen that it is there.
+        assert_eq!(
+            versions(&question(&key, &node("de-bka"), &all)),
+            Some(vec![])
+        );
+        assert_eq!(versions(&question(&key, &prober, &other)), Some(vec![]));
+        assert_eq!(matcher.reach(&key.community, &prober, NOW).stacks.len(), 1);
+
+        assert!(matcher.give(publication, mapped(&ones(params))));
+        assert_eq!(versions(&asked), Some(vec![2]));
+        matcher.load();
+        // It has bits, and keeps them.
+        let zeros = vec![0; ones(params).len()];
+        assert!(matcher.give(publication, mapped(&zeros)));
+        assert_eq!(versions(&asked), Some(vec![2]));
+        matcher.withhold(publication);
+        matcher.load();
+        assert_eq!(versions(&asked), None);
+        matcher.update(vec![change(publication, None)], 2);
+        assert_eq!(versions(&asked), Some(vec![1]));
+        assert!(!matcher.give(publication, mapped(&zeros)));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_layer_goes_on_once_it_is_given_or_has_ended() {
+        let params = FilterParams::new(Class::new(0).expect("a class"), 30).expect("params");
+        let (key, prober, all) = (key(), node("nl-fiu"), BTreeSet::new());
+        let asked = question(&key, &prober, &all);
+        for gives in [true, false] {
+            let (matcher, publication) = with_an_awaited_layer(params);
+            let waits = matcher.until_complete(&asked);
+            tokio::pin!(waits);
+            assert!(futures::poll!(&mut waits).is_pending());
+            if gives {
+                assert!(matcher.give(publication, mapped(&ones(params))));
+            } else {
+                matcher.update(vec![change(publication, None)], 2);
+            }
+            waits.await;
+        }
     }
 }

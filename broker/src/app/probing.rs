@@ -14,6 +14,7 @@ use sotto_common::secret::Tag;
 use sotto_common::time::Timestamp;
 use sotto_proto::convert::Pairs;
 use std::time::Duration;
+use tokio::sync::RwLockReadGuard;
 
 use self::opening::{check_opening, check_resumption, max_pairs, session_record};
 use super::journal::{self, Journal, about};
@@ -30,6 +31,10 @@ const MAX_OPEN_SESSIONS: u64 = 256;
 
 /// A session that is not used for this long is closed: it can wait a week for its quota.
 const IDLE_SESSION: Duration = Duration::from_hours(7 * 24);
+
+/// How long a batch waits for filters that are still compared with their digests, before the prober
+/// is told to ask again. All of them take seconds after a start.
+const COMPARISON: Duration = Duration::from_secs(10);
 
 /// A session as one stream has it open. The nonce lives here only.
 pub(crate) struct ProbeSession {
@@ -79,6 +84,13 @@ struct Recorded {
     entry: Option<EntryId>,
     /// Whether the hit stream moved.
     hits_moved: bool,
+}
+
+/// A batch that was tested, and is to be recorded while the lock is held.
+struct Matched<'a> {
+    matches: Vec<HolderMatches>,
+    now: Timestamp,
+    shared: RwLockReadGuard<'a, ()>,
 }
 
 /// A batch on its way in.
@@ -147,7 +159,8 @@ impl Broker {
     /// when this returns.
     ///
     /// # Errors
-    /// `BATCH_MALFORMED`, `BATCH_MISMATCH`, `QUOTA_EXHAUSTED` with the time to wait; nothing of
+    /// `BATCH_MALFORMED`, `BATCH_MISMATCH`, `QUOTA_EXHAUSTED` with the time to wait; `UNAVAILABLE`
+    /// if a filter that it is to be tested with is not yet compared with its digest; nothing of
     /// the batch is counted or stored then.
     pub(crate) async fn probe_batch(
         &self,
@@ -158,23 +171,11 @@ impl Broker {
         let (tags, refs) = (pairs.tags(), pairs.refs());
         check_batch(refs, session.max_pairs)?;
         let tags_digest = packed_tags_digest(&session.nonce, number, tags, refs);
-        // Its time is taken once it is its turn: filters may end while it waits.
-        let turn = self.matcher.turn(&session.key, tags.len()).await;
-        let shared = self.matching.read().await;
-        let now = self.now();
-        // The processor's share of the work: Tokio moves other tasks off this thread meanwhile.
-        let matches = tokio::task::block_in_place(|| {
-            let question = Question {
-                key: &session.key,
-                prober: &session.prober,
-                targets: &session.targets,
-                now,
-            };
-            let mut matches = self.matcher.probe(&question, tags);
-            session.forget_canaries(tags, &mut matches);
-            matches
-        });
-        drop(turn);
+        let Matched {
+            matches,
+            now,
+            shared,
+        } = self.matched(session, tags).await?;
         let outcome = &Outcome { refs, matches };
         let asked = &Asked {
             session,
@@ -201,6 +202,44 @@ impl Broker {
             matches: recorded.matches,
             leaf_index,
         })
+    }
+
+    /// Tests the tags of a batch, once all filters that it is about can be used.
+    async fn matched(&self, session: &ProbeSession, tags: &[Tag]) -> Result<Matched<'_>> {
+        let until = tokio::time::Instant::now() + COMPARISON;
+        let question = |now| Question {
+            key: &session.key,
+            prober: &session.prober,
+            targets: &session.targets,
+            now,
+        };
+        loop {
+            // Its time is taken once it is its turn: filters may end while it waits.
+            let turn = self.matcher.turn(&session.key, tags.len()).await;
+            let shared = self.matching.read().await;
+            let now = self.now();
+            // The processor's share of the work: Tokio moves other tasks off this thread meanwhile.
+            let matches = tokio::task::block_in_place(|| {
+                let mut matches = self.matcher.probe(&question(now), tags)?;
+                session.forget_canaries(tags, &mut matches);
+                Some(matches)
+            });
+            drop(turn);
+            if let Some(matches) = matches {
+                return Ok(Matched {
+                    matches,
+                    now,
+                    shared,
+                });
+            }
+            // Withdrawals do not wait for this.
+            drop(shared);
+            let question = question(now);
+            let complete = self.matcher.until_complete(&question);
+            tokio::time::timeout_at(until, complete)
+                .await
+                .map_err(|_| not_compared())?;
+        }
     }
 
     /// The place of a batch's entry. An answer that is recorded goes out without it, too: the entry
@@ -380,6 +419,12 @@ async fn refs_left(
         .get_quota_use(&key.community, prober, key.policy, now.day())
         .await?;
     Ok(limit.saturating_sub(used))
+}
+
+/// The answer without one of the filters would be another than the one with it.
+fn not_compared() -> Error {
+    let text = "a filter is not yet compared with its digest: ask again";
+    Error::new(ErrorCode::Unavailable, text).retry_after(Duration::from_secs(1))
 }
 
 async fn open_session_row(tx: &mut (dyn Tx + '_), session: &ProbeSession) -> Result<SessionRecord> {

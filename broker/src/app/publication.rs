@@ -22,6 +22,7 @@ use self::checks::{
     check_chunk, check_header, header_of, is_final, known_publication, offer_of, own_publication,
     record_of, salt_digest, switch,
 };
+pub(super) use self::stacks::length_of;
 use self::stacks::{Ending, Moves, end};
 use super::journal::{self, about};
 use super::{Broker, active_epoch, blocking, enrolled};

@@ -90,8 +90,9 @@ impl Standing {
 }
 
 impl Broker {
-    /// Catches up with the ledger, and takes a place among the brokers on it: the first, or that of
-    /// the `removed` one that this broker was, if it has not taken another meanwhile.
+    /// Catches up with the ledger, at the start without waiting for digests, and takes a place among
+    /// the brokers on it: the first, or that of the `removed` one that this broker was, if it has not
+    /// taken another meanwhile.
     ///
     /// # Errors
     /// If the ledger or the object store cannot be read, or a filter is not what was published.
@@ -405,7 +406,8 @@ impl Broker {
         loop {
             let since = *caught_up;
             let (generation, moved) = self.moved(since).await?;
-            match self.take_over(&moved, generation).await {
+            let at_once = since.is_none();
+            match self.take_over(&moved, generation, at_once).await {
                 Ok(()) => {
                     *caught_up = Some(generation);
                     self.standing
@@ -420,7 +422,8 @@ impl Broker {
         }
     }
 
-    async fn moved(&self, since: Option<u64>) -> Result<(u64, Vec<PublicationRecord>)> {
+    /// What has moved since a generation, or all active publications.
+    pub(super) async fn moved(&self, since: Option<u64>) -> Result<(u64, Vec<PublicationRecord>)> {
         self.store
             .read_tx("moved_publications", |tx| {
                 async move {
@@ -437,14 +440,20 @@ impl Broker {
             .await
     }
 
-    /// Makes the matcher and the cache what these publications say, in one step.
-    async fn take_over(&self, moved: &[PublicationRecord], generation: u64) -> Result<()> {
+    /// Makes the matcher and the cache what these publications say, in one step; `at_once` without
+    /// waiting for the digests of copies of an earlier run.
+    async fn take_over(
+        &self,
+        moved: &[PublicationRecord],
+        generation: u64,
+        at_once: bool,
+    ) -> Result<()> {
         if moved.is_empty() {
             return Ok(());
         }
         let changes: Vec<_> = moved
             .iter()
-            .map(|record| self.change(record).boxed())
+            .map(|record| self.change(record, at_once).boxed())
             .collect();
         let changes: Vec<_> = stream::iter(changes).buffered(FETCHES).collect().await;
         // One filter that cannot be had holds up no other, and the end of none.
@@ -453,9 +462,7 @@ impl Broker {
         self.matcher
             .update(changes.into_iter().flatten().collect(), generation);
         drop(exclusive);
-        // Filters are tested from their files meanwhile; nobody waits for this.
-        let matcher = Arc::clone(&self.matcher);
-        drop(tokio::task::spawn_blocking(move || matcher.load()));
+        self.load_filters();
         // Who tells what can be matched looks again.
         self.store.wakeups().hear(Signal::Filters);
         for record in moved {
@@ -468,8 +475,9 @@ impl Broker {
     }
 
     /// What a publication has become, with its filter, fetched if need be.
-    async fn change(&self, record: &PublicationRecord) -> Result<Change> {
+    async fn change(&self, record: &PublicationRecord, at_once: bool) -> Result<Change> {
         let layer = match record.state {
+            PublicationState::Active if at_once => Some(self.layer_at_once(record).await?),
             PublicationState::Active => Some(self.layer(record).await?),
             _ => None,
         };

@@ -1,3 +1,4 @@
+use sha2::{Digest as _, Sha256};
 use sotto_common::time::Timestamp;
 
 use super::*;
@@ -93,6 +94,88 @@ async fn a_copy_that_was_verified_needs_no_store() {
         error.expect("no object").code,
         sotto_common::error::ErrorCode::Internal
     );
+    assert!(names(dir.path()).is_empty());
+}
+
+/// Closes the cache in good order and opens it again, as the next run does.
+fn reopened(dir: &Path, cache: &Cache, keep: &[(PublicationId, [u8; 32])]) -> Cache {
+    cache.close().expect("closed");
+    swept(dir, keep)
+}
+
+fn swept(dir: &Path, keep: &[(PublicationId, [u8; 32])]) -> Cache {
+    let cache = Cache::open(dir).expect("opened");
+    cache.sweep(&keep.iter().copied().collect()).expect("swept");
+    cache
+}
+
+#[tokio::test]
+async fn copies_that_were_closed_in_good_order_are_trusted_by_one_start_until_they_are_compared() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let cache = Cache::open(dir.path()).expect("opened");
+    let (kept, ended) = (publication(), publication());
+    let digest = adopt(&cache, kept, b"bits").await;
+    adopt(&cache, ended, b"bits").await;
+    assert_eq!(cache.trust_in(kept, &digest), Trust::Verified);
+
+    let cache = reopened(dir.path(), &cache, &[(kept, digest)]);
+    assert_eq!(cache.trust_in(ended, &digest), Trust::Unknown);
+    // Also by the start after one that was too short to compare anything.
+    let cache = reopened(dir.path(), &cache, &[(kept, digest)]);
+    let (filter, trust) = cache
+        .as_it_is(kept, 4, &digest)
+        .await
+        .expect("read")
+        .expect("there");
+    assert_eq!((filter.bytes(), trust), (&b"bits"[..], Trust::Closed));
+    assert!(
+        cache
+            .compared(kept, 4, &digest)
+            .await
+            .expect("read")
+            .is_some()
+    );
+    assert_eq!(cache.trust_in(kept, &digest), Trust::Verified);
+
+    // The list is of one start: this run was killed.
+    let cache = swept(dir.path(), &[(kept, digest)]);
+    let (_, trust) = cache
+        .as_it_is(kept, 4, &digest)
+        .await
+        .expect("read")
+        .expect("there");
+    assert_eq!(trust, Trust::Unknown);
+    assert!(
+        cache
+            .as_it_is(ended, 4, &digest)
+            .await
+            .expect("read")
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn a_copy_that_was_written_to_after_it_was_closed_is_not_trusted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let cache = Cache::open(dir.path()).expect("opened");
+    let key = ObjectKey::generate(publication(), &mut os_rng());
+    let publication = key.publication().expect("a filter's");
+    let digest = adopt(&cache, publication, b"bits").await;
+    cache.close().expect("closed");
+    let copy = dir
+        .path()
+        .join("cache")
+        .join(entry_name(publication, &digest));
+    let other = dir.path().join("other");
+    fs::write(&other, "bots").expect("written");
+    fs::rename(other, copy).expect("replaced");
+    let cache = swept(dir.path(), &[(publication, digest)]);
+    let found = cache.as_it_is(publication, 4, &digest).await;
+    let (_, trust) = found.expect("read").expect("there");
+    assert_eq!(trust, Trust::Unknown);
+    // It is told from what was published, and deleted.
+    let found = cache.compared(publication, 4, &digest).await;
+    assert!(found.expect("read").is_none());
     assert!(names(dir.path()).is_empty());
 }
 

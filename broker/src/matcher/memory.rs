@@ -4,7 +4,7 @@
 //! Memory of its own can be had in huge pages, which spare most tests a walk through the page tables;
 //! a mapped file mostly cannot.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{Mmap, MmapMut};
+use sha2::{Digest as _, Sha256};
 
 /// A huge page of x86-64 and AArch64.
 const HUGE: usize = 2 << 20;
@@ -50,6 +51,31 @@ impl MappedFilter {
     /// The bits.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// SHA-256 of the bits, without touching the map: its pages would count as this process's memory,
+    /// and what the disk does not give back would end the process.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn digest(&self) -> io::Result<[u8; 32]> {
+        let length = self.map.len();
+        let mut part = vec![0; STEP.min(length)];
+        let mut sha256 = Sha256::new();
+        for at in (0..length).step_by(STEP) {
+            let part = &mut part[..STEP.min(length - at)];
+            self.file.read_exact_at(part, at as u64)?;
+            sha256.update(part);
+        }
+        Ok(sha256.finalize().into())
+    }
+
+    /// What the system says of the file.
+    ///
+    /// # Errors
+    /// That of the system.
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
     }
 }
 
@@ -199,6 +225,17 @@ mod tests {
             let budget = Budget::new(u64::MAX);
             let loaded = budget.load(&mapped(&bits)).expect("read").expect("fits");
             assert!(loaded.bytes() == bits, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_of_the_whole_file() {
+        for length in [0, 1, 4096, STEP, 2 * STEP + 4096] {
+            let bits: Vec<_> = (0..length)
+                .map(|i| u8::try_from(i % 251).expect("small"))
+                .collect();
+            let digest = mapped(&bits).digest().expect("read");
+            assert_eq!(digest[..], Sha256::digest(&bits)[..], "{length}");
         }
     }
 

@@ -9,7 +9,9 @@ use rayon::slice::ParallelSliceMut as _;
 
 use super::admission::{AdmissionError, Measure};
 use super::distinct::{DistinctTags, Firsts};
-use super::{Class, Filter, FilterParams, InvalidParams, Locator, PAGE_LEN, Positions, Salt};
+use super::{
+    Class, Filter, FilterParams, InvalidParams, Locator, PAGE_BITS, PAGE_LEN, Positions, Salt,
+};
 use crate::secret::Tag;
 
 /// Salts tried before a filter is given up: an honest one fails with one salt in many thousands.
@@ -17,6 +19,10 @@ const SALTS: usize = 32;
 
 /// Pages that one core fills at a time.
 const PAGES_AT_ONCE: u32 = 64;
+
+/// With fewer tags in each of many pages, set bits are counted as they are set; with more it is quicker to
+/// count those of the pages before and after.
+const FEW_AT_A_PAGE: usize = 16;
 
 /// Why no filter could be built.
 #[derive(Debug, thiserror::Error)]
@@ -146,14 +152,9 @@ impl FilterBuilder {
         let (locator, firsts) = (&self.locator, firsts.in_order());
         let before = |page: u32| firsts.partition_point(|first| locator.page_of(first) < page);
         let fresh = |(part, bits): (u32, &mut [u8])| {
-            let page = part * PAGES_AT_ONCE;
-            let own = &firsts[before(page)..before(page.saturating_add(PAGES_AT_ONCE))];
-            let mut fresh = 0;
-            locator.locate_firsts(own, |positions| {
-                let start = (positions.page() - page) as usize * PAGE_LEN;
-                fresh += set(&mut bits[start..start + PAGE_LEN], positions);
-            });
-            fresh
+            let first = part * PAGES_AT_ONCE;
+            let own = &firsts[before(first)..before(first.saturating_add(PAGES_AT_ONCE))];
+            fill(locator, bits, first, own)
         };
         // Unwrap safety: a filter has fewer than 2^22 pages.
         let number = |part: usize| u32::try_from(part).expect("a number of pages");
@@ -175,6 +176,50 @@ impl FilterBuilder {
             bits: self.bits,
         }
     }
+}
+
+/// Sets the bits of tags in their pages, the first of which is given; returns how many were clear
+/// before.
+fn fill(locator: &Locator, bits: &mut [u8], first: u32, own: &[Tag]) -> u64 {
+    let few = own.len() < FEW_AT_A_PAGE * bits.len() / PAGE_LEN;
+    let set_before = if few { 0 } else { ones(bits) };
+    let pages = bits.as_chunks_mut::<PAGE_LEN>().0;
+    let mut fresh = 0;
+    locator.locate_firsts(own, |head, body| {
+        let page = &mut pages[(head.page() - first) as usize];
+        if few {
+            let mut count = |bit| fresh += u64::from(set_bit(page, bit));
+            head.bits().iter().copied().for_each(&mut count);
+            body.for_each(count);
+        } else {
+            for &bit in head.bits() {
+                set_bit(page, bit);
+            }
+            body.for_each(|bit| {
+                set_bit(page, bit);
+            });
+        }
+    });
+    if few { fresh } else { ones(bits) - set_before }
+}
+
+/// Sets a bit of a page; tells whether it was clear.
+#[inline]
+fn set_bit(page: &mut [u8; PAGE_LEN], bit: u16) -> bool {
+    // protocol §5.1: the least significant bit of a byte is its first. A position is below the bound,
+    // and this spares a check of it.
+    let bit = usize::from(bit) % PAGE_BITS as usize;
+    let (byte, mask) = (&mut page[bit / 8], 1 << (bit % 8));
+    let clear = *byte & mask == 0;
+    *byte |= mask;
+    clear
+}
+
+/// How many bits of whole pages are set.
+fn ones(pages: &[u8]) -> u64 {
+    let words = pages.as_chunks().0.iter();
+    let ones = words.map(|&word| u64::from(u64::from_ne_bytes(word).count_ones()));
+    ones.sum()
 }
 
 /// Sets the bits of one tag in its page; returns how many were clear before.

@@ -12,10 +12,11 @@ use rayon::slice::ParallelSliceMut as _;
 use zeroize::Zeroize;
 
 use super::Salt;
+use super::positions::LANES;
 use crate::secret::Tag;
 
 /// Tags that one core enciphers at a time.
-const AT_ONCE: usize = 4096;
+const AT_ONCE: usize = 64 * LANES;
 
 /// The tags of a filter to be, no two of them the same, under the salt of their filter.
 pub struct DistinctTags {
@@ -106,7 +107,7 @@ fn cipher(salt: &Salt) -> Aes128 {
 /// Puts other blocks in the place of tags, some at a time.
 fn each_block(tags: &mut [Tag], change: impl Fn(&mut [Block<Aes128>]) + Sync) {
     tags.par_chunks_mut(AT_ONCE).for_each(|tags| {
-        let mut blocks = [Block::<Aes128>::default(); 64];
+        let mut blocks = [Block::<Aes128>::default(); LANES];
         for tags in tags.chunks_mut(blocks.len()) {
             let blocks = &mut blocks[..tags.len()];
             for (block, tag) in blocks.iter_mut().zip(&*tags) {
@@ -149,8 +150,10 @@ mod tests {
         let locator = Locator::new(params, &salt);
         let firsts = Firsts::of(tags(1003), &salt);
         let mut of_firsts = Vec::new();
-        locator.locate_firsts(firsts.in_order(), |positions| {
-            of_firsts.push((positions.page(), positions.bits().to_vec()));
+        locator.locate_firsts(firsts.in_order(), |head, body| {
+            let mut bits = head.bits().to_vec();
+            body.for_each(|bit| bits.push(bit));
+            of_firsts.push((head.page(), bits));
         });
         assert!(of_firsts.is_sorted_by_key(|(page, _)| *page));
         let mut of_tags = Vec::new();

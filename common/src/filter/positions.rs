@@ -18,8 +18,9 @@ pub const BODY_WORDS_PER_BLOCK: usize = 8;
 const MAX_K: usize = 64;
 /// Blocks of a tag at the largest `k`: one for the head, the others for the body.
 const MAX_BLOCKS: usize = 1 + (MAX_K - HEAD_POSITIONS).div_ceil(BODY_WORDS_PER_BLOCK);
-/// Tags whose blocks are enciphered together: enough to keep every AES unit busy.
-const LANES: usize = 8;
+/// Tags whose blocks are enciphered together: crate `aes` takes up to 30 blocks at a time, and the rest of a
+/// call one by one.
+pub(super) const LANES: usize = 30;
 
 /// A page and the five bits in one line of it that are tested first.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -70,6 +71,27 @@ impl Positions {
     }
 }
 
+/// The body positions of one tag, still in their blocks.
+pub(super) struct Body<'a> {
+    blocks: &'a [Block<Aes128>],
+    count: usize,
+}
+
+impl Body<'_> {
+    /// Hands the positions on, in their order: the low 15 bits of successive words (protocol §5.1).
+    #[inline]
+    pub(super) fn for_each(&self, mut each: impl FnMut(u16)) {
+        let mut left = self.count;
+        for block in self.blocks {
+            let taken = left.min(BODY_WORDS_PER_BLOCK);
+            for word in block.chunks_exact(2).take(taken) {
+                each(u16::from_be_bytes([word[0], word[1]]) & 0x7fff);
+            }
+            left -= taken;
+        }
+    }
+}
+
 /// The positions of one filter: its salt as an AES key, its pages and its `k`.
 pub struct Locator {
     cipher: Aes128,
@@ -111,20 +133,18 @@ impl Locator {
 
     /// All positions of one tag.
     pub fn locate(&self, tag: &Tag) -> Positions {
-        let mut found = Positions {
-            page: 0,
-            bits: [0; MAX_K],
-            k: self.k,
-        };
-        self.locate_all(std::slice::from_ref(tag), |positions| {
-            found.clone_from(positions);
-        });
-        found
+        let mut blocks = [Block::<Aes128>::default(); MAX_BLOCKS];
+        let blocks = &mut blocks[..1 + self.body_blocks()];
+        for (counter, block) in (0..).zip(&mut *blocks) {
+            *block = counter_block(tag, counter);
+        }
+        self.cipher.encrypt_blocks(blocks);
+        self.positions_of(&blocks[0], &blocks[1..])
     }
 
     /// All positions of each tag, in order; the blocks of several tags are in flight at once.
     pub fn locate_all(&self, tags: &[Tag], mut each: impl FnMut(&Positions)) {
-        let per_tag = 1 + (usize::from(self.k) - HEAD_POSITIONS).div_ceil(BODY_WORDS_PER_BLOCK);
+        let per_tag = 1 + self.body_blocks();
         let mut blocks = [Block::<Aes128>::default(); LANES * MAX_BLOCKS];
         for tags in tags.chunks(LANES) {
             let blocks = &mut blocks[..tags.len() * per_tag];
@@ -140,9 +160,10 @@ impl Locator {
         }
     }
 
-    /// As [`Self::locate_all`], of tags that are given by their blocks 0, in order.
-    pub(super) fn locate_firsts(&self, firsts: &[Tag], mut each: impl FnMut(&Positions)) {
-        let per_tag = (usize::from(self.k) - HEAD_POSITIONS).div_ceil(BODY_WORDS_PER_BLOCK);
+    /// As [`Self::locate_all`], of tags that are given by their blocks 0, in order. The positions are not
+    /// put together: whoever sets millions of bits takes them from where they are.
+    pub(super) fn locate_firsts(&self, firsts: &[Tag], mut each: impl FnMut(&Head, &Body<'_>)) {
+        let per_tag = self.body_blocks();
         let mut tags = [Block::<Aes128>::default(); LANES];
         let mut blocks = [Block::<Aes128>::default(); LANES * MAX_BLOCKS];
         for firsts in firsts.chunks(LANES) {
@@ -160,9 +181,18 @@ impl Locator {
             }
             self.cipher.encrypt_blocks(blocks);
             for (body, first) in blocks.chunks(per_tag).zip(firsts) {
-                each(&self.positions_of(&(*first.expose()).into(), body));
+                let body = Body {
+                    blocks: body,
+                    count: usize::from(self.k) - HEAD_POSITIONS,
+                };
+                each(&self.head_of(&(*first.expose()).into()), &body);
             }
         }
+    }
+
+    /// Blocks that a tag's body positions take.
+    fn body_blocks(&self) -> usize {
+        (usize::from(self.k) - HEAD_POSITIONS).div_ceil(BODY_WORDS_PER_BLOCK)
     }
 
     /// The page of a tag that is given by its block 0.

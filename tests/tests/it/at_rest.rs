@@ -6,7 +6,7 @@ use sotto_common::error::ErrorCode;
 use sotto_common::selector::Policy::Phone;
 use sotto_common::service::config::SecretFile;
 use sotto_proto::v1::PublicationState;
-use sotto_tests::ledger::{TestLedger, case_refs_under, filter_files};
+use sotto_tests::ledger::{TestLedger, case_refs_under, filter_files, mapped_files};
 use sotto_tests::probe::all_at;
 use sotto_tests::sandbox::{found, profile};
 use sotto_tests::{Sandbox, TestNode, phones};
@@ -140,4 +140,55 @@ async fn a_lost_filter_keeps_the_broker_from_starting_until_it_is_ended_on_purpo
     de.publish(Phone, &phones(0..3)).await;
     let found = nl.find(Phone, &phones(0..9)).await;
     assert_eq!(found, all_at("de-bka", &phones(0..3)));
+}
+
+/// Puts zeros in the place of every copy; as `closed` the last run says then that it has left them so.
+fn alter_copies(data_dir: &Path, closed: Option<&Path>) {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut list = String::from("sotto cache 1\n");
+    for copy in mapped_files(data_dir) {
+        std::fs::remove_file(&copy).expect("removed");
+        std::fs::write(&copy, vec![0; 8192]).expect("altered");
+        let file = copy.metadata().expect("there");
+        let name = copy.file_name().expect("a name").to_string_lossy();
+        let (modified, nanos) = (file.mtime(), file.mtime_nsec());
+        let (changed, its_nanos) = (file.ctime(), file.ctime_nsec());
+        let inode = file.ino();
+        let line = format!("{name} 8192 {inode} {modified} {nanos} {changed} {its_nanos}\n");
+        list.push_str(&line);
+    }
+    if let Some(closed) = closed {
+        std::fs::write(closed, list).expect("written");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_is_given_from_an_altered_copy_after_an_orderly_end_or_a_kill() {
+    let (mut sandbox, [nl, de]) = Sandbox::with_nodes(["nl-fiu", "de-bka"]).await;
+    de.publish(Phone, &phones(0..3)).await;
+    let held = all_at("de-bka", &phones(0..3));
+    let data_dir = sandbox.data_dir();
+    let closed = data_dir.join("cache.closed");
+    for (killed, altered) in [(false, false), (false, true), (true, false), (true, true)] {
+        assert!(!closed.exists(), "it holds for one start");
+        sandbox.stop().await;
+        assert!(closed.exists());
+        if killed {
+            std::fs::remove_file(&closed).expect("removed");
+        }
+        if altered {
+            alter_copies(&data_dir, None);
+        }
+        sandbox.start().await;
+        let found = nl.find(Phone, &phones(0..9)).await;
+        assert_eq!(found, held, "killed: {killed}, altered: {altered}");
+    }
+
+    // One that the disk altered by itself is found in the background.
+    sandbox.stop().await;
+    alter_copies(&data_dir, Some(&closed));
+    sandbox.start().await;
+    sandbox
+        .eventually(async || nl.find(Phone, &phones(0..9)).await == held)
+        .await;
 }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
+use futures::FutureExt as _;
+use futures::stream::{self, StreamExt as _};
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::{Error, ErrorCode, Result};
 use sotto_common::ids::{CommunityId, Epoch, NodeId};
@@ -15,8 +18,9 @@ use sotto_common::time::Timestamp;
 use super::checks::header_of;
 use crate::app::journal::{self, Journal, about};
 use crate::app::{Broker, known_epoch};
+use crate::cache::Trust;
 use crate::datastore::{PublicationRecord, Tx};
-use crate::matcher::{Layer, LayerFacts};
+use crate::matcher::{Layer, LayerFacts, MappedFilter};
 use crate::objects::ObjectKey;
 
 /// What a transaction has moved.
@@ -195,9 +199,15 @@ impl Broker {
                 async move { tx.get_publications_in(PublicationState::Active).await }.scope_boxed()
             })
             .await?;
+        let compared: Vec<_> = active
+            .iter()
+            .map(|record| self.bits(record).map(move |bits| (record, bits)).boxed())
+            .collect();
+        let cores = available_parallelism().map_or(1, usize::from);
+        let mut compared = stream::iter(compared).buffer_unordered(cores);
         let mut lost = HashSet::new();
-        for record in active {
-            match self.layer(&record).await {
+        while let Some((record, bits)) = compared.next().await {
+            match bits {
                 Err(error) if error.code == ErrorCode::Internal => {
                     tracing::warn!(publication = %record.id, holder = %record.holder,
                         policy = %record.key.policy, "its filter is lost: the publication is ended");
@@ -212,32 +222,63 @@ impl Broker {
             .await
     }
 
-    /// The filter of an active publication, fetched if need be.
+    /// The filter of an active publication: compared with its digest, fetched if need be.
     pub(in crate::app) async fn layer(&self, record: &PublicationRecord) -> Result<Arc<Layer>> {
-        let header = header_of(record)?;
-        let object = record.object.as_ref().ok_or_else(no_object)?;
-        let length = header.params.byte_len();
-        let bits = self
+        let bits = self.bits(record).await?;
+        Ok(Arc::new(Layer::new(facts_of(record)?, bits)))
+    }
+
+    /// As [`Self::layer`], of a start that waits for no digest: the layer of a copy of which nothing
+    /// is known is awaited, until [`Self::verify_copies`] has compared it.
+    pub(in crate::app) async fn layer_at_once(
+        &self,
+        record: &PublicationRecord,
+    ) -> Result<Arc<Layer>> {
+        let length = length_of(record)?;
+        let copy = self
             .cache
+            .as_it_is(record.id, length, &record.digest)
+            .await?;
+        let layer = match copy {
+            Some((_, Trust::Unknown)) => Layer::awaited(facts_of(record)?),
+            Some((bits, Trust::Closed | Trust::Verified)) => Layer::new(facts_of(record)?, bits),
+            None => return self.layer(record).await,
+        };
+        Ok(Arc::new(layer))
+    }
+
+    /// The bits of an active publication: compared with their digest, fetched if need be.
+    pub(in crate::app) async fn bits(&self, record: &PublicationRecord) -> Result<MappedFilter> {
+        let object = record.object.as_ref().ok_or_else(no_object)?;
+        let length = length_of(record)?;
+        self.cache
             .get(&self.objects, object, length, &record.digest)
             .await
-            .map_err(|error| lost(record, error))?;
-        let facts = LayerFacts {
-            publication: record.id,
-            version: record.version,
-            audience: header.audience,
-            params: header.params,
-            salt: header.salt,
-            fpr: record.fpr,
-            expires_at: record.expires_at,
-        };
-        Ok(Arc::new(Layer::new(facts, bits)))
+            .map_err(|error| lost(record, error))
     }
 
     /// Deletes objects that nothing needs any more. A store that is away keeps no caller waiting.
     pub(super) async fn delete_objects(&self, moves: Moves) {
         self.delete_unneeded(moves.objects).await;
     }
+}
+
+/// Bytes of the filter of a publication.
+pub(in crate::app) fn length_of(record: &PublicationRecord) -> Result<u64> {
+    Ok(header_of(record)?.params.byte_len())
+}
+
+fn facts_of(record: &PublicationRecord) -> Result<LayerFacts> {
+    let header = header_of(record)?;
+    Ok(LayerFacts {
+        publication: record.id,
+        version: record.version,
+        audience: header.audience,
+        params: header.params,
+        salt: header.salt,
+        fpr: record.fpr,
+        expires_at: record.expires_at,
+    })
 }
 
 /// Publications that have not ended.
