@@ -26,6 +26,7 @@ use sotto_common::time::Timestamp;
 use tokio::sync::SemaphorePermit;
 
 pub(crate) use catalogue::{LayersName, Reach, StackId};
+pub(crate) use kernel::request as request_line;
 pub(crate) use memory::MappedFilter;
 
 use self::kernel::Kernel;
@@ -157,6 +158,24 @@ impl Matcher {
             loading: Mutex::new(()),
             workers: None,
         }
+    }
+
+    /// As [`Self::alone`], with all filters in small pages: for measurements.
+    pub(crate) fn in_small_pages() -> Self {
+        Self {
+            budget: Budget::in_small_pages(),
+            ..Self::alone(0)
+        }
+    }
+
+    /// Shows the bits of all active filters of a stack where they are tested: for measurements.
+    pub(crate) fn with_bits<T>(&self, key: &StackKey, look: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let active = self.active.load_full();
+        let stacks = active.stacks.get(key).into_iter();
+        let layers = stacks.flat_map(BTreeMap::values).flat_map(|s| s.iter());
+        let bits: Vec<_> = layers.map(|layer| layer.bits.load_full()).collect();
+        let bytes: Vec<_> = bits.iter().map(|bits| bits.bytes()).collect();
+        look(&bytes)
     }
 
     /// Starts the threads; there are no filters yet.
