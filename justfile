@@ -6,7 +6,7 @@ check:
 test:
     cargo test --workspace --locked
 
-# What selectors, probes and the audit log cost on this machine, as ratios of one run; `just bench --help` for more.
+# What matching, selectors, probes and the audit log cost on this machine, as ratios of one run; `just bench --help` for more.
 bench *arguments:
     cargo bench --locked -p sotto-tests --bench scale -- {{ arguments }}
 

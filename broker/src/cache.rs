@@ -42,7 +42,7 @@ pub(crate) struct Cache {
 }
 
 /// What is known of an entry.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Known {
     /// As this it was found to be right.
     stamp: Stamp,

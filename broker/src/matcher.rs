@@ -28,6 +28,7 @@ use sotto_common::time::Timestamp;
 use tokio::sync::{SemaphorePermit, watch};
 
 pub(crate) use catalogue::{LayersName, Reach, StackId};
+pub(crate) use kernel::request as request_line;
 pub(crate) use memory::MappedFilter;
 
 use self::kernel::Kernel;
@@ -228,6 +229,24 @@ impl Matcher {
             loading: Mutex::new(()),
             workers: None,
         }
+    }
+
+    /// As [`Self::alone`], with all filters in small pages: for measurements.
+    pub(crate) fn in_small_pages() -> Self {
+        Self {
+            budget: Budget::in_small_pages(),
+            ..Self::alone(0)
+        }
+    }
+
+    /// Shows the bits of all active filters of a stack where they are tested: for measurements.
+    pub(crate) fn with_bits<T>(&self, key: &StackKey, look: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let active = self.active.load_full();
+        let stacks = active.stacks.get(key).into_iter();
+        let layers = stacks.flat_map(BTreeMap::values).flat_map(|s| s.iter());
+        let bits: Vec<_> = layers.map(|layer| layer.bits.load_full()).collect();
+        let bytes: Vec<_> = bits.iter().flatten().map(|bits| bits.bytes()).collect();
+        look(&bytes)
     }
 
     /// Starts the threads; there are no filters yet.
@@ -565,36 +584,32 @@ mod tests {
         let (key, prober, other) = (key(), node("nl-fiu"), BTreeSet::from([node("fr-pj")]));
         let (all, tags) = (BTreeSet::new(), [Tag::new([7; 16])]);
         let asked = question(&key, &prober, &all);
-        let versions = |question: &Question<'_>| {
+        let found = |question: &Question<'_>| {
             let found = matcher.probe(question, &tags)?;
-            Some(
-                found
-                    .into_iter()
-                    .flat_map(|of| of.versions)
-                    .collect::<Vec<_>>(),
-            )
+            let hits = found.iter().flat_map(|at_holder| &at_holder.hits);
+            Some(hits.map(|hit| hit.version).collect::<Vec<_>>())
         };
-        assert_eq!(versions(&asked), None);
+        assert_eq!(found(&asked), None);
         // Those whom it does not concern are answered, and it can be seen that it is there.
         assert_eq!(
-            versions(&question(&key, &node("de-bka"), &all)),
+            found(&question(&key, &node("de-bka"), &all)),
             Some(vec![])
         );
-        assert_eq!(versions(&question(&key, &prober, &other)), Some(vec![]));
+        assert_eq!(found(&question(&key, &prober, &other)), Some(vec![]));
         assert_eq!(matcher.reach(&key.community, &prober, NOW).stacks.len(), 1);
 
         assert!(matcher.give(publication, mapped(&ones(params))));
-        assert_eq!(versions(&asked), Some(vec![2]));
+        assert_eq!(found(&asked), Some(vec![2]));
         matcher.load();
         // It has bits, and keeps them.
         let zeros = vec![0; ones(params).len()];
         assert!(matcher.give(publication, mapped(&zeros)));
-        assert_eq!(versions(&asked), Some(vec![2]));
+        assert_eq!(found(&asked), Some(vec![2]));
         matcher.withhold(publication);
         matcher.load();
-        assert_eq!(versions(&asked), None);
+        assert_eq!(found(&asked), None);
         matcher.update(vec![change(publication, None)], 2);
-        assert_eq!(versions(&asked), Some(vec![1]));
+        assert_eq!(found(&asked), Some(vec![1]));
         assert!(!matcher.give(publication, mapped(&zeros)));
     }
 

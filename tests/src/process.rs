@@ -155,6 +155,11 @@ impl BrokerProcess {
         self.program.kill().await;
     }
 
+    /// Asks the broker to end (`SIGTERM`), and waits until it has, in good order.
+    pub async fn stop(&mut self) {
+        self.program.stop().await;
+    }
+
     /// Stops the process where it stands (`SIGSTOP`); its connections stay.
     pub fn freeze(&self) {
         self.program.signal("-STOP");

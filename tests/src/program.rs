@@ -65,6 +65,14 @@ impl Program {
         child.kill().await.expect("killed");
     }
 
+    /// Asks the process to end (`SIGTERM`), and waits until it has, in good order.
+    pub async fn stop(&mut self) {
+        self.signal("-TERM");
+        let mut child = self.child.take().expect("it runs");
+        let ended = child.wait().await.expect("waited for");
+        assert!(ended.success(), "{ended}: {}", self.log_text());
+    }
+
     /// Whether it was started and not killed since.
     pub const fn runs(&self) -> bool {
         self.child.is_some()

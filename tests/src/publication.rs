@@ -21,6 +21,8 @@ use crate::{COMMUNITY, TestNode};
 
 /// Bytes in a chunk, unless a test says otherwise: several chunks even for a small filter.
 const CHUNK: usize = 4096;
+/// Bytes in a chunk of a large filter: each is answered once it is durable.
+const LARGE_CHUNK: usize = 1024 * 1024;
 
 /// A filter that is not published yet; tests change what they like.
 #[derive(Clone, Debug)]
@@ -190,12 +192,22 @@ impl TestNode {
         &self,
         draft: &Draft,
         offset: u64,
+        acknowledged: impl FnMut(u64),
+    ) -> Result<(), Status> {
+        self.upload_in(CHUNK, draft, offset, acknowledged).await
+    }
+
+    async fn upload_in(
+        &self,
+        chunk_len: usize,
+        draft: &Draft,
+        offset: u64,
         mut acknowledged: impl FnMut(u64),
     ) -> Result<(), Status> {
         let start = usize::try_from(offset).expect("fits");
         let mut at = offset;
         let chunks: Vec<_> = draft.bits[start..]
-            .chunks(CHUNK)
+            .chunks(chunk_len)
             .map(|data| {
                 let chunk = chunk(draft, at, data);
                 at += data.len() as u64;
@@ -260,6 +272,17 @@ impl TestNode {
     pub async fn publish_draft(&self, draft: &Draft) -> Result<v1::Publication, Status> {
         let acknowledged = self.announce(draft).await?;
         self.upload(draft, acknowledged, |_| ()).await?;
+        self.activate(draft.id()).await
+    }
+
+    /// As [`Self::publish_draft`], for a large filter: in chunks as a node sends them.
+    ///
+    /// # Errors
+    /// The broker's refusal.
+    pub async fn publish_large(&self, draft: &Draft) -> Result<v1::Publication, Status> {
+        let acknowledged = self.announce(draft).await?;
+        self.upload_in(LARGE_CHUNK, draft, acknowledged, |_| ())
+            .await?;
         self.activate(draft.id()).await
     }
 

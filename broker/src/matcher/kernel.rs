@@ -100,7 +100,7 @@ impl Kernel {
 
 /// Asks for a line, so that it is near when it is read.
 #[inline]
-fn request(line: &Line) {
+pub(crate) fn request(line: &Line) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -114,6 +114,8 @@ impl Loaded {
 /// What may be loaded, in bytes.
 pub(super) struct Budget {
     left: Arc<AtomicU64>,
+    /// Whether memory is asked for in huge pages.
+    huge_pages: bool,
 }
 
 /// A part of the budget, that is given back when this is dropped.
@@ -132,6 +134,15 @@ impl Budget {
     pub(super) fn new(bytes: u64) -> Self {
         Self {
             left: Arc::new(AtomicU64::new(bytes)),
+            huge_pages: true,
+        }
+    }
+
+    /// No bound, and small pages alone: to measure what huge pages spare.
+    pub(super) fn in_small_pages() -> Self {
+        Self {
+            huge_pages: false,
+            ..Self::new(u64::MAX)
         }
     }
 
@@ -153,7 +164,11 @@ impl Budget {
     /// If the file cannot be read, or there is no memory.
     pub(super) fn load(&self, filter: &MappedFilter) -> io::Result<Option<Loaded>> {
         let length = filter.map.len();
-        let huge = in_huge_pages(length);
+        let huge = if self.huge_pages {
+            in_huge_pages(length)
+        } else {
+            0
+        };
         let Some(share) = self.take(length.max(huge) as u64) else {
             return Ok(None);
         };
@@ -164,7 +179,11 @@ impl Budget {
             .ok_or(io::ErrorKind::OutOfMemory)?;
         let mut memory = MmapMut::map_anon(room)?;
         let start = memory.as_ptr().align_offset(HUGE);
-        ask_for_huge_pages(&memory, start, huge);
+        if self.huge_pages {
+            ask_for_huge_pages(&memory, start, huge);
+        } else {
+            refuse_huge_pages(&memory);
+        }
         let bits = memory
             .get_mut(start..start + length)
             .ok_or(io::ErrorKind::OutOfMemory)?;
@@ -205,6 +224,17 @@ fn ask_for_huge_pages(memory: &MmapMut, start: usize, length: usize) {
 
 #[cfg(not(target_os = "linux"))]
 fn ask_for_huge_pages(_: &MmapMut, _: usize, _: usize) {}
+
+/// Where the system gives huge pages unasked.
+#[cfg(target_os = "linux")]
+fn refuse_huge_pages(memory: &MmapMut) {
+    if let Err(error) = memory.advise(Advice::NoHugePage) {
+        tracing::debug!(%error, "pages of any size");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn refuse_huge_pages(_: &MmapMut) {}
 
 #[cfg(test)]
 mod tests {

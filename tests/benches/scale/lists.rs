@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rand::rngs::StdRng;
@@ -25,10 +26,17 @@ pub(crate) struct List {
 impl List {
     /// Writes `count` selectors of a policy, all of them different and none refused.
     pub(crate) fn write(dir: &Path, policy: Policy, count: u64) -> Self {
-        let path = dir.join(format!("{}-{count}.txt", policy.selector_type()));
+        Self::write_range(dir, policy, 0..count)
+    }
+
+    /// As [`Self::write`], the selectors of these numbers: lists have those in common whose numbers
+    /// they share.
+    pub(crate) fn write_range(dir: &Path, policy: Policy, numbers: Range<u64>) -> Self {
+        let (name, count) = (policy.selector_type(), numbers.end - numbers.start);
+        let path = dir.join(format!("{name}-{}-{count}.txt", numbers.start));
         let mut out = BufWriter::new(File::create(&path).expect("a file"));
         let mut rng = StdRng::seed_from_u64(SEED);
-        for number in 0..count {
+        for number in numbers {
             let line = match policy {
                 Policy::Domain => domain(number, &mut rng),
                 _ => phone(number, &mut rng),

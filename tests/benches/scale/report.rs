@@ -1,52 +1,22 @@
 //! What was measured, for people and for programs.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde::Serialize;
 
-use crate::logging::{Comparison, Logged, Written};
-use crate::probing::{Probing, Round};
-use crate::proofs::{Proofs, Proving};
+use crate::aims::{self, Ratio};
+use crate::logging::Logged;
+use crate::machine::Machine;
+use crate::matching::Matched;
+use crate::micro::Step;
+use crate::plots;
+use crate::probing::Probing;
+use crate::proofs::Proofs;
+use crate::psi::Compared;
 use crate::stages::{Cost, Filters};
 use crate::store::Through;
-
-/// Everything of one run.
-#[derive(Serialize, Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) filters: Vec<Filters>,
-    pub(crate) stores: Vec<Through>,
-    pub(crate) probing: Option<Probing>,
-    pub(crate) logged: Vec<Logged>,
-    pub(crate) proofs: Vec<Proofs>,
-}
-
-impl Report {
-    /// As JSON: what was measured; ratios are the reader's to make.
-    pub(crate) fn json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("JSON")
-    }
-
-    /// As a table.
-    pub(crate) fn table(&self) -> String {
-        let mut out = String::new();
-        for filters in &self.filters {
-            filters_table(&mut out, filters);
-        }
-        for through in &self.stores {
-            store_table(&mut out, through);
-        }
-        if let Some(probing) = &self.probing {
-            probing_table(&mut out, probing);
-        }
-        for logged in &self.logged {
-            log_table(&mut out, logged);
-        }
-        if !self.proofs.is_empty() {
-            proofs_table(&mut out, &self.proofs);
-        }
-        out
-    }
-}
+use crate::times::float;
 
 /// Writing to a string cannot fail.
 macro_rules! line {
@@ -55,9 +25,105 @@ macro_rules! line {
     }};
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn float(number: u64) -> f64 {
-    number as f64
+mod log;
+mod matcher;
+mod probing;
+
+/// Everything of one run; README.md beside this says what each field means.
+#[derive(Serialize, Debug)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    /// Of what follows; the last to be filled in.
+    pub(crate) ratios: Vec<Ratio>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) matched: Vec<Matched>,
+    pub(crate) filters: Vec<Filters>,
+    pub(crate) stores: Vec<Through>,
+    pub(crate) probing: Option<Probing>,
+    pub(crate) psi: Option<Compared>,
+    pub(crate) logged: Vec<Logged>,
+    pub(crate) proofs: Vec<Proofs>,
+}
+
+impl Report {
+    /// Nothing was measured yet, on this machine.
+    pub(crate) fn new(machine: Machine) -> Self {
+        Self {
+            machine,
+            ratios: Vec::new(),
+            steps: Vec::new(),
+            matched: Vec::new(),
+            filters: Vec::new(),
+            stores: Vec::new(),
+            probing: None,
+            psi: None,
+            logged: Vec::new(),
+            proofs: Vec::new(),
+        }
+    }
+
+    /// Once everything was measured.
+    pub(crate) fn finish(&mut self) {
+        self.ratios = aims::ratios(self);
+    }
+
+    /// As JSON.
+    pub(crate) fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("JSON")
+    }
+
+    /// Writes JSON, and the plots of what there is, to a folder.
+    pub(crate) fn write(&self, dir: &Path) {
+        let write = |name: &str, text: String| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).expect("written");
+            eprintln!("{} is written", path.display());
+        };
+        write("summary.json", self.json() + "\n");
+        if !self.matched.is_empty() {
+            write("holders.svg", plots::by_holders(&self.matched).svg());
+            write("selectors.svg", plots::by_selectors(&self.matched).svg());
+        }
+    }
+
+    /// As a table.
+    pub(crate) fn table(&self) -> String {
+        let mut out = String::new();
+        let machine = &self.machine;
+        line!(
+            out,
+            "{}, {} cores, huge pages: {}\n",
+            machine.processor,
+            machine.cores,
+            machine.huge_pages
+        );
+        if !self.steps.is_empty() {
+            matcher::steps_table(&mut out, &self.steps);
+        }
+        for matched in &self.matched {
+            matcher::matched_table(&mut out, matched);
+        }
+        for filters in &self.filters {
+            filters_table(&mut out, filters);
+        }
+        for through in &self.stores {
+            store_table(&mut out, through);
+        }
+        if let Some(probing) = &self.probing {
+            probing::probing_table(&mut out, probing);
+        }
+        if let Some(compared) = &self.psi {
+            probing::psi_table(&mut out, compared);
+        }
+        for logged in &self.logged {
+            log::log_table(&mut out, logged);
+        }
+        if !self.proofs.is_empty() {
+            log::proofs_table(&mut out, &self.proofs);
+        }
+        ratios_table(&mut out, &self.ratios);
+        out
+    }
 }
 
 /// Thousands a second.
@@ -134,143 +200,15 @@ fn store_table(out: &mut String, through: &Through) {
     );
 }
 
-fn probing_table(out: &mut String, probing: &Probing) {
-    let count = probing.selectors;
-    let holders = probing.holders as u64;
-    line!(
-        out,
-        "Probing {count} selectors at {holders} holders, each with a filter of {} selectors \
-         ({:.1} MB)",
-        probing.filter_selectors,
-        float(probing.filter_bytes) / 1e6
-    );
-    line!(
-        out,
-        "  {:<32}{:>12}{:>16}{:>9}{:>12}{:>9}{:>9}",
-        "",
-        "thousand/s",
-        "tag-tests M/s",
-        "s",
-        "x matcher",
-        "broker",
-        "prober"
-    );
-    let mut row = |name: &str, seconds: f64, base: f64, round: Option<&Round>| {
-        line!(
-            out,
-            "  {name:<32}{:>12.0}{:>16.2}{seconds:>9.2}{:>12.1}{:>9.2}{:>9.2}",
-            thousands(count, seconds),
-            thousands(count * holders, seconds) / 1000.0,
-            seconds / base,
-            round.map_or(0.0, |round| round.broker_processor_seconds),
-            round.map_or(0.0, |round| round.prober_processor_seconds)
-        );
-    };
-    let (one, all) = (
-        probing.matcher_seconds,
-        probing.matcher_seconds_on_all_cores,
-    );
-    row("the matcher, one thread", one, one, None);
-    row("the matcher, all cores", all, one, None);
-    for round in &probing.rounds {
-        let name = format!("mTLS gRPC, {} session(s)", round.sessions);
-        row(&name, round.seconds, one, Some(round));
+fn ratios_table(out: &mut String, ratios: &[Ratio]) {
+    line!(out, "Ratios of this run");
+    for ratio in ratios {
+        let value = ratio.value;
+        let said = match (&ratio.aim, ratio.met) {
+            (Some(aim), Some(true)) => format!("aim {aim}: {value:.2} met"),
+            (Some(aim), _) => format!("aim {aim}: {value:.2} NOT MET"),
+            (None, _) => format!("{value:.2}"),
+        };
+        line!(out, "  {:<64}{said}", ratio.name);
     }
-    line!(
-        out,
-        "  broker and prober: cpu s of their processes; broker's peak {:.0} MB\n",
-        megabytes(probing.broker_peak_kb)
-    );
-}
-
-fn log_table(out: &mut String, logged: &Logged) {
-    line!(
-        out,
-        "Audit log on {}, beside plain rows of the same bytes; entries until they are under a \
-         checkpoint",
-        logged.engine
-    );
-    line!(
-        out,
-        "  {:<32}{:>10}{:>11}{:>7}{:>17}{:>17}",
-        "",
-        "rows/s",
-        "entries/s",
-        "ratio",
-        "p50, p99 ms: row",
-        "entry"
-    );
-    for compared in &logged.comparisons {
-        log_row(out, compared);
-    }
-    line!(out, "");
-}
-
-fn log_row(out: &mut String, compared: &Comparison) {
-    let name = format!(
-        "{} writer(s), {} a transaction",
-        compared.writers, compared.per_transaction
-    );
-    let a_second = |written: &Written| float(written.count) / written.seconds;
-    let times = |written: &Written| {
-        let times = written.transactions;
-        format!("{:.2}, {:.2}", times.p50_ms, times.p99_ms)
-    };
-    let (rows, entries) = (&compared.rows, &compared.entries);
-    line!(
-        out,
-        "  {name:<32}{:>10.0}{:>11.0}{:>7.2}{:>17}{:>17}",
-        a_second(rows),
-        a_second(entries),
-        a_second(entries) / a_second(rows),
-        times(rows),
-        times(entries)
-    );
-    if rows.refused + entries.refused > 0 {
-        line!(
-            out,
-            "    refused for the moment, and tried again: {} of rows, {} of entries",
-            rows.refused,
-            entries.refused
-        );
-    }
-}
-
-fn proofs_table(out: &mut String, proofs: &[Proofs]) {
-    line!(out, "Proofs from stored tiles, on SQLite");
-    line!(
-        out,
-        "  {:<32}{:>9}{:>9}{:>9}{:>13}{:>12}",
-        "",
-        "proofs",
-        "p50 ms",
-        "p99 ms",
-        "tiles each",
-        "at most"
-    );
-    for tree in proofs {
-        proofs_row(out, "inclusion", tree.leaves, &tree.inclusion);
-        proofs_row(out, "consistency", tree.leaves, &tree.consistency);
-        line!(
-            out,
-            "    built in {:.1} s; ledger {:.0} MB; peak {:.0} MB",
-            tree.build_seconds,
-            float(tree.ledger_bytes) / 1e6,
-            megabytes(tree.peak_kb)
-        );
-    }
-    line!(out, "");
-}
-
-fn proofs_row(out: &mut String, sort: &str, leaves: u64, proving: &Proving) {
-    let name = format!("{sort}, {leaves} leaves");
-    let each = float(proving.tiles as u64) / float(proving.count as u64);
-    line!(
-        out,
-        "  {name:<32}{:>9}{:>9.2}{:>9.2}{each:>13.1}{:>12}",
-        proving.count,
-        proving.times.p50_ms,
-        proving.times.p99_ms,
-        proving.most_tiles
-    );
 }

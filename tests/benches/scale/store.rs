@@ -94,7 +94,7 @@ pub(crate) async fn measure(list: &List) -> Through {
     through
 }
 
-async fn import(unit: &Unit, list: &List) {
+pub(crate) async fn import(unit: &Unit, list: &List) {
     let header = Message::Header(v1::ImportHeader {
         dataset: "list".into(),
         policy: list.policy.name().into(),
@@ -124,7 +124,7 @@ async fn import(unit: &Unit, list: &List) {
 }
 
 /// When the filter was built, counted from `begun`, and its length.
-async fn publish(unit: &Unit, policy: Policy, begun: Instant) -> (Duration, u64) {
+pub(crate) async fn publish(unit: &Unit, policy: Policy, begun: Instant) -> (Duration, u64) {
     let request = v1::PublishFiltersRequest {
         policy: policy.name().into(),
         ..Default::default()

@@ -25,3 +25,9 @@ impl Times {
         }
     }
 }
+
+/// A count, for ratios.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+pub(crate) fn float(number: u64) -> f64 {
+    number as f64
+}

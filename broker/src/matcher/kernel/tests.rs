@@ -67,7 +67,7 @@ fn full_filters_hold_every_tag_and_empty_ones_none_in_batches_of_every_length() 
         for count in 0..=tags.len() {
             let all: Vec<_> = (0..count).collect();
             assert_eq!(found(&kernel, &vec![0xff; length], &tags[..count]), all);
-            assert_eq!(found(&kernel, &vec![0; length], &tags[..count]), []);
+            assert_eq!(found(&kernel, &vec![0; length], &tags[..count]), [0; 0]);
         }
     }
 }
@@ -78,9 +78,7 @@ fn bits_of_another_length_hold_nothing() {
     let length = usize::try_from(params.byte_len()).expect("small");
     let kernel = Kernel::new(params, &salt);
     for length in [0, 1, length - 1, length + 1, length + PAGE_LEN] {
-        assert_eq!(
-            found(&kernel, &vec![0xff; length], &[Tag::new([7; 16])]),
-            []
-        );
+        let found = found(&kernel, &vec![0xff; length], &[Tag::new([7; 16])]);
+        assert_eq!(found, [0; 0]);
     }
 }
