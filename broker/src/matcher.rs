@@ -591,10 +591,7 @@ mod tests {
         };
         assert_eq!(found(&asked), None);
         // Those whom it does not concern are answered, and it can be seen that it is there.
-        assert_eq!(
-            found(&question(&key, &node("de-bka"), &all)),
-            Some(vec![])
-        );
+        assert_eq!(found(&question(&key, &node("de-bka"), &all)), Some(vec![]));
         assert_eq!(found(&question(&key, &prober, &other)), Some(vec![]));
         assert_eq!(matcher.reach(&key.community, &prober, NOW).stacks.len(), 1);
 

@@ -87,12 +87,12 @@ mod tests {
         assert_eq!(read(&filters, 1000, Requests::Twice, 7), 1000);
         assert_eq!(read(&[], 1000, Requests::Once, 7), 0);
 
-        let (mut draws, mut drawn) = (Draws(7), [0; 16]);
+        let (mut draws, mut counts) = (Draws(7), [0; 16]);
         for _ in 0..16_000 {
             let draw = draws.draw();
             let filter = below(draw >> 32, 2);
-            drawn[filter * 8 + below(draw & u64::from(u32::MAX), 8)] += 1;
+            counts[filter * 8 + below(draw & u64::from(u32::MAX), 8)] += 1;
         }
-        assert!(drawn.iter().all(|n| (800..1200).contains(n)), "{drawn:?}");
+        assert!(counts.iter().all(|n| (800..1200).contains(n)), "{counts:?}");
     }
 }

@@ -134,7 +134,7 @@ impl Locator {
     /// All positions of one tag.
     pub fn locate(&self, tag: &Tag) -> Positions {
         let mut blocks = [Block::<Aes128>::default(); MAX_BLOCKS];
-        let blocks = &mut blocks[..1 + self.body_blocks()];
+        let blocks = &mut blocks[..=self.body_blocks()];
         for (counter, block) in (0..).zip(&mut *blocks) {
             *block = counter_block(tag, counter);
         }

@@ -59,7 +59,8 @@ pub(crate) fn alternate(rounds: usize, contenders: &mut [Round<'_>]) -> Vec<Cost
 pub(crate) fn ns_each<T>(operations: usize, work: impl FnOnce() -> T) -> f64 {
     let before = thread_time();
     black_box(work());
-    (thread_time() - before).as_secs_f64() * 1e9 / float(operations as u64)
+    let took = thread_time().saturating_sub(before);
+    took.as_secs_f64() * 1e9 / float(operations as u64)
 }
 
 /// As one operation of two threads that do the same beside each other; each is given its number.

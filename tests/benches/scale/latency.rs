@@ -38,10 +38,10 @@ pub(crate) async fn measure(
     count: usize,
 ) -> Checks {
     eprintln!("{count} single questions, alone and beside {sessions} sessions ...");
-    let asker = broker.reached_by(prober);
+    let questioner = broker.reached_by(prober);
     // The first one connects.
-    check(&asker, asked.pairs[0]).await;
-    let idle = ask(&asker, asked.pairs, count).await;
+    check(&questioner, asked.pairs[0]).await;
+    let idle = ask(&questioner, asked.pairs, count).await;
     let (started, mut at_work) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let load = (0..sessions).map(|_| {
@@ -50,7 +50,10 @@ pub(crate) async fn measure(
         let (started, stop) = (started.clone(), stop.clone());
         tokio::spawn(async move {
             while !stop.is_cancelled() {
-                let told = |_| drop(started.send(()));
+                let told = |_| {
+                    // Once the questions are asked, nobody listens.
+                    let _ = started.send(());
+                };
                 let opening = node.opening(POLICY);
                 session(node.channel(), opening, batches.clone(), told).await;
             }
@@ -60,7 +63,7 @@ pub(crate) async fn measure(
     for _ in 0..sessions * BATCHES {
         at_work.recv().await.expect("they go on");
     }
-    let loaded = ask(&asker, asked.pairs, count).await;
+    let loaded = ask(&questioner, asked.pairs, count).await;
     stop.cancel();
     for session in load {
         session.await.expect("no panic");

@@ -92,7 +92,7 @@ fn testing(criterion: &mut Criterion, dir: &Path, rng: &mut StdRng) {
     let mut group = criterion.benchmark_group(PROBE);
     group.throughput(Throughput::Elements(BATCH as u64));
     group.bench_function("all", |bench| {
-        bench.iter(|| matching.probe(black_box(&tags)))
+        bench.iter(|| matching.probe(black_box(&tags)));
     });
     group.finish();
 }

@@ -53,7 +53,7 @@ pub(crate) struct Round {
     pub(crate) broker_processor_seconds: f64,
     /// That this process, the prober, has worked.
     pub(crate) prober_processor_seconds: f64,
-    /// Refs that matched, at any holder.
+    /// Hits: refs that matched, once for each holder.
     pub(crate) matched: usize,
 }
 
@@ -209,8 +209,9 @@ async fn round(
         tokio::spawn(async move {
             let mut matched = 0;
             let count = |answer: v1::ProbeAnswer| {
-                let matches = v1::ProbeMatches::decode(answer.matches).expect("matches");
-                matched += matches.refs.len();
+                let found = v1::ProbeMatches::decode(answer.matches).expect("an answer");
+                let hits = found.holders.iter().map(|at| at.hit_ids.len() / 16);
+                matched += hits.sum::<usize>();
             };
             session(node.channel(), node.opening(POLICY), batches, count).await;
             matched

@@ -102,22 +102,29 @@ async fn ours(held: &List, asked: &List) -> Ours {
     let [mut prober, mut holder] = units(&broker).await;
     let begun = Instant::now();
     import(&holder, held).await;
-    let holder_imported = begun.elapsed();
+    let holder_import_seconds = seconds(begun);
+    let begun = Instant::now();
     publish(&holder, POLICY, begun).await;
-    let published = begun.elapsed();
+    let publish_seconds = seconds(begun);
+    let begun = Instant::now();
     import(&prober, asked).await;
-    let prober_imported = begun.elapsed();
+    let prober_import_seconds = seconds(begun);
+    let begun = Instant::now();
     let found = probe(&prober).await;
-    let probed = begun.elapsed();
+    let probe_seconds = seconds(begun);
     prober.kill().await;
     holder.kill().await;
     Ours {
-        holder_import_seconds: holder_imported.as_secs_f64(),
-        publish_seconds: (published - holder_imported).as_secs_f64(),
-        prober_import_seconds: (prober_imported - published).as_secs_f64(),
-        probe_seconds: (probed - prober_imported).as_secs_f64(),
+        holder_import_seconds,
+        publish_seconds,
+        prober_import_seconds,
+        probe_seconds,
         found,
     }
+}
+
+fn seconds(begun: Instant) -> f64 {
+    begun.elapsed().as_secs_f64()
 }
 
 /// Two units with an epoch, which publish when they are told to.

@@ -1,8 +1,8 @@
 //! Answers there and back, and what lies in them.
 
 use proptest::prelude::*;
-use rand::rngs::StdRng;
 use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use sotto_common::time::Timestamp;
 
 use super::*;
@@ -163,13 +163,13 @@ fn refused(holders: Vec<v1::HolderMatches>, pairs: usize) -> Option<Misfit> {
     read(&bytes.into(), &self::refs(pairs)).err()
 }
 
-fn numbers(of: &[u16]) -> Option<Pairs> {
+fn numbers(of: &[u16]) -> Pairs {
     let bytes = of.iter().flat_map(|n| n.to_be_bytes());
-    Some(Pairs::Numbers(bytes.collect::<Vec<_>>().into()))
+    Pairs::Numbers(bytes.collect::<Vec<_>>().into())
 }
 
-fn bitmap(of: &[u8]) -> Option<Pairs> {
-    Some(Pairs::Bitmap(of.to_vec().into()))
+fn bitmap(of: &[u8]) -> Pairs {
+    Pairs::Bitmap(of.to_vec().into())
 }
 
 #[test]
@@ -177,18 +177,16 @@ fn refuses_pairs_that_are_none_of_the_batch() {
     assert_eq!(refused(vec![honest()], 40), None);
     // 33 pairs need five bytes, too; then pair 9 is still one of them, and 39 is not.
     assert_eq!(refused(vec![honest()], 33), None);
+    let told = |pairs| v1::HolderMatches { pairs, ..honest() };
+    assert_eq!(refused(vec![told(None)], 33), Some(Misfit::NoPair));
     for (pairs, why) in [
-        (None, Misfit::NoPair),
         (numbers(&[]), Misfit::NoPair),
         (bitmap(&[0; 5]), Misfit::NoPair),
         (numbers(&[1, 33]), Misfit::PairUnknown),
         (numbers(&[1, u16::MAX]), Misfit::PairUnknown),
         (numbers(&[9, 1]), Misfit::NumbersNotAscending),
         (numbers(&[9, 9]), Misfit::NumbersNotAscending),
-        (
-            Some(Pairs::Numbers(vec![0, 1, 0].into())),
-            Misfit::NumbersLength,
-        ),
+        (Pairs::Numbers(vec![0, 1, 0].into()), Misfit::NumbersLength),
         (bitmap(&[2, 2, 0, 0]), Misfit::BitmapLength),
         (bitmap(&[2, 2, 0, 0, 0, 0]), Misfit::BitmapLength),
         (bitmap(&[2, 0, 0, 0, 2]), Misfit::PairUnknown),
@@ -197,7 +195,7 @@ fn refuses_pairs_that_are_none_of_the_batch() {
         (numbers(&[1]), Misfit::HitCount),
         (numbers(&[1, 2, 9]), Misfit::HitCount),
     ] {
-        let told = v1::HolderMatches { pairs, ..honest() };
+        let told = told(Some(pairs));
         assert_eq!(refused(vec![told.clone()], 33), Some(why), "{told:?}");
     }
 }
@@ -250,8 +248,8 @@ fn refuses_two_forms_fields_of_its_own_and_entries_without_end() {
     assert_eq!(read(both.encode_to_vec()), Some(Misfit::TwoForms));
     let (refs, holders) = (Vec::new(), vec![honest()]);
     let mut more = v1::ProbeMatches { refs, holders }.encode_to_vec();
-    // A field 15 of one byte.
-    more.extend([0x7a, 1, 0]);
+    // A field 15 that is empty.
+    more.extend([0x7a, 0]);
     assert_eq!(read(more), Some(Misfit::NotCanonical));
     assert_eq!(read([0x12, 0].repeat(5000)), Some(Misfit::TooManyEntries));
     // 1500 empty holders within one ref: a length of 3000 in two bytes.
