@@ -184,7 +184,8 @@ done
 # --- programs --------------------------------------------------------------------------------
 
 say 'building the programs (the first time takes some minutes)'
-(cd "$ROOT" && cargo build --profile "$profile" --locked --quiet -p sotto-broker -p sotto-node) ||
+# With the workspace, as the tests do: what both need is built once.
+(cd "$ROOT" && cargo build --profile "$profile" --locked --quiet --workspace) ||
     fail 'the build failed'
 target=${CARGO_TARGET_DIR:-target}
 [[ $target == /* ]] || target=$ROOT/$target

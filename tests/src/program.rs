@@ -2,7 +2,9 @@
 //!
 //! The binaries lie beside the test executable: `target/<profile>/`. Cargo builds a package's
 //! binaries for its own tests only, so they are asked for here, once, by `cargo build`; where
-//! everything is up to date that takes no time, and no test ever runs an old program.
+//! everything is up to date that takes no time, and no test ever runs an old program. They are built
+//! with the workspace: alone they would be given other features of what they depend on, and that would
+//! be built twice.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -135,8 +137,7 @@ pub fn node() -> PathBuf {
     built().join("sotto-node")
 }
 
-/// The folder of both binaries. They are built together: one by one, Cargo would choose other
-/// features of what both depend on, and build that twice.
+/// The folder of both binaries.
 fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(build)
@@ -147,8 +148,13 @@ fn build() -> PathBuf {
     let test = std::env::current_exe().expect("a path");
     let profile = test.ancestors().nth(2).expect("target/<profile>");
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    build.args(["build", "--quiet", "--locked"]);
-    build.args(["-p", "sotto-broker", "-p", "sotto-node", "--target-dir"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--workspace",
+        "--target-dir",
+    ]);
     build.arg(profile.parent().expect("target"));
     if profile.ends_with("release") {
         build.arg("--release");

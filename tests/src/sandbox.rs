@@ -46,6 +46,8 @@ pub struct Sandbox {
     pub end_lost_filters: bool,
     /// The key list of the next start.
     pub ledger_keys_file: Option<SecretFile>,
+    /// What testing may take of this machine from the next start on.
+    pub matcher: MatcherConfig,
     /// Where the next start serves the audit log as tiles, if anywhere.
     pub tiles: TilesConfig,
     tiles_address: Option<SocketAddr>,
@@ -76,6 +78,7 @@ impl Sandbox {
             ledger,
             end_lost_filters: false,
             ledger_keys_file: None,
+            matcher: MatcherConfig::default(),
             tiles: TilesConfig::default(),
             tiles_address: None,
             running: None,
@@ -198,7 +201,7 @@ impl Sandbox {
             log_name: default_log_name(),
             log_key_file,
             end_lost_filters: self.end_lost_filters,
-            matcher: MatcherConfig::default(),
+            matcher: self.matcher,
             tls: self.tls.clone(),
             connections: ConnectionLimits::default(),
             log: LogConfig::default(),
