@@ -26,7 +26,7 @@ use sotto_common::membership::{EpochState, Manifest};
 use sotto_common::time::{Clock, Timestamp};
 use sotto_proto::convert;
 use sotto_proto::v1;
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::{Mutex, RwLock, watch};
 
 pub(crate) use catalogue::{CatalogueChange, CatalogueWatch};
 pub(crate) use epochs::EpochView;
@@ -101,24 +101,41 @@ impl Broker {
             broker.check_alone().await?;
         }
         broker.clear_cache().await?;
-        if end_lost_filters {
-            broker.end_lost_filters().await?;
+        let joined = async {
+            if end_lost_filters {
+                broker.end_lost_filters().await?;
+            }
+            broker.join(None).await
+        };
+        if let Err(error) = joined.await {
+            // The next attempt need not compare what this one has not touched.
+            broker.close_cache().await;
+            return Err(error);
         }
-        broker.join(None).await?;
         Ok(broker)
     }
 
     /// Leaves the brokers on the ledger, and closes it and the cache; what was committed stays.
     pub(crate) async fn close(&self) {
+        self.matcher.close();
+        self.close_cache().await;
+        if let Err(error) = self.leave().await {
+            tracing::warn!(%error, "the others wait for this broker until its lease has run out");
+        }
+        self.store.close().await;
+    }
+
+    /// How many active filters cannot be tested yet, and when to look again.
+    pub(crate) fn awaited_filters(&self) -> (usize, watch::Receiver<()>) {
+        self.matcher.awaited()
+    }
+
+    async fn close_cache(&self) {
         let cache = self.cache.clone();
         let closed = blocking(move || cache.close().map_err(Error::unavailable)).await;
         if let Err(error) = closed {
             tracing::warn!(%error, "the next start uses no filter before it is compared with its digest");
         }
-        if let Err(error) = self.leave().await {
-            tracing::warn!(%error, "the others wait for this broker until its lease has run out");
-        }
-        self.store.close().await;
     }
 
     /// Seals what is sealed at rest under the first key of the list: after it another key may go.

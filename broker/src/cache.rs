@@ -55,7 +55,7 @@ struct Known {
 pub(crate) enum Trust {
     /// Nothing: an earlier run did not close it in good order.
     Unknown,
-    /// The last run closed it in good order, and nobody has written to it since.
+    /// The last run closed it in good order; once its file was looked at, nobody has written to it since.
     Closed,
     /// This process has compared them with their digest.
     Verified,
@@ -90,7 +90,7 @@ impl Cache {
     /// Nothing is to be put into the cache afterwards.
     ///
     /// # Errors
-    /// If it cannot be written down, on a full disk for example: the next run then trusts none.
+    /// If it cannot be written down, on a full disk for example: there is no list then.
     pub(crate) fn close(&self) -> io::Result<()> {
         let known = self.known();
         let copies = known.iter().map(|(name, known)| (&**name, known.stamp));
@@ -276,16 +276,16 @@ impl Cache {
         // What is written from here on is found by its stamp at the next start.
         let stamped = filter.metadata().map(|metadata| Stamp::of(&metadata));
         match (stamped, filter.digest()) {
-            (Ok(stamp), Ok(found)) => {
-                if found == *digest {
+            (Ok(_), Ok(found)) if found != *digest => false,
+            // What was compared is in memory: the disk has it only now.
+            (Ok(stamp), Ok(_)) => match filter.sync() {
+                Ok(()) => {
                     self.note(name.to_owned(), stamp, Trust::Verified);
+                    true
                 }
-                found == *digest
-            }
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "a copy of a filter cannot be read");
-                false
-            }
+                Err(error) => unreadable(&error),
+            },
+            (Err(error), _) | (_, Err(error)) => unreadable(&error),
         }
     }
 
@@ -317,6 +317,12 @@ impl Cache {
         // A map of names is whole after a panic too.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A copy that the disk does not give back, or does not take, is none.
+fn unreadable(error: &io::Error) -> bool {
+    tracing::warn!(%error, "a copy of a filter cannot be read");
+    false
 }
 
 impl Part {

@@ -184,11 +184,23 @@ async fn serve(file: &std::path::Path, end_lost_filters: bool) -> Result<()> {
     let mut config: Config = config::load(PROGRAM, Some(file))?;
     config.end_lost_filters = end_lost_filters;
     telemetry::init(&config.log)?;
+    allow_all_files();
     let stop = shutdown::on_signal()?;
     let bound = BoundBroker::bind(config, Arc::new(SystemClock), stop)
         .await
         .map_err(causes)?;
     bound.run().await.map_err(causes)
+}
+
+/// Takes as many open files as the system gives: a filter that is tested in its file keeps it open, and
+/// the usual limit of a shell is 1024.
+fn allow_all_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "no more open files than before");
+    }
 }
 
 /// A start-up fault with its cause: the operator is the one who reads it.

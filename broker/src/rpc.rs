@@ -8,6 +8,7 @@ mod log;
 #[cfg(test)]
 mod logged;
 mod membership;
+mod pieces;
 mod probe;
 mod publication;
 

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::InterceptorLayer;
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::HealthReporter;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower::util::MapResponseLayer;
 
@@ -35,7 +36,7 @@ use crate::datastore::Datastore;
 use crate::jobs;
 use crate::matcher::Matcher;
 use crate::objects::Objects;
-use crate::rpc::{Api, UnderWay};
+use crate::rpc::{Api, UnderWay, in_pieces};
 use crate::tiles::TileServer;
 
 /// How long calls may take to end once the broker is asked to stop.
@@ -49,6 +50,10 @@ macro_rules! bounded {
             .max_encoding_message_size(MAX_MESSAGE)
     };
 }
+
+/// Most bytes of a message of a probe (protocol §7): 4096 pairs of 32 bytes, or 1000 targets of at most 35,
+/// and what is around them.
+const MAX_QUESTION: usize = 256 * 1024;
 
 /// A broker that is bound and recovered, and does not answer yet.
 pub struct BoundBroker {
@@ -101,9 +106,13 @@ impl BoundBroker {
             clock,
         };
         let broker = Arc::new(Broker::start(parts, config.end_lost_filters).await?);
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(Error::internal)?;
+        let listener = match TcpListener::bind(config.listen).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                broker.close().await;
+                return Err(Error::internal(error));
+            }
+        };
         let address = listener.local_addr().map_err(Error::internal)?;
         Ok(Self {
             config,
@@ -158,13 +167,14 @@ impl BoundBroker {
         };
         let checked = api.clone();
         let serving = server_builder(&config.connections)
+            .layer(MapResponseLayer::new(in_pieces))
             .layer(MapResponseLayer::new(mend_response))
             .layer(InterceptorLayer::new(move |request| checked.check(request)))
-            .add_service(health().await)
+            .add_service(health(&broker, &tasks, &shutdown).await)
             .add_service(reflection()?)
             .add_service(bounded!(MembershipServiceServer, api))
             .add_service(bounded!(PublicationServiceServer, api))
-            .add_service(bounded!(ProbeServiceServer, api))
+            .add_service(bounded!(ProbeServiceServer, api).max_decoding_message_size(MAX_QUESTION))
             .add_service(bounded!(HitServiceServer, api))
             .add_service(bounded!(FollowUpServiceServer, api))
             .add_service(bounded!(LogServiceServer, api))
@@ -177,17 +187,20 @@ impl BoundBroker {
             write_address(file, address)?;
         }
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "broker answers");
-        match shutdown::drain(&shutdown, DRAIN, serving).await {
-            Ok(served) => served.map_err(Error::internal)?,
-            Err(overrun) => tracing::warn!(%overrun, "calls were cut off"),
-        }
+        let served = match shutdown::drain(&shutdown, DRAIN, serving).await {
+            Ok(served) => served.map_err(Error::internal),
+            Err(overrun) => {
+                tracing::warn!(%overrun, "calls were cut off");
+                Ok(())
+            }
+        };
         shutdown.cancel();
         drained.cancel();
         tasks.wait().await;
         broker.close().await;
         tracing::info!("broker stopped");
         drop(lock);
-        Ok(())
+        served
     }
 }
 
@@ -207,16 +220,38 @@ fn work(
     drained
 }
 
-async fn health() -> HealthServer<impl Health> {
+async fn health(
+    broker: &Arc<Broker>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> HealthServer<impl Health> {
     let (health, service) = tonic_health::server::health_reporter();
+    let (broker, told) = (Arc::clone(broker), health.clone());
+    tasks.spawn(shutdown.clone().run_until_cancelled_owned(async move {
+        tell_whether_probes_are_served(&broker, &told).await;
+    }));
     health.set_serving::<MembershipServiceServer<Api>>().await;
     health.set_serving::<PublicationServiceServer<Api>>().await;
-    health.set_serving::<ProbeServiceServer<Api>>().await;
     health.set_serving::<HitServiceServer<Api>>().await;
     health.set_serving::<FollowUpServiceServer<Api>>().await;
     health.set_serving::<LogServiceServer<Api>>().await;
     health.set_serving::<AuditServiceServer<Api>>().await;
     service
+}
+
+/// Says that probes are not served while any filter is awaited, for as long as that may be.
+async fn tell_whether_probes_are_served(broker: &Broker, health: &HealthReporter) {
+    loop {
+        let (awaited, mut again) = broker.awaited_filters();
+        metrics::filters_awaited(awaited);
+        if awaited == 0 {
+            health.set_serving::<ProbeServiceServer<Api>>().await;
+        } else {
+            health.set_not_serving::<ProbeServiceServer<Api>>().await;
+        }
+        // The matcher lives as long as the broker.
+        let _ = again.changed().await;
+    }
 }
 
 fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>> {

@@ -96,7 +96,7 @@ impl fmt::Debug for Confidential {
     }
 }
 
-/// The pseudonym of one canonical value under one epoch key (protocol §4): redacted and wiped.
+/// The pseudonym of one canonical value under one epoch key (protocol §4): redacted.
 ///
 /// Without the key it cannot be traced back, but for types that can be enumerated a holder of
 /// the key can: it is handled like the selector itself.

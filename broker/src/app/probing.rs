@@ -171,18 +171,27 @@ impl Broker {
         let (tags, refs) = (pairs.tags(), pairs.refs());
         check_batch(refs, session.max_pairs)?;
         let tags_digest = packed_tags_digest(&session.nonce, number, tags, refs);
-        let Matched {
-            matches,
-            now,
-            shared,
-        } = self.matched(session, tags).await?;
-        let outcome = &Outcome { refs, matches };
-        let asked = &Asked {
+        let asked = |now| Asked {
             session,
             number,
             tags_digest,
             now,
         };
+        let matched = match self.matched(session, tags).await {
+            Ok(matched) => matched,
+            // What was answered once needs no filter.
+            Err(error) => {
+                let answered = self.answered_before(&asked(self.now())).await?;
+                return self.answer_of(session, answered.ok_or(error)?).await;
+            }
+        };
+        let Matched {
+            matches,
+            now,
+            shared,
+        } = matched;
+        let outcome = &Outcome { refs, matches };
+        let asked = &asked(now);
         let journal = &self.journal;
         let recorded = self
             .store
@@ -194,6 +203,18 @@ impl Broker {
         if recorded.hits_moved {
             self.announce_hits();
         }
+        self.answer_of(session, recorded).await
+    }
+
+    async fn answered_before(&self, asked: &Asked<'_>) -> Result<Option<Recorded>> {
+        self.store
+            .read_tx("answered_batch", |tx| {
+                async move { Ok(recorded(tx, asked).await?.1) }.scope_boxed()
+            })
+            .await
+    }
+
+    async fn answer_of(&self, session: &ProbeSession, recorded: Recorded) -> Result<BatchAnswer> {
         let leaf_index = match recorded.entry {
             Some(entry) => self.place_if_known(&session.key.community, entry).await,
             None => None,
@@ -215,7 +236,7 @@ impl Broker {
         };
         loop {
             // Its time is taken once it is its turn: filters may end while it waits.
-            let turn = self.matcher.turn(&session.key, tags.len()).await;
+            let turn = self.matcher.turn(&question(self.now()), tags.len()).await;
             let shared = self.matching.read().await;
             let now = self.now();
             // The processor's share of the work: Tokio moves other tasks off this thread meanwhile.
@@ -312,21 +333,9 @@ async fn answer(
         tags_digest,
         now,
     } = *asked;
-    let row = open_session_row(tx, session).await?;
-    // The stream may be older than a suspension or the end of its epoch.
-    enrolled(tx, &session.key.community, &session.prober).await?;
-    active_epoch(tx, &session.key.community, session.key.epoch, now).await?;
-    if let Some(recorded) = tx.get_batch(session.id, number).await? {
-        if recorded.tags_digest == tags_digest {
-            session.form.check_recorded(&recorded.matches)?;
-            return Ok(Recorded {
-                matches: recorded.matches,
-                entry: recorded.entry,
-                hits_moved: false,
-            });
-        }
-        let text = "this batch number was used with other pairs";
-        return Err(Error::new(ErrorCode::BatchMismatch, text));
+    let (row, recorded) = recorded(tx, asked).await?;
+    if let Some(recorded) = recorded {
+        return Ok(recorded);
     }
     let refs = outcome.refs.len() as u64;
     count_refs(tx, session, refs, now).await?;
@@ -368,6 +377,32 @@ async fn answer(
         entry: batch.entry,
         hits_moved,
     })
+}
+
+/// The session's row, and what was answered if this batch was answered before.
+async fn recorded(
+    tx: &mut (dyn Tx + '_),
+    asked: &Asked<'_>,
+) -> Result<(SessionRecord, Option<Recorded>)> {
+    let session = asked.session;
+    let row = open_session_row(tx, session).await?;
+    // The stream may be older than a suspension or the end of its epoch.
+    enrolled(tx, &session.key.community, &session.prober).await?;
+    active_epoch(tx, &session.key.community, session.key.epoch, asked.now).await?;
+    let Some(recorded) = tx.get_batch(session.id, asked.number).await? else {
+        return Ok((row, None));
+    };
+    if recorded.tags_digest != asked.tags_digest {
+        let text = "this batch number was used with other pairs";
+        return Err(Error::new(ErrorCode::BatchMismatch, text));
+    }
+    session.form.check_recorded(&recorded.matches)?;
+    let recorded = Recorded {
+        matches: recorded.matches,
+        entry: recorded.entry,
+        hits_moved: false,
+    };
+    Ok((row, Some(recorded)))
 }
 
 /// The entry of a batch, but for what is in it.

@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// By how much the clocks of a database of several machines may differ.
 const CLOCK_SLACK: Duration = Duration::from_secs(5);
 /// Filters that are fetched at once.
-const FETCHES: usize = 4;
+pub(super) const FETCHES: usize = 4;
 
 /// Where this broker stands.
 pub(super) struct Standing {
@@ -440,15 +440,16 @@ impl Broker {
             .await
     }
 
-    /// Makes the matcher and the cache what these publications say, in one step; `at_once` without
-    /// waiting for the digests of copies of an earlier run.
+    /// Makes the matcher and the cache what these publications say, in one step. `at_once`, at the
+    /// start, without waiting for the digests of copies of an earlier run; they are all there is then,
+    /// whatever an attempt before this one had found.
     async fn take_over(
         &self,
         moved: &[PublicationRecord],
         generation: u64,
         at_once: bool,
     ) -> Result<()> {
-        if moved.is_empty() {
+        if moved.is_empty() && !at_once {
             return Ok(());
         }
         let changes: Vec<_> = moved
@@ -458,9 +459,13 @@ impl Broker {
         let changes: Vec<_> = stream::iter(changes).buffered(FETCHES).collect().await;
         // One filter that cannot be had holds up no other, and the end of none.
         let (changes, failed): (Vec<_>, Vec<_>) = changes.into_iter().partition(Result::is_ok);
+        let changes = changes.into_iter().flatten().collect();
         let exclusive = self.matching.write().await;
-        self.matcher
-            .update(changes.into_iter().flatten().collect(), generation);
+        if at_once {
+            self.matcher.begin(changes, generation);
+        } else {
+            self.matcher.update(changes, generation);
+        }
         drop(exclusive);
         self.load_filters();
         // Who tells what can be matched looks again.

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -81,19 +81,27 @@ pub(super) fn put<'a>(
     for (name, stamp) in copies {
         writeln!(content, "{}", stamp.line(name))?;
     }
-    files::write(list, &content, Readers::Owner, &mut os_rng())
+    let written = files::write(list, &content, Readers::Owner, &mut os_rng());
+    if written.is_err() {
+        // Neither an older one, nor one that a crash may take back. The error that matters is above.
+        let _ = fs::remove_file(list);
+    }
+    written
 }
 
-/// Reads the list, and takes it away for good: it holds for one start. Empty if there is none, or one
-/// that cannot be read or taken away.
+/// Takes the list away for good, as it holds for one start, and reads it. Empty if there is none, or one
+/// that cannot be taken away or read.
 pub(super) fn take(list: &Path) -> HashMap<String, Stamp> {
-    let taken = files::read_small(list).and_then(|content| {
+    let taken = || {
+        let mut file = File::open(list)?;
         fs::remove_file(list)?;
         // A crash must not bring it back.
         File::open(list.parent().unwrap_or(Path::new(".")))?.sync_all()?;
-        Ok(content)
-    });
-    match taken {
+        let mut content = Vec::new();
+        file.read_to_end(&mut content)?;
+        Ok::<_, io::Error>(content)
+    };
+    match taken() {
         Ok(content) => read(&content).unwrap_or_default(),
         Err(error) => {
             if error.kind() != io::ErrorKind::NotFound {

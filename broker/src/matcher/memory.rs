@@ -11,9 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-#[cfg(target_os = "linux")]
-use memmap2::Advice;
-use memmap2::{Mmap, MmapMut};
+use memmap2::{Advice, Mmap, MmapMut};
 use sha2::{Digest as _, Sha256};
 
 /// A huge page of x86-64 and AArch64.
@@ -45,6 +43,7 @@ impl MappedFilter {
         // filters are of mode 0400 in a folder of mode 0700, and deleting one unlinks its name.
         #[expect(unsafe_code, reason = "a memory map")]
         let map = unsafe { Mmap::map(&file)? };
+        expect_no_order(&map);
         Ok(Self { file, map })
     }
 
@@ -68,6 +67,14 @@ impl MappedFilter {
             sha256.update(part);
         }
         Ok(sha256.finalize().into())
+    }
+
+    /// Waits until the disk has the bits.
+    ///
+    /// # Errors
+    /// If it does not take them.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
     }
 
     /// What the system says of the file.
@@ -179,10 +186,11 @@ impl Budget {
             .ok_or(io::ErrorKind::OutOfMemory)?;
         let mut memory = MmapMut::map_anon(room)?;
         let start = memory.as_ptr().align_offset(HUGE);
+        // Nor does a system that gives them unasked give them for the rest: it would take more than its
+        // share.
+        refuse_huge_pages(&memory);
         if self.huge_pages {
             ask_for_huge_pages(&memory, start, huge);
-        } else {
-            refuse_huge_pages(&memory);
         }
         let bits = memory
             .get_mut(start..start + length)
@@ -224,6 +232,13 @@ fn ask_for_huge_pages(memory: &MmapMut, start: usize, length: usize) {
 
 #[cfg(not(target_os = "linux"))]
 fn ask_for_huge_pages(_: &MmapMut, _: usize, _: usize) {}
+
+/// Lines are read at random: what lies after one need not be read ahead.
+fn expect_no_order(map: &Mmap) {
+    if let Err(error) = map.advise(Advice::Random) {
+        tracing::debug!(%error, "files are read ahead");
+    }
+}
 
 /// Where the system gives huge pages unasked.
 #[cfg(target_os = "linux")]

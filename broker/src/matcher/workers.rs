@@ -19,7 +19,8 @@ const SHARE: usize = 1024;
 /// A batch of at most so many tests is done by the caller: it would take longer to hand it over, and
 /// a single question must not wait behind batches.
 const BY_CALLER: usize = 4096;
-/// How far behind the other threads of the process these are.
+/// How far behind the threads of calls these are.
+#[cfg(target_os = "linux")]
 const NICE: i32 = 5;
 
 /// Threads for large batches.
@@ -38,12 +39,7 @@ impl Workers {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("matcher-{i}"))
-            .start_handler(|_| {
-                // On Linux this is of the calling thread alone. Matching goes on without it.
-                if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-                    tracing::debug!(%error, "batches and calls have the same priority");
-                }
-            })
+            .start_handler(|_| stand_back())
             .build()?;
         Ok(Self {
             pool,
@@ -60,6 +56,20 @@ impl Workers {
         self.turns.acquire().await.ok()
     }
 }
+
+/// Puts the calling thread behind the others of the process, as the priority of a thread is its own on
+/// Linux. Matching goes on without it.
+#[cfg(target_os = "linux")]
+fn stand_back() {
+    use rustix::process::{getpriority_process, setpriority_process};
+    let done = getpriority_process(None).and_then(|now| setpriority_process(None, now + NICE));
+    if let Err(error) = done {
+        tracing::debug!(%error, "batches and calls have the same priority");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn stand_back() {}
 
 /// Tests all tags at all holders, each with its layers, on the workers if there are any and it is worth
 /// it; gives the hits of each holder in the order of the tags.

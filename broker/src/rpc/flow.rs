@@ -11,8 +11,9 @@ use sotto_common::ids::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
 
-/// Answers to batches of one node that are made, or made and not on their way: 64 MiB at most. A stream
-/// has three of them at a time, so that a few that stand still do not hold up the node's others.
+/// Answers to batches of one node that are made, or made and not on their way, at one broker: 64 MiB at
+/// most, and for each stream the last [piece](super::pieces) of one. A stream has three of them at a time, so
+/// that a few that stand still do not hold up the node's others; until six do.
 const ANSWERS_PER_NODE: usize = 16;
 
 /// A stream of answers as tonic takes it.
@@ -111,7 +112,7 @@ impl<T> Stream for Reader<T> {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let reader = self.get_mut();
-        // Who asks has sent what came before, or has room for more.
+        // Who asks has handed on all but the last piece of what came before.
         reader.last = None;
         let next = ready!(reader.items.poll_recv(context));
         Poll::Ready(next.map(|item| {

@@ -98,11 +98,13 @@ impl AsyncAnswers<v1::ProbeResponse> for Session {
         while reader_is_there {
             reader_is_there = match self.next().await? {
                 Some(Asked::Batch(batch)) => {
-                    // While the prober does not read, no batch of it is tested and none of its
-                    // questions read.
+                    let number = batch.number;
+                    let pairs = Pairs::try_from(batch)?;
+                    // While the prober does not read, no batch of it is tested, and none after this
+                    // one is read.
                     let place = self.places.take().await;
                     let (answer, place) =
-                        batch_answer(&self.broker, &session, batch, place).await?;
+                        batch_answer(&self.broker, &session, (number, pairs), place).await?;
                     answers.send_from(place, response(answer)).await
                 }
                 Some(Asked::Close(_)) => {
@@ -131,11 +133,9 @@ const fn response(message: Answered) -> v1::ProbeResponse {
 async fn batch_answer(
     broker: &Arc<Broker>,
     session: &Arc<ProbeSession>,
-    batch: v1::ProbeBatch,
+    (number, pairs): (u32, Pairs),
     place: Place,
 ) -> Result<(Answered, Place)> {
-    let number = batch.number;
-    let pairs = Pairs::try_from(batch)?;
     let (broker, session) = (Arc::clone(broker), Arc::clone(session));
     let tested = async move {
         let answer = broker.probe_batch(&session, number, &pairs).await?;

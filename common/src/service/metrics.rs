@@ -8,7 +8,10 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use ::metrics::{counter, describe_counter, describe_histogram, histogram, set_global_recorder};
+use ::metrics::{
+    counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    set_global_recorder,
+};
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
@@ -27,6 +30,7 @@ use crate::error::{ErrorCode, Result};
 const TRANSACTIONS: &str = "sotto_ledger_transactions_total";
 const RETRIES: &str = "sotto_ledger_retries_total";
 const SECONDS: &str = "sotto_ledger_transaction_seconds";
+const AWAITED: &str = "sotto_broker_awaited_filters";
 
 /// Upper bounds of the histogram's buckets, in seconds.
 const BUCKETS: [f64; 13] = [
@@ -106,6 +110,13 @@ fn describe() {
     describe_counter!(TRANSACTIONS, "Transactions of the ledger or the store.");
     describe_counter!(RETRIES, "Times that a transaction was run again.");
     describe_histogram!(SECONDS, "Time of a transaction, with its retries.");
+    describe_gauge!(AWAITED, "Active filters that cannot be tested yet.");
+}
+
+/// Says how many active filters the broker cannot test yet.
+pub fn filters_awaited(count: usize) {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    gauge!(AWAITED).set(f64::from(count));
 }
 
 async fn keep_up(handle: &'static PrometheusHandle) {

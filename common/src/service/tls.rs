@@ -55,6 +55,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Calls in progress on one connection, streams included.
 const MAX_STREAMS: u32 = 128;
+/// What a peer may send ahead on one call, in bytes, before it is read; on all calls of a connection eight
+/// times as much, so that a few that stand still do not hold up the others.
+const STREAM_WINDOW: u32 = 512 * 1024;
 /// Metadata of one call, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 
@@ -184,6 +187,8 @@ pub fn server_builder(limits: &ConnectionLimits) -> Server {
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(8 * STREAM_WINDOW)
         .http2_max_header_list_size(MAX_HEADERS)
         .timeout(MAX_DEADLINE)
 }

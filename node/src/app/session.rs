@@ -315,14 +315,19 @@ pub(crate) fn found(
     let asked: HashSet<RecordRef> = pairs.refs.iter().map(|(r, _)| *r).collect();
     let sent: Vec<RecordRef> = pairs.sent.iter().map(|(_, r)| *r).collect();
     let mut hits = Vec::new();
+    // Answers come by holder, mostly.
+    let mut known: Option<NodeId> = None;
     for told in answer::read(matches, &sent)
         .map_err(Misfit::as_str)
         .map_err(lie)?
     {
         let holder = told.holder;
-        let targeted = opening.targets.is_empty() || opening.targets.contains(&holder);
-        if holder == *own || !targeted || manifest.member(&holder).is_err() {
-            return Err(lie("a holder was not asked"));
+        if known.as_ref() != Some(&holder) {
+            let targeted = opening.targets.is_empty() || opening.targets.contains(&holder);
+            if holder == *own || !targeted || manifest.member(&holder).is_err() {
+                return Err(lie("a holder was not asked"));
+            }
+            known = Some(holder.clone());
         }
         let record_ref = sent[told.pair];
         if !asked.contains(&record_ref) {

@@ -131,6 +131,8 @@ pub fn read(answer: &Bytes, refs: &[RecordRef]) -> Result<Vec<Match>, Misfit> {
     let wire = v1::ProbeMatches::decode(answer.clone()).map_err(|_| Misfit::Undecodable)?;
     match (wire.refs.is_empty(), wire.holders.is_empty()) {
         (false, false) => Err(Misfit::TwoForms),
+        // An answer without a match is empty: this one says something, in a form of its own.
+        (true, true) if !answer.is_empty() => Err(Misfit::NotCanonical),
         (_, true) => read_by_ref(wire.refs, refs),
         (true, false) => read_by_holder(answer, wire.holders, refs.len()),
     }
@@ -276,17 +278,27 @@ fn probability(told: f64) -> Result<f64, Misfit> {
 /// Refuses more entries than an answer can have before any is unpacked: an empty one takes two bytes of
 /// the message, and a hundred in memory.
 fn check_entries(answer: &[u8]) -> Result<(), Misfit> {
+    /// Of a `HolderMatch`: probability and hit id alone.
+    const SHORTEST: usize = 27;
+    const REFS: u32 = 1;
+    const HOLDERS_OF_REF: u32 = 2;
     let most = MAX_BATCH.max(MAX_MEMBERS);
-    each_entry(answer, most, |entry| {
-        each_entry(entry, 1 + MAX_MEMBERS, |_| Ok(()))
+    each_entry(answer, most, |outer, entry| {
+        each_entry(entry, 1 + MAX_MEMBERS, |inner, entry| {
+            let is_short = entry.len() < SHORTEST;
+            if (outer, inner) == (REFS, HOLDERS_OF_REF) && is_short {
+                return Err(Misfit::TooManyEntries);
+            }
+            Ok(())
+        })
     })
 }
 
-/// Walks the fields of a message, and hands over those that hold bytes.
+/// Walks the fields of a message, and hands over those that hold bytes, with their numbers.
 fn each_entry(
     mut rest: &[u8],
     most: usize,
-    entry: impl Fn(&[u8]) -> Result<(), Misfit>,
+    entry: impl Fn(u32, &[u8]) -> Result<(), Misfit>,
 ) -> Result<(), Misfit> {
     let mut entries = 0;
     while !rest.is_empty() {
@@ -299,7 +311,7 @@ fn each_entry(
             let length = decode_varint(&mut rest).map_err(|_| Misfit::Undecodable)?;
             let length = usize::try_from(length).map_err(|_| Misfit::Undecodable)?;
             let (inside, after) = rest.split_at_checked(length).ok_or(Misfit::Undecodable)?;
-            entry(inside)?;
+            entry(field, inside)?;
             rest = after;
         } else {
             skip_field(kind, field, &mut rest, DecodeContext::default())

@@ -192,3 +192,51 @@ async fn no_answer_is_given_from_an_altered_copy_after_an_orderly_end_or_a_kill(
         .eventually(async || nl.find(Phone, &phones(0..9)).await == held)
         .await;
 }
+
+/// What the health service says of probes.
+async fn probes_are_served(node: &TestNode) -> bool {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(node.channel());
+    let request = tonic_health::pb::HealthCheckRequest {
+        service: "sotto.v1.ProbeService".into(),
+    };
+    let said = health.check(request).await.expect("answered").into_inner();
+    said.status() == ServingStatus::Serving
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_cannot_be_had_is_never_left_out_and_probes_go_on_once_it_is_back() {
+    let (mut sandbox, [nl, de]) = Sandbox::with_nodes(["nl-fiu", "de-bka"]).await;
+    let values = phones(0..3);
+    de.publish(Phone, &values).await;
+    let opening = nl.opening(Phone);
+    let mut probe = nl.open(opening.clone()).await.expect("opened");
+    let pairs = nl.pairs(Phone, &values);
+    let answer = probe.batch(0, &pairs).await.expect("answered");
+    drop(probe);
+    sandbox.stop().await;
+
+    // As after a kill; neither copy nor object is as it was.
+    let data_dir = sandbox.data_dir();
+    std::fs::remove_file(data_dir.join("cache.closed")).expect("removed");
+    alter_copies(&data_dir, None);
+    let mut files = filter_files(&data_dir).into_keys();
+    let object = files.find(|path| !path.starts_with(data_dir.join("cache")));
+    let (object, aside) = (object.expect("an object"), sandbox.path("aside"));
+    std::fs::rename(&object, &aside).expect("moved");
+    sandbox.start().await;
+
+    let refused = nl.ask(Phone, &values).await.expect_err("awaited");
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+    assert!(!probes_are_served(&nl).await);
+    // What was answered before needs no filter.
+    let mut probe = nl.open(opening).await.expect("resumed");
+    assert_eq!(probe.batch(0, &pairs).await.expect("repeated"), answer);
+
+    std::fs::rename(&aside, &object).expect("moved back");
+    sandbox
+        .eventually(async || nl.ask(Phone, &values).await.is_ok())
+        .await;
+    assert_eq!(nl.find(Phone, &values).await, all_at("de-bka", &values));
+    assert!(probes_are_served(&nl).await);
+}

@@ -56,16 +56,41 @@ impl AnswerForm {
         Ok(())
     }
 
-    /// Most bytes of an answer for a pair, and for a pair that matches one holder.
-    const fn widths(self) -> (usize, usize) {
+    fn max_pairs(self, holders: usize) -> usize {
+        let widths = self.widths();
+        let of_pair = (widths.of_pair + widths.of_match * holders).max(1);
+        let pairs = (MAX_MESSAGE - widths.envelope) / of_pair;
+        pairs.clamp(1, MAX_BATCH)
+    }
+
+    /// Those of ref never change: nodes of before resume sessions with batches that were cut by them.
+    const fn widths(self) -> Widths {
         match self {
             // A record ref with its tags and lengths; name of at most 35 bytes, version, probability,
             // hit id, tags and lengths.
-            Self::ByRef => (24, 80),
-            // A share of the bitmap, a version and a hit id.
-            Self::ByHolder => (0, 27),
+            Self::ByRef => Widths {
+                envelope: 64 * 1024,
+                of_pair: 24,
+                of_match: 80,
+            },
+            // Some 80 bytes for each holder; a share of the bitmap, a version and a hit id.
+            Self::ByHolder => Widths {
+                envelope: 128 * 1024,
+                of_pair: 0,
+                of_match: 27,
+            },
         }
     }
+}
+
+/// Most bytes of an answer.
+struct Widths {
+    /// Around the matches.
+    envelope: usize,
+    /// For a pair that matches.
+    of_pair: usize,
+    /// For a pair that matches one holder.
+    of_match: usize,
 }
 
 /// protocol §4: the opening carries the canaries of its key, and the forms of its code.
@@ -115,18 +140,13 @@ pub(super) fn check_resumption(known: &SessionRecord, asked: &SessionRecord) -> 
 /// Most pairs of a batch whose answer, should every ref match every holder, is one message of
 /// 4 MiB (protocol §12); 4096 at most (protocol §7).
 pub(super) fn max_pairs(opening: &Opening, manifest: &Manifest) -> u32 {
-    /// What is around the matches of an answer: with answers by holder some 80 bytes for each.
-    const ENVELOPE: usize = 128 * 1024;
     let others = manifest.members.len().saturating_sub(1);
     let holders = match opening.targets.len() {
         0 => others,
         targets => targets.min(others),
     };
-    let (of_pair, of_match) = opening.form.widths();
-    let of_pair = (of_pair + of_match * holders).max(1);
-    let pairs = (MAX_MESSAGE - ENVELOPE) / of_pair;
     // Unwrap safety: at most 4096.
-    u32::try_from(pairs.clamp(1, MAX_BATCH)).unwrap_or(1)
+    u32::try_from(opening.form.max_pairs(holders)).unwrap_or(1)
 }
 
 /// The row of a session that begins.
@@ -172,4 +192,56 @@ fn opening_digest(opening: &Opening) -> [u8; 32] {
         hasher.update(field);
     }
     hasher.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use sotto_common::ids::HitId;
+    use sotto_common::membership::MAX_MEMBERS;
+    use sotto_common::random::os_rng;
+    use sotto_proto::convert::answer::AnsweredHit;
+
+    use super::*;
+
+    /// All pairs at all holders, and of each what takes most bytes.
+    fn longest(holders: usize, pairs: usize) -> Vec<AtHolder> {
+        let id = HitId::generate(Timestamp::from_seconds(1), &mut os_rng());
+        let hit = |pair| AnsweredHit {
+            pair: u16::try_from(pair).expect("below 4096"),
+            // Not the same for all, of nine bytes.
+            version: (i64::MAX as u64) - (pair % 2) as u64,
+            id,
+        };
+        let at = |number| AtHolder {
+            holder: format!("de-{number:032}").parse().expect("a node"),
+            f_total: 0.5,
+            hits: (0..pairs).map(hit).collect(),
+        };
+        (0..holders).map(at).collect()
+    }
+
+    #[test]
+    fn the_longest_answer_is_one_message() {
+        for form in [AnswerForm::ByRef, AnswerForm::ByHolder] {
+            for holders in [1, 12, 13, 36, 37, 100, MAX_MEMBERS - 1] {
+                let pairs = form.max_pairs(holders);
+                let refs: Vec<_> = (0..pairs as u128)
+                    .map(|i| RecordRef::new(i.to_be_bytes()))
+                    .collect();
+                let length = form.write(&longest(holders, pairs), &refs).len();
+                // Number, place and lengths are around it.
+                assert!(length + 64 <= MAX_MESSAGE, "{holders} holders: {length}");
+                assert!(
+                    pairs == MAX_BATCH || length > MAX_MESSAGE / 5 * 4,
+                    "{holders}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn batches_by_ref_are_cut_as_they_were_before() {
+        let cut = [13, 19, 37].map(|holders| AnswerForm::ByRef.max_pairs(holders));
+        assert_eq!(cut, [3880, 2674, 1383]);
+    }
 }

@@ -15,6 +15,7 @@ use core::arch::x86_64::{
 
 use sotto_common::filter::Salt;
 use sotto_common::secret::{Secret, Tag};
+use zeroize::Zeroize as _;
 
 use super::bodies::Bodies;
 use super::{AHEAD, GROUP, KEPT, Line, View, of_tags, request};
@@ -98,6 +99,7 @@ fn test_here(schedule: &Schedule, view: &View<'_>, tags: &[Tag], hit: &mut impl 
         }
     }
     bodies.finish(hit);
+    last.zeroize();
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "x86-64 has 64 bits")]
@@ -241,4 +243,52 @@ fn expand(salt: &[u8; 16]) -> [u8; ROUNDS * 16] {
     }
     rounds!(1: 0x01, 2: 0x02, 3: 0x04, 4: 0x08, 5: 0x10, 6: 0x20, 7: 0x40, 8: 0x80, 9: 0x1b, 10: 0x36);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+    use sotto_common::filter::{Class, FilterParams, LINE_LEN, Locator};
+
+    use super::super::LINES;
+    use super::*;
+
+    /// The lines of a group's heads.
+    fn lines(schedule: &Schedule, pages: u32, tags: &[Tag; GROUP]) -> [u64; GROUP] {
+        let mut heads = Heads {
+            words: [0; GROUP],
+            lines: [0; GROUP],
+        };
+        // SAFETY: a schedule is only made where the machine has these instructions.
+        #[expect(unsafe_code, reason = "instructions that were looked for")]
+        unsafe {
+            find(&broadcast(schedule), pages, tags, &mut heads);
+        }
+        heads.lines
+    }
+
+    /// No carry of the product is seen in small filters.
+    #[test]
+    fn heads_are_found_in_the_largest_filters_too() {
+        let seed = rand::random();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let salt = Salt::new(rng.random());
+        let Some(schedule) = Schedule::new(&salt) else {
+            eprintln!("NOT TESTED: this machine has no vector AES");
+            return;
+        };
+        let params = FilterParams::new(Class::MAX, 64).expect("parameters");
+        let locator = Locator::new(params, &salt);
+        for _ in 0..100_000 / GROUP {
+            let tags: [Tag; GROUP] = std::array::from_fn(|_| Tag::new(rng.random()));
+            let mut expected = [0; GROUP];
+            locator.heads(&tags, |i, head| {
+                let in_page = head.line_offset() / LINE_LEN;
+                expected[i] = (head.page() as usize * LINES + in_page) as u64;
+            });
+            let found = lines(&schedule, params.pages(), &tags);
+            assert_eq!(found, expected, "seed {seed}");
+        }
+    }
 }

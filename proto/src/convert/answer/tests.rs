@@ -252,10 +252,51 @@ fn refuses_two_forms_fields_of_its_own_and_entries_without_end() {
     more.extend([0x7a, 0]);
     assert_eq!(read(more), Some(Misfit::NotCanonical));
     assert_eq!(read([0x12, 0].repeat(5000)), Some(Misfit::TooManyEntries));
-    // 1500 empty holders within one ref: a length of 3000 in two bytes.
+    // 1500 empty holders within one ref, a length of 3000 in two bytes; or one.
     let mut within = vec![0x0a, 0xb8, 0x17];
     within.extend([0x12, 0].repeat(1500));
     assert_eq!(read(within), Some(Misfit::TooManyEntries));
+    assert_eq!(read(vec![0x0a, 2, 0x12, 0]), Some(Misfit::TooManyEntries));
+    // Neither form, and yet not empty.
+    assert_eq!(read(vec![0x7a, 0]), Some(Misfit::NotCanonical));
     assert_eq!(read(vec![0x12, 0xff]), Some(Misfit::Undecodable));
     assert_eq!(read(vec![]), None);
+}
+
+/// Bytes that any other implementation reads and writes, too.
+#[test]
+fn is_written_as_these_bytes() {
+    let hit = |pair: u8, version| {
+        let id = [1, 0x92, 0, 0, 0, 0, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, pair];
+        AnsweredHit {
+            pair: pair.into(),
+            version,
+            id: HitId::from_slice(&id).expect("a UUIDv7"),
+        }
+    };
+    let at = |holder: &str, hits| AtHolder {
+        holder: holder.parse().expect("a node"),
+        f_total: 0.5,
+        hits,
+    };
+    // Of 20 refs a bitmap takes three bytes, a number two.
+    let answer = [
+        at("de-bka", vec![hit(17, 3)]),
+        at("nl-fiu", vec![hit(0, 1), hit(9, 300)]),
+    ];
+    let id = |pair| format!("01920000000070008000000000000{pair:03x}");
+    let (numbers, bitmap) = ("22020011", "1a03010200");
+    let half = "11000000000000e03f";
+    let one = format!("0a0664652d626b61{half}{numbers}2a01033210{}", id(17));
+    let two = format!(
+        "0a066e6c2d666975{half}{bitmap}2a0301ac023220{}{}",
+        id(0),
+        id(9)
+    );
+    let message = |of: &str| format!("12{:02x}{of}", of.len() / 2);
+    let written: String = write(&answer, 20)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(written, message(&one) + &message(&two));
 }
