@@ -3,9 +3,7 @@
 
 use std::cmp::Reverse;
 
-use rayon::iter::{
-    IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelIterator as _,
-};
+use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
 use rayon::slice::ParallelSlice as _;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use sotto_common::secret::Tag;
@@ -13,9 +11,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::TagHit;
 
-/// Tags that one thread tests at a time: some 20 microseconds, so that nobody waits long for a
-/// thread, and long enough that handing over does not show.
+/// Tags that one thread tests at a time: they fit into half of the nearest cache.
 const SHARE: usize = 1024;
+/// Holders at which it tests them: some 150 microseconds, so that nobody waits long for a thread, and long
+/// enough that handing over does not show.
+const HOLDERS: usize = 8;
 /// A batch of at most so many tests is done by the caller: it would take longer to hand it over, and
 /// a single question must not wait behind batches.
 const BY_CALLER: usize = 4096;
@@ -81,22 +81,45 @@ pub(super) fn run<L: Sync>(
 ) -> Vec<Vec<TagHit>> {
     let tests = holders.iter().map(Vec::len).sum::<usize>() * tags.len();
     let Some(workers) = workers.filter(|_| tests > BY_CALLER) else {
-        let each = holders.iter().map(|layers| found(layers, tags, &test));
-        return each.collect();
+        let shares = tags.chunks(SHARE).enumerate();
+        let found = shares.map(|share| in_share(holders, share, &test));
+        return together(holders.len(), found.collect());
     };
-    let in_shares = |layers: &Vec<L>| {
-        let shares = tags.par_chunks(SHARE).enumerate().map(|(share, tags)| {
-            let mut hits = found(layers, tags, &test);
-            for hit in &mut hits {
-                hit.tag += share * SHARE;
-            }
-            hits
-        });
-        shares.flatten_iter().collect::<Vec<_>>()
+    let at_some = |holders: &[Vec<L>]| {
+        let shares = tags.par_chunks(SHARE).enumerate();
+        let found = shares.map(|share| in_share(holders, share, &test));
+        together(holders.len(), found.collect())
     };
-    workers
-        .pool
-        .install(|| holders.par_iter().map(in_shares).collect())
+    let all = || holders.par_chunks(HOLDERS).flat_map_iter(at_some).collect();
+    workers.pool.install(all)
+}
+
+/// The hits of one share at each of these holders, one after the other: the tags stay in the cache that
+/// is nearest meanwhile.
+fn in_share<L>(
+    holders: &[Vec<L>],
+    (number, tags): (usize, &[Tag]),
+    test: &impl Fn(&L, &[Tag], &mut Vec<TagHit>),
+) -> Vec<Vec<TagHit>> {
+    let at_holder = |layers: &Vec<L>| {
+        let mut hits = found(layers, tags, test);
+        for hit in &mut hits {
+            hit.tag += number * SHARE;
+        }
+        hits
+    };
+    holders.iter().map(at_holder).collect()
+}
+
+/// The hits of each holder in all shares, in the order of the shares.
+fn together(holders: usize, shares: Vec<Vec<Vec<TagHit>>>) -> Vec<Vec<TagHit>> {
+    let mut all = vec![Vec::new(); holders];
+    for share in shares {
+        for (of_holder, hits) in all.iter_mut().zip(share) {
+            of_holder.extend(hits);
+        }
+    }
+    all
 }
 
 /// The tags that are in any of the layers, each with the highest version, in their order.
