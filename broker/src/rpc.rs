@@ -27,6 +27,7 @@ use self::flow::{Answers, Sender};
 use crate::app::Broker;
 
 pub(crate) use flow::UnderWay;
+pub(crate) use pieces::in_pieces;
 
 /// What every service needs.
 #[derive(Clone)]
