@@ -133,6 +133,16 @@ fn of_matcher(ratios: &mut Vec<Ratio>, matched: &[Matched]) {
         let ratio = large.at_all().ns / small.at_all().ns;
         let name = "(b) time a test, 8 holders, 10 million / 1 million selectors";
         ratios.push(Ratio::new(name, ratio, Aim::AtMost(1.1)));
+        // More memory is slower memory: less of it is in the caches.
+        let ratio = large.limit_once.ns / small.limit_once.ns;
+        let name = "(a) time a line, the same";
+        ratios.push(Ratio::without_aim(name, ratio));
+    }
+    let of_64 = matched.iter().find(|of| of.holders == 64);
+    if let (Some(of_64), Some(of_8)) = (of_64, at(1_000_000)) {
+        let ratio = of_64.limit_once.ns / of_8.limit_once.ns;
+        let name = "(a) time a line, 64 filters / 8";
+        ratios.push(Ratio::without_aim(name, ratio));
     }
 }
 
