@@ -18,7 +18,7 @@ use tokio::sync::RwLockReadGuard;
 
 use self::opening::{check_opening, check_resumption, max_pairs, session_record};
 use super::journal::{self, Journal, about};
-use super::{Broker, active_epoch, enrolled};
+use super::{Broker, active_epoch, check_active, enrolled, known_epoch};
 use crate::app::hits::{Guard, Outcome};
 use crate::datastore::{BatchRecord, SessionRecord, StackKey, Tx};
 use crate::matcher::{HolderMatches, Question};
@@ -388,7 +388,8 @@ async fn recorded(
     let row = open_session_row(tx, session).await?;
     // The stream may be older than a suspension or the end of its epoch.
     enrolled(tx, &session.key.community, &session.prober).await?;
-    active_epoch(tx, &session.key.community, session.key.epoch, asked.now).await?;
+    let epoch = known_epoch(tx, &session.key.community, session.key.epoch).await?;
+    check_active(&epoch, asked.now)?;
     let Some(recorded) = tx.get_batch(session.id, asked.number).await? else {
         return Ok((row, None));
     };
