@@ -79,7 +79,7 @@ mod tests {
     #[tokio::test]
     async fn frames_of_any_length_come_out_whole_in_pieces_and_trailers_after_them() {
         let lengths = [0, 1, PIECE, PIECE + 1, 3 * PIECE + 7];
-        let data = |length: usize| Bytes::from_iter((0..=250).cycle().take(length));
+        let data = |length: usize| -> Bytes { (0..=250).cycle().take(length).collect() };
         let mut frames: Vec<_> = lengths.iter().map(|&n| Frame::data(data(n))).collect();
         frames.push(Frame::trailers(http::HeaderMap::new()));
         let body = StreamBody::new(stream::iter(frames.into_iter().map(Ok::<_, Status>)));
