@@ -1,7 +1,7 @@
 //! Answers to batches: which pairs match whom, as they travel in `ProbeAnswer.matches` (protocol §7).
 //!
 //! The digest in the audit log is over these bytes (protocol §11), so there is one encoding of what an
-//! answer by holder says: [`write`] makes it, [`read`] takes no other. Answers by ref are for probers,
+//! answer by holder says: [`write()`] makes it, [`read`] takes no other. Answers by ref are for probers,
 //! and of brokers, that do not know those by holder.
 
 mod misfit;
