@@ -96,13 +96,17 @@ impl Broker {
                 tracing::warn!(publication = %record.id, %error, "a copy of a filter cannot be compared");
             }
         }
+        self.take_out_of_use(record, was_in_use);
+        false
+    }
+
+    fn take_out_of_use(&self, record: &PublicationRecord, was_in_use: bool) {
         self.matcher.withhold(record.id);
         if was_in_use {
             tracing::error!(publication = %record.id, holder = %record.holder,
                 policy = %record.key.policy, "a filter is not as the last run closed it, or cannot be read: \
                 what was answered about this holder since the start may be wrong");
         }
-        false
     }
 
     /// The copy, if it is right. What is tested meanwhile is the file that the last run closed: another
@@ -113,7 +117,7 @@ impl Broker {
         let was_in_use = self.trust_in(record) == Trust::Closed;
         self.cache.as_it_is(id, length, digest).await?;
         if was_in_use && self.trust_in(record) != Trust::Closed {
-            self.matcher.withhold(id);
+            self.take_out_of_use(record, true);
         }
         self.cache.compared(id, length, digest).await
     }
