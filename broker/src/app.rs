@@ -37,7 +37,7 @@ pub(crate) use membership::LimitsChange;
 pub(crate) use probing::{AnswerForm, Opening, ProbeSession};
 
 use crate::cache::Cache;
-use crate::datastore::{Datastore, EpochRecord, NodeRecord, Tx};
+use crate::datastore::{Datastore, EpochRecord, EpochTimes, NodeRecord, Tx};
 use crate::matcher::Matcher;
 use crate::objects::Objects;
 use replicas::Standing;
@@ -195,12 +195,12 @@ async fn enrolled(
         .get_node(community, node)
         .await?
         .filter(|node| node.suspended.is_none());
-    node.ok_or_else(|| {
-        Error::new(
-            ErrorCode::NotAMember,
-            "this node may not speak in this community; ask the operator to enrol it",
-        )
-    })
+    node.ok_or_else(not_a_member)
+}
+
+fn not_a_member() -> Error {
+    let text = "this node may not speak in this community; ask the operator to enrol it";
+    Error::new(ErrorCode::NotAMember, text)
 }
 
 /// An epoch that takes publications and probes now, with its manifest.
@@ -214,20 +214,19 @@ async fn active_epoch(
     now: Timestamp,
 ) -> Result<(EpochRecord, Manifest)> {
     let record = known_epoch(tx, community, epoch).await?;
-    check_active(&record, now)?;
+    check_active(&record.times(), now)?;
     let manifest = manifest_of(&record)?;
     Ok((record, manifest))
 }
 
-/// As [`active_epoch`], for those who need no manifest, whose times the record has: reading one checks
-/// every key in it.
-fn check_active(record: &EpochRecord, now: Timestamp) -> Result<()> {
-    let is_covered = now.plus(CLOCK_SKEW) >= record.not_before && now < record.not_after;
-    if record.state == EpochState::Active && is_covered {
+/// As [`active_epoch`], for those who need no manifest: reading one checks every key in it.
+fn check_active(times: &EpochTimes, now: Timestamp) -> Result<()> {
+    let is_covered = now.plus(CLOCK_SKEW) >= times.not_before && now < times.not_after;
+    if times.state == EpochState::Active && is_covered {
         return Ok(());
     }
-    let text = format!("the epoch is {} or outside its times", record.state);
-    Err(Error::new(ErrorCode::EpochNotActive, text).about(record.epoch.to_string()))
+    let text = format!("the epoch is {} or outside its times", times.state);
+    Err(Error::new(ErrorCode::EpochNotActive, text).about(times.epoch.to_string()))
 }
 
 async fn known_epoch(

@@ -40,11 +40,11 @@ use postgres::Postgres;
 pub(crate) use follow_ups::{AttachmentTx, FollowUpTx};
 pub(crate) use log::{CheckpointRecord, EntryFilter, LogTx, LoggedRecord, NewEntry};
 pub(crate) use model::{
-    Act, AttachmentChunk, AttachmentRecord, BatchRecord, ChunkRecord, EpochRecord, FeedbackRecord,
-    FollowUpEvent, FollowUpEventRecord, FollowUpFilter, FollowUpRange, FollowUpRecord, GuardKey,
-    HitEventRecord, HitFilter, HitRecord, HitStatistic, LabelledHit, Limits, MemberRecord,
-    NodeRecord, Presence, PresenceCount, PublicationRecord, ReplicaRecord, SessionRecord, StackKey,
-    StepRecord,
+    Act, AttachmentChunk, AttachmentRecord, BatchRecord, BatchStanding, ChunkRecord, EpochRecord,
+    EpochTimes, FeedbackRecord, FollowUpEvent, FollowUpEventRecord, FollowUpFilter, FollowUpRange,
+    FollowUpRecord, GuardKey, HitEventRecord, HitFilter, HitRecord, HitStatistic, LabelledHit,
+    Limits, MemberRecord, NodeRecord, Presence, PresenceCount, PublicationRecord, ReplicaRecord,
+    SessionRecord, StackKey, StepRecord,
 };
 pub(crate) use plain::PlainRow;
 pub(crate) use wakeups::{Signal, Wakeups};
@@ -263,7 +263,13 @@ pub(crate) trait ProbeTx: Send {
     /// Open sessions that were last used before `before`.
     async fn get_idle_sessions(&mut self, before: Timestamp) -> Result<Vec<SessionId>>;
     async fn put_batch(&mut self, batch: &BatchRecord) -> Result<()>;
-    async fn get_batch(&mut self, session: SessionId, number: u32) -> Result<Option<BatchRecord>>;
+    /// What decides on a batch of a session on a day; `None` if there is no such session.
+    async fn get_batch_standing(
+        &mut self,
+        session: SessionId,
+        number: u32,
+        day: i64,
+    ) -> Result<Option<BatchStanding>>;
     async fn get_last_batch(&mut self, session: SessionId) -> Result<Option<u32>>;
     async fn get_quota_use(
         &mut self,
@@ -295,6 +301,15 @@ pub(crate) trait HitTx: Send {
         prober: &NodeId,
         refs: &[RecordRef],
     ) -> Result<Vec<HitRecord>>;
+    /// The refs of a prober under one policy and epoch on which hits stand, each at least once, in
+    /// their order after `after`, at most `limit`.
+    async fn get_refs_with_hits(
+        &mut self,
+        key: &StackKey,
+        prober: &NodeId,
+        after: Option<RecordRef>,
+        limit: u32,
+    ) -> Result<Vec<RecordRef>>;
     /// A hit of `prober`.
     async fn get_hit(
         &mut self,
@@ -374,6 +389,14 @@ pub(crate) trait HitTx: Send {
         cursor: u64,
         limit: u32,
     ) -> Result<Vec<HitEventRecord>>;
+    /// The refs of the hits that events after `cursor` are about, up to and with `last`.
+    async fn get_event_refs(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        cursor: u64,
+        last: u64,
+    ) -> Result<Vec<RecordRef>>;
     /// The last cursor given out to a prober; 0 = none.
     async fn get_last_cursor(&mut self, community: &CommunityId, prober: &NodeId) -> Result<u64>;
 }

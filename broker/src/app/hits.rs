@@ -1,6 +1,8 @@
 //! The hit ledger: what a batch's matches do to it, and how it is read (protocol §7).
 
-use std::collections::{BTreeMap, HashMap};
+mod known;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use scoped_futures::ScopedFutureExt as _;
 use sha2::{Digest as _, Sha256};
@@ -15,6 +17,8 @@ use sotto_common::random::os_rng;
 use sotto_common::time::Timestamp;
 use sotto_proto::convert::answer::{AnsweredHit, AtHolder};
 use tokio::sync::watch;
+
+pub(super) use known::KnownRefs;
 
 use super::feedback::move_hit;
 use super::journal::{self, Journal, about};
@@ -44,6 +48,9 @@ pub(super) struct Guard<'a> {
     pub(super) hit_cap: u64,
     pub(super) prior: f64,
     pub(super) now: Timestamp,
+    pub(super) known: &'a KnownRefs,
+    /// The last cursor of the prober's stream.
+    pub(super) hit_cursor: u64,
 }
 
 /// What is kept in mind while a batch is recorded.
@@ -101,8 +108,7 @@ impl Guard<'_> {
         outcome: &Outcome<'_>,
     ) -> Result<(Vec<AtHolder>, bool)> {
         let refs = outcome.refs;
-        let known = tx.get_hits_on(self.key, self.prober, refs).await?;
-        let mut known = by_holder(known, refs);
+        let mut known = by_holder(self.known_hits(tx, outcome).await?, refs);
         let mut answer = Vec::new();
         let mut notes = Notes::default();
         for at_holder in &outcome.matches {
@@ -119,6 +125,26 @@ impl Guard<'_> {
             }
         }
         Ok((answer, notes.events))
+    }
+
+    /// The hits that stand on refs of the batch. Those in quarantine alone may be missing where their
+    /// ref does not match now, which changes nothing of them.
+    async fn known_hits(
+        &self,
+        tx: &mut (dyn Tx + '_),
+        outcome: &Outcome<'_>,
+    ) -> Result<Vec<HitRecord>> {
+        let refs = outcome.refs;
+        let mut asked = self.known.narrow(tx, self.hit_cursor, refs).await?;
+        let matching = outcome.matches.iter().flat_map(|at| &at.hits);
+        asked.extend(matching.map(|hit| refs[hit.tag]));
+        // Every hit of a ref comes once for each time that it is asked for.
+        let asked: HashSet<_> = asked.into_iter().collect();
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked: Vec<_> = asked.into_iter().collect();
+        tx.get_hits_on(self.key, self.prober, &asked).await
     }
 
     /// Records what matches at one holder, and what of the hits known there no longer does.

@@ -12,6 +12,8 @@ mod retention;
 mod tests;
 mod tiles;
 
+use std::collections::HashMap;
+
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::dsse::SigningKey;
 use sotto_common::error::{Error, ErrorCode, Result};
@@ -30,14 +32,18 @@ pub(crate) use proofs::{Proved, prove};
 /// Entries that get their places in one transaction.
 const PLACES_AT_A_TIME: u32 = 1000;
 
+/// Places that were given last and are kept in mind: more than calls wait for theirs.
+const PLACES_KEPT: usize = 4000;
+
 /// The logs of this broker's communities: one name and one key for all of them.
 pub(crate) struct Log {
     name: LogName,
     /// Of the nodes that cosign.
     trust_domain: Box<str>,
     signing: SigningKey,
-    /// Held while places are given out: who waits for it finds its place given.
-    sequencing: Mutex<()>,
+    /// Held while places are given out: who waits for it finds its place given, among those that
+    /// were given last.
+    sequencing: Mutex<HashMap<EntryId, u64>>,
 }
 
 impl Log {
@@ -47,7 +53,7 @@ impl Log {
             name,
             trust_domain: trust_domain.into(),
             signing,
-            sequencing: Mutex::new(()),
+            sequencing: Mutex::default(),
         }
     }
 
@@ -74,12 +80,15 @@ impl Broker {
     /// # Errors
     /// If the ledger cannot be written. The entry stays, and gets its place later.
     pub(super) async fn place(&self, community: &CommunityId, id: EntryId) -> Result<u64> {
-        let _turn = self.log.sequencing.lock().await;
-        if let Some(place) = self.known_place(id).await? {
-            return Ok(place);
+        let mut given = self.log.sequencing.lock().await;
+        if !given.contains_key(&id) {
+            self.give_places(community, &mut given).await?;
         }
-        self.give_places(community).await?;
-        let place = self.known_place(id).await?;
+        let place = match given.get(&id) {
+            Some(&place) => Some(place),
+            // Another broker gave it, or this one long ago.
+            None => self.known_place(id).await?,
+        };
         place.ok_or_else(|| Error::internal("an entry of the log that was put has no place"))
     }
 
@@ -95,8 +104,8 @@ impl Broker {
             })
             .await?;
         for community in &communities {
-            let _turn = self.log.sequencing.lock().await;
-            self.give_places(community).await?;
+            let mut given = self.log.sequencing.lock().await;
+            self.give_places(community, &mut given).await?;
         }
         Ok(())
     }
@@ -109,7 +118,14 @@ impl Broker {
             .await
     }
 
-    async fn give_places(&self, community: &CommunityId) -> Result<()> {
+    async fn give_places(
+        &self,
+        community: &CommunityId,
+        given: &mut HashMap<EntryId, u64>,
+    ) -> Result<()> {
+        if given.len() > PLACES_KEPT {
+            given.clear();
+        }
         loop {
             let placed = self
                 .store
@@ -117,7 +133,9 @@ impl Broker {
                     async move { tx.update_places(community, PLACES_AT_A_TIME).await }.scope_boxed()
                 })
                 .await?;
-            if placed < PLACES_AT_A_TIME.into() {
+            let is_last = placed.len() < PLACES_AT_A_TIME as usize;
+            given.extend(placed);
+            if is_last {
                 return Ok(());
             }
         }

@@ -18,9 +18,9 @@ use tokio::sync::RwLockReadGuard;
 
 use self::opening::{check_opening, check_resumption, max_pairs, session_record};
 use super::journal::{self, Journal, about};
-use super::{Broker, active_epoch, check_active, enrolled, known_epoch};
-use crate::app::hits::{Guard, Outcome};
-use crate::datastore::{BatchRecord, SessionRecord, StackKey, Tx};
+use super::{Broker, active_epoch, check_active, enrolled, not_a_member};
+use crate::app::hits::{Guard, KnownRefs, Outcome};
+use crate::datastore::{BatchRecord, BatchStanding, SessionRecord, StackKey, Tx};
 use crate::matcher::{HolderMatches, Question};
 
 pub(crate) use opening::{AnswerForm, Opening};
@@ -49,6 +49,7 @@ pub(crate) struct ProbeSession {
     max_pairs: u32,
     /// How its prober reads answers.
     form: AnswerForm,
+    known: KnownRefs,
 }
 
 impl ProbeSession {
@@ -135,6 +136,7 @@ impl Broker {
         let prior = manifest.profile.policy(opening.key.policy)?.prior;
         let max_pairs = max_pairs(&opening, &manifest);
         let session = ProbeSession {
+            known: KnownRefs::new(opening.key.clone(), prober.clone()),
             id: opening.id,
             key: opening.key,
             prober: prober.clone(),
@@ -170,6 +172,7 @@ impl Broker {
     ) -> Result<BatchAnswer> {
         let (tags, refs) = (pairs.tags(), pairs.refs());
         check_batch(refs, session.max_pairs)?;
+        session.known.prepare(&self.store, refs.len()).await?;
         let tags_digest = packed_tags_digest(&session.nonce, number, tags, refs);
         let asked = |now| Asked {
             session,
@@ -333,12 +336,12 @@ async fn answer(
         tags_digest,
         now,
     } = *asked;
-    let (row, recorded) = recorded(tx, asked).await?;
+    let (standing, recorded) = recorded(tx, asked).await?;
     if let Some(recorded) = recorded {
         return Ok(recorded);
     }
     let refs = outcome.refs.len() as u64;
-    count_refs(tx, session, refs, now).await?;
+    count_refs(tx, &standing, refs, now).await?;
     let guard = Guard {
         journal,
         key: &session.key,
@@ -346,6 +349,8 @@ async fn answer(
         hit_cap: session.hit_cap,
         prior: session.prior,
         now,
+        known: &session.known,
+        hit_cursor: standing.hit_cursor,
     };
     let (found, hits_moved) = guard.record(tx, outcome).await?;
     let matches = session.form.write(&found, outcome.refs);
@@ -360,7 +365,7 @@ async fn answer(
             tags_digest,
             answer_digest: answer_digest(&session.nonce, number, &matches),
         }),
-        ..batch_entry(journal, asked, &row)?
+        ..batch_entry(journal, asked, &standing.session)?
     };
     journal::put(tx, &entry).await?;
     let batch = BatchRecord {
@@ -379,19 +384,24 @@ async fn answer(
     })
 }
 
-/// The session's row, and what was answered if this batch was answered before.
+/// How the batch stands, and what was answered if it was answered before.
 async fn recorded(
     tx: &mut (dyn Tx + '_),
     asked: &Asked<'_>,
-) -> Result<(SessionRecord, Option<Recorded>)> {
+) -> Result<(BatchStanding, Option<Recorded>)> {
     let session = asked.session;
-    let row = open_session_row(tx, session).await?;
+    let day = asked.now.day();
+    let standing = tx.get_batch_standing(session.id, asked.number, day).await?;
+    let mut standing = standing
+        .filter(|standing| !standing.session.closed)
+        .ok_or_else(session_unknown)?;
     // The stream may be older than a suspension or the end of its epoch.
-    enrolled(tx, &session.key.community, &session.prober).await?;
-    let epoch = known_epoch(tx, &session.key.community, session.key.epoch).await?;
-    check_active(&epoch, asked.now)?;
-    let Some(recorded) = tx.get_batch(session.id, asked.number).await? else {
-        return Ok((row, None));
+    if !standing.is_enrolled {
+        return Err(not_a_member());
+    }
+    check_active(&standing.epoch, asked.now)?;
+    let Some(recorded) = standing.recorded.take() else {
+        return Ok((standing, None));
     };
     if recorded.tags_digest != asked.tags_digest {
         let text = "this batch number was used with other pairs";
@@ -403,7 +413,7 @@ async fn recorded(
         entry: recorded.entry,
         hits_moved: false,
     };
-    Ok((row, Some(recorded)))
+    Ok((standing, Some(recorded)))
 }
 
 /// The entry of a batch, but for what is in it.
@@ -417,27 +427,19 @@ fn batch_entry(journal: &Journal, asked: &Asked<'_>, row: &SessionRecord) -> Res
 /// Counts a batch whole or not at all (protocol §7).
 async fn count_refs(
     tx: &mut (dyn Tx + '_),
-    session: &ProbeSession,
+    standing: &BatchStanding,
     refs: u64,
     now: Timestamp,
 ) -> Result<()> {
-    let StackKey {
-        community, policy, ..
-    } = &session.key;
-    let limit = tx
-        .get_limits(community, &session.prober, *policy)
-        .await?
-        .daily_refs;
-    let used = tx
-        .get_quota_use(community, &session.prober, *policy, now.day())
-        .await?;
+    let (used, limit) = (standing.used_refs, standing.daily_refs);
+    let SessionRecord { key, prober, .. } = &standing.session;
     if used + refs > limit {
         let text = format!("{used} of {limit} record refs are used today, the batch has {refs}");
         return Err(Error::new(ErrorCode::QuotaExhausted, text)
-            .about(policy.name())
+            .about(key.policy.name())
             .retry_after(now.until_next_day()));
     }
-    tx.put_quota_use(community, &session.prober, *policy, now.day(), used + refs)
+    tx.put_quota_use(&key.community, prober, key.policy, now.day(), used + refs)
         .await
 }
 
@@ -467,12 +469,12 @@ async fn open_session_row(tx: &mut (dyn Tx + '_), session: &ProbeSession) -> Res
     tx.get_session(session.id)
         .await?
         .filter(|record| !record.closed)
-        .ok_or_else(|| {
-            Error::new(
-                ErrorCode::SessionUnknown,
-                "the session is closed: open a new one",
-            )
-        })
+        .ok_or_else(session_unknown)
+}
+
+fn session_unknown() -> Error {
+    let text = "the session is closed: open a new one";
+    Error::new(ErrorCode::SessionUnknown, text)
 }
 
 async fn put_session(

@@ -72,8 +72,12 @@ pub(crate) trait LogTx: Send {
     /// Communities with entries that have no place yet.
     async fn get_communities_to_sequence(&mut self) -> Result<Vec<CommunityId>>;
     /// Gives the entries without a place the next ones, in the order in which they were put, at most
-    /// `limit`; returns how many got one.
-    async fn update_places(&mut self, community: &CommunityId, limit: u32) -> Result<u64>;
+    /// `limit`; returns which got one.
+    async fn update_places(
+        &mut self,
+        community: &CommunityId,
+        limit: u32,
+    ) -> Result<Vec<(EntryId, u64)>>;
     /// The place of an entry, once it has one and until it is erased.
     async fn get_place(&mut self, id: EntryId) -> Result<Option<u64>>;
     /// How many entries have a place.

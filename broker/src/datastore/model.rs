@@ -70,6 +70,26 @@ pub(crate) struct EpochRecord {
     pub(crate) not_after: Timestamp,
 }
 
+impl EpochRecord {
+    pub(crate) const fn times(&self) -> EpochTimes {
+        EpochTimes {
+            epoch: self.epoch,
+            state: self.state,
+            not_before: self.not_before,
+            not_after: self.not_after,
+        }
+    }
+}
+
+/// When an epoch takes publications and probes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EpochTimes {
+    pub(crate) epoch: Epoch,
+    pub(crate) state: EpochState,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+}
+
 /// A member's part in an epoch.
 #[derive(Clone, Debug)]
 pub(crate) struct MemberRecord {
@@ -179,6 +199,22 @@ pub(crate) struct BatchRecord {
     pub(crate) matches: Vec<u8>,
     /// The entry of the log that the batch has; none of batches before there was a log.
     pub(crate) entry: Option<EntryId>,
+}
+
+/// What decides on a batch, all of it read at once.
+#[derive(Clone, Debug)]
+pub(crate) struct BatchStanding {
+    pub(crate) session: SessionRecord,
+    /// Whether the session's prober may speak in its community.
+    pub(crate) is_enrolled: bool,
+    pub(crate) epoch: EpochTimes,
+    /// Record refs of the prober in the policy on the day, and how many it may have.
+    pub(crate) used_refs: u64,
+    pub(crate) daily_refs: u64,
+    /// The last cursor of the prober's hit stream; 0 = none.
+    pub(crate) hit_cursor: u64,
+    /// What was answered, if this batch was answered before.
+    pub(crate) recorded: Option<BatchRecord>,
 }
 
 /// A hit.

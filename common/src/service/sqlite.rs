@@ -65,6 +65,8 @@ impl Sqlite {
             SqlitePoolOptions::new()
                 .max_connections(max)
                 .min_connections(1)
+                // A file does not hang up; a connection that has failed is closed, below.
+                .test_before_acquire(false)
                 .acquire_slow_threshold(patience)
                 .acquire_timeout(patience)
         };

@@ -168,6 +168,41 @@ async fn a_hit_is_retracted_only_by_a_holder_that_could_match_and_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_batches_retract_what_they_and_others_have_found_before() {
+    let (_sandbox, [nl, de]) = Sandbox::with_nodes(["nl-fiu", "de-bka"]).await;
+    let values = phones(0..200);
+    let pairs = nl.pairs(Phone, &values);
+    let are = async |state, count| {
+        let hits = nl.hits().await.expect("listed");
+        assert_eq!(hits.len(), count);
+        assert!(hits.iter().all(|hit| hit.state() == state));
+    };
+    de.publish(Phone, &phones(0..40)).await;
+    let mut probe = nl.open(nl.opening(Phone)).await.expect("opened");
+    let found = probe.batch(0, &pairs).await.expect("answered");
+    assert_eq!(matched(&found).count(), 40);
+    // Beside the session, by a small batch and by a large one.
+    de.publish(Phone, &phones(0..90)).await;
+    assert_eq!(nl.find(Phone, &phones(40..50)).await.len(), 10);
+    assert_eq!(nl.find(Phone, &phones(50..150)).await.len(), 40);
+    are(HitState::New, 90).await;
+
+    de.publish(Phone, &phones(500..501)).await;
+    let found = probe.batch(1, &pairs).await.expect("answered");
+    assert_eq!(matched(&found).count(), 0);
+    are(HitState::Retracted, 90).await;
+    de.publish(Phone, &phones(0..90)).await;
+    let found = probe.batch(2, &pairs).await.expect("answered");
+    assert_eq!(matched(&found).count(), 90);
+    are(HitState::New, 90).await;
+
+    // A session that begins later knows them too.
+    de.publish(Phone, &phones(500..501)).await;
+    assert!(nl.find(Phone, &values).await.is_empty());
+    are(HitState::Retracted, 90).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hits_beyond_the_cap_are_held_back_until_an_operator_releases_them() {
     let mut capped = profile();
     capped.hit_cap = 4;

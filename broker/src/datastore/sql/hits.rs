@@ -81,6 +81,34 @@ impl HitTx for EngineTx<'_> {
             .collect()
     }
 
+    async fn get_refs_with_hits(
+        &mut self,
+        key: &StackKey,
+        prober: &NodeId,
+        after: Option<RecordRef>,
+        limit: u32,
+    ) -> Result<Vec<RecordRef>> {
+        // In the order of the index that has all of these columns.
+        query(
+            "SELECT record_ref FROM hits
+             WHERE community = $1 AND epoch = $2 AND policy = $3 AND prober = $4
+               AND record_ref > $5
+             ORDER BY record_ref LIMIT $6",
+        )
+        .bind(key.community.as_str())
+        .bind(i64::from(key.epoch.get()))
+        .bind(key.policy.name())
+        .bind(prober.as_str())
+        .bind(after.map_or(vec![], |r| r.as_bytes().to_vec()))
+        .bind(i64::from(limit))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| blob(row, "record_ref", RecordRef::from_slice))
+        .collect()
+    }
+
     async fn get_hit(
         &mut self,
         community: &CommunityId,
@@ -443,6 +471,30 @@ impl HitTx for EngineTx<'_> {
                 hit: labelled_hit(row)?,
             })
         })
+        .collect()
+    }
+
+    async fn get_event_refs(
+        &mut self,
+        community: &CommunityId,
+        prober: &NodeId,
+        cursor: u64,
+        last: u64,
+    ) -> Result<Vec<RecordRef>> {
+        query(
+            "SELECT hits.record_ref FROM hit_events JOIN hits ON hits.id = hit_events.hit
+             WHERE hit_events.community = $1 AND hit_events.prober = $2
+               AND hit_events.cursor > $3 AND hit_events.cursor <= $4",
+        )
+        .bind(community.as_str())
+        .bind(prober.as_str())
+        .bind(int(cursor))
+        .bind(int(last))
+        .fetch_all(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .iter()
+        .map(|row| blob(row, "record_ref", RecordRef::from_slice))
         .collect()
     }
 

@@ -70,7 +70,11 @@ impl LogTx for EngineTx<'_> {
         .collect()
     }
 
-    async fn update_places(&mut self, community: &CommunityId, limit: u32) -> Result<u64> {
+    async fn update_places(
+        &mut self,
+        community: &CommunityId,
+        limit: u32,
+    ) -> Result<Vec<(EntryId, u64)>> {
         // Locked until this transaction ends: another that gives out places conflicts with it, and
         // runs again on what it then finds.
         let row = query(
@@ -88,18 +92,21 @@ impl LogTx for EngineTx<'_> {
              FROM (SELECT seq, row_number() OVER (ORDER BY seq) AS number
                    FROM (SELECT seq FROM log_entries WHERE community = $1 AND place IS NULL
                          ORDER BY seq LIMIT $3) AS next) AS numbered
-             WHERE log_entries.seq = numbered.seq",
+             WHERE log_entries.seq = numbered.seq
+             RETURNING log_entries.id, log_entries.place",
         )
         .bind(community.as_str())
         .bind(size)
         .bind(i64::from(limit))
-        .execute(&mut *self.connection)
+        .fetch_all(&mut *self.connection)
         .await
         .map_err(db_error)?
-        .rows_affected();
+        .iter()
+        .map(|row| Ok((blob(row, "id", EntryId::from_slice)?, number(row, "place")?)))
+        .collect::<Result<Vec<_>>>()?;
         query("UPDATE log_sizes SET size = size + $2 WHERE community = $1")
             .bind(community.as_str())
-            .bind(int(placed))
+            .bind(int(placed.len() as u64))
             .execute(&mut *self.connection)
             .await
             .map_err(db_error)?;

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use sotto_common::error::Result;
 use sotto_common::grounds::{Grounds, LegalBasis, Purpose};
 use sotto_common::ids::{CommunityId, EntryId, NodeId, SessionId};
+use sotto_common::membership::EpochState;
 use sotto_common::selector::Policy;
 use sotto_common::time::Timestamp;
 use sqlx::query;
@@ -13,7 +14,9 @@ use super::columns::{blob, bytes, get, int, number, text, time};
 use super::publications::stack_key;
 use super::{EngineRow, EngineTx, db_error};
 use crate::datastore::model::corrupt;
-use crate::datastore::{BatchRecord, ProbeTx, SessionRecord};
+use crate::datastore::{
+    BatchRecord, BatchStanding, EpochTimes, Limits, ProbeTx, SessionRecord, StateColumn as _,
+};
 
 #[async_trait]
 impl ProbeTx for EngineTx<'_> {
@@ -155,26 +158,41 @@ impl ProbeTx for EngineTx<'_> {
         Ok(())
     }
 
-    async fn get_batch(&mut self, session: SessionId, number: u32) -> Result<Option<BatchRecord>> {
-        query("SELECT tags_digest, matches, entry FROM batches WHERE session = $1 AND number = $2")
-            .bind(&session.as_bytes()[..])
-            .bind(i64::from(number))
-            .fetch_optional(&mut *self.connection)
-            .await
-            .map_err(db_error)?
-            .map(|row| {
-                let entry: Option<&[u8]> = get(&row, "entry")?;
-                Ok(BatchRecord {
-                    session,
-                    number,
-                    tags_digest: bytes(&row, "tags_digest")?,
-                    matches: get(&row, "matches")?,
-                    entry: entry
-                        .map(|id| EntryId::from_slice(id).map_err(|_| corrupt("entry")))
-                        .transpose()?,
-                })
-            })
-            .transpose()
+    async fn get_batch_standing(
+        &mut self,
+        session: SessionId,
+        number: u32,
+        day: i64,
+    ) -> Result<Option<BatchStanding>> {
+        query(
+            "SELECT sessions.*,
+                 nodes.node IS NOT NULL AND nodes.suspended IS NULL AS is_enrolled,
+                 epochs.state AS epoch_state, epochs.not_before, epochs.not_after,
+                 limits.daily_refs, quota_use.refs AS used_refs, hit_cursors.last AS hit_cursor,
+                 batches.tags_digest, batches.matches, batches.entry
+             FROM sessions
+             JOIN epochs ON epochs.community = sessions.community
+                 AND epochs.epoch = sessions.epoch
+             LEFT JOIN nodes ON nodes.community = sessions.community
+                 AND nodes.node = sessions.prober
+             LEFT JOIN limits ON limits.community = sessions.community
+                 AND limits.node = sessions.prober AND limits.policy = sessions.policy
+             LEFT JOIN quota_use ON quota_use.community = sessions.community
+                 AND quota_use.node = sessions.prober AND quota_use.policy = sessions.policy
+                 AND quota_use.day = $3
+             LEFT JOIN hit_cursors ON hit_cursors.community = sessions.community
+                 AND hit_cursors.prober = sessions.prober
+             LEFT JOIN batches ON batches.session = sessions.id AND batches.number = $2
+             WHERE sessions.id = $1",
+        )
+        .bind(&session.as_bytes()[..])
+        .bind(i64::from(number))
+        .bind(day)
+        .fetch_optional(&mut *self.connection)
+        .await
+        .map_err(db_error)?
+        .map(|row| self.batch_standing(&row, number))
+        .transpose()
     }
 
     async fn get_last_batch(&mut self, session: SessionId) -> Result<Option<u32>> {
@@ -242,6 +260,29 @@ impl ProbeTx for EngineTx<'_> {
 }
 
 impl EngineTx<'_> {
+    fn batch_standing(&self, row: &EngineRow, number_of_batch: u32) -> Result<BatchStanding> {
+        let session = self.session_record(row)?;
+        let count = |column| get::<Option<i64>>(row, column);
+        let known = |count: i64, column| u64::try_from(count).map_err(|_| corrupt(column));
+        let daily_refs = count("daily_refs")?;
+        Ok(BatchStanding {
+            is_enrolled: get(row, "is_enrolled")?,
+            epoch: EpochTimes {
+                epoch: session.key.epoch,
+                state: EpochState::from_column(get(row, "epoch_state")?)?,
+                not_before: time(row, "not_before")?,
+                not_after: time(row, "not_after")?,
+            },
+            used_refs: known(count("used_refs")?.unwrap_or(0), "used_refs")?,
+            daily_refs: daily_refs.map_or(Ok(Limits::default().daily_refs), |limit| {
+                known(limit, "daily_refs")
+            })?,
+            hit_cursor: known(count("hit_cursor")?.unwrap_or(0), "hit_cursor")?,
+            recorded: recorded(row, session.id, number_of_batch)?,
+            session,
+        })
+    }
+
     fn session_record(&self, row: &EngineRow) -> Result<SessionRecord> {
         let id = blob(row, "id", SessionId::from_slice)?;
         let stored: Option<&[u8]> = get(row, "case_ref_at_rest")?;
@@ -273,4 +314,22 @@ impl EngineTx<'_> {
             closed: closed_at.is_some(),
         })
     }
+}
+
+/// The recorded answer in a row, if it has one.
+fn recorded(row: &EngineRow, session: SessionId, number: u32) -> Result<Option<BatchRecord>> {
+    let matches: Option<Vec<u8>> = get(row, "matches")?;
+    let Some(matches) = matches else {
+        return Ok(None);
+    };
+    let entry: Option<&[u8]> = get(row, "entry")?;
+    Ok(Some(BatchRecord {
+        session,
+        number,
+        tags_digest: bytes(row, "tags_digest")?,
+        matches,
+        entry: entry
+            .map(|id| EntryId::from_slice(id).map_err(|_| corrupt("entry")))
+            .transpose()?,
+    }))
 }

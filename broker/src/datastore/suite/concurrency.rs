@@ -56,7 +56,7 @@ pub(super) async fn places_given_out_at_once_leave_no_gap_and_none_is_given_twic
         for _ in 0..TURNS {
             let entry = &log::entry(Action::Read, NOW);
             tx!(store, tx => tx.put_entry(entry).await);
-            placed += tx!(store, tx => tx.update_places(community, 3).await);
+            placed += tx!(store, tx => tx.update_places(community, 3).await).len() as u64;
             // What can be read is the log up to its size.
             let (size, leaves) = tx!(store, tx => {
                 let size = tx.get_log_size(community).await?;
@@ -68,7 +68,7 @@ pub(super) async fn places_given_out_at_once_leave_no_gap_and_none_is_given_twic
         placed
     }))
     .await;
-    let rest = tx!(store, tx => tx.update_places(community, 1000).await);
+    let rest = tx!(store, tx => tx.update_places(community, 1000).await).len() as u64;
     assert_eq!(placed.into_iter().sum::<u64>() + rest, WRITERS * TURNS);
     let size = tx!(store, tx => tx.get_log_size(community).await);
     assert_eq!(size, WRITERS * TURNS);

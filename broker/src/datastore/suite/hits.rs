@@ -297,6 +297,44 @@ pub(super) async fn cursors_grow_by_one_for_each_prober(store: &Datastore) {
     assert_eq!(after(2, 9).await, []);
 }
 
+pub(super) async fn refs_with_hits_are_listed_by_page_and_told_by_event(store: &Datastore) {
+    let own = some_hits();
+    let others = HitRecord {
+        prober: node("fr-pj"),
+        ..hit(7, "de-bka", HitState::New, NOW)
+    };
+    let held_back = hit(9, "de-bka", HitState::Quarantined, NOW);
+    let elsewhere = HitRecord {
+        key: StackKey {
+            policy: Policy::Email,
+            ..key()
+        },
+        ..hit(8, "de-bka", HitState::New, NOW)
+    };
+    put_hits(store, &own).await;
+    put_hits(store, &[others.clone(), held_back, elsewhere.clone()]).await;
+    let (community, nl, key) = (&community(), &node("nl-fiu"), &key());
+    let of = |n: u8| RecordRef::new([n; 16]);
+    let page =
+        async |after, limit| tx!(store, tx => tx.get_refs_with_hits(key, nl, after, limit).await);
+    assert_eq!(page(None, 9).await, [of(1), of(1), of(2), of(9)]);
+    assert_eq!(page(None, 1).await, [of(1)]);
+    assert_eq!(page(Some(of(1)), 1).await, [of(2)]);
+    assert_eq!(page(Some(of(9)), 9).await, []);
+
+    for hit in [&own[0], &others, &elsewhere, &own[2]] {
+        tx!(store, tx => tx.put_hit_event(community, &hit.prober, hit.id).await);
+    }
+    let told = async |cursor, last| {
+        let mut refs = tx!(store, tx => tx.get_event_refs(community, nl, cursor, last).await);
+        refs.sort();
+        refs
+    };
+    assert_eq!(told(0, 3).await, [of(1), of(2), of(8)]);
+    assert_eq!(told(1, 2).await, [of(8)]);
+    assert_eq!(told(3, 3).await, []);
+}
+
 pub(super) async fn untouched_hits_are_those_that_can_expire_longest_untouched_first(
     store: &Datastore,
 ) {

@@ -23,7 +23,11 @@ pub(super) fn session() -> SessionRecord {
 pub(super) async fn sessions_count_their_batches_and_forget_when_closed(store: &Datastore) {
     let (community, nl, session) = (&community(), &node("nl-fiu"), &session());
     let get = async || tx!(store, tx => tx.get_session(session.id).await);
-    assert!(get().await.is_none());
+    let standing = async |n| tx!(store, tx => tx.get_batch_standing(session.id, n, 0).await);
+    let recorded = async |n| standing(n).await.expect("a session").recorded;
+    assert!(get().await.is_none() && standing(4).await.is_none());
+    put_community(store).await;
+    put_epoch(store, &epoch_record(1)).await;
     tx!(store, tx => tx.put_session(session).await);
     assert_eq!(get().await.expect("there").grounds, session.grounds);
     assert_eq!(
@@ -45,14 +49,14 @@ pub(super) async fn sessions_count_their_batches_and_forget_when_closed(store: &
         tx!(store, tx => tx.put_batch(batch).await);
         tx!(store, tx => tx.update_session_counts(session.id, 10, later).await);
     }
-    let batch = tx!(store, tx => tx.get_batch(session.id, 4).await).expect("there");
+    let batch = recorded(4).await.expect("there");
     assert_eq!(
         (batch.number, batch.tags_digest, batch.matches),
         (4, [3; 32], vec![8, 9])
     );
     assert_eq!(batch.entry, Some(entry));
-    let batch = tx!(store, tx => tx.get_batch(session.id, 2).await).expect("there");
-    assert_eq!(batch.entry, None);
+    assert_eq!(recorded(2).await.expect("there").entry, None);
+    assert!(recorded(3).await.is_none());
     assert_eq!(
         tx!(store, tx => tx.get_last_batch(session.id).await),
         Some(4)
@@ -73,12 +77,59 @@ pub(super) async fn sessions_count_their_batches_and_forget_when_closed(store: &
     tx!(store, tx => tx.update_session_closed(session.id, after).await);
     let record = get().await.expect("there");
     assert!(record.closed && record.commitment.is_none());
-    assert!(tx!(store, tx => tx.get_batch(session.id, 4).await).is_none());
+    assert!(recorded(4).await.is_none());
     assert_eq!(
         tx!(store, tx => tx.count_open_sessions(community, nl).await),
         0
     );
     assert_eq!(tx!(store, tx => tx.get_idle_sessions(after).await), []);
+}
+
+pub(super) async fn a_batch_stands_as_its_session_node_epoch_and_quota_do(store: &Datastore) {
+    let (community, nl, session) = (&community(), &node("nl-fiu"), &session());
+    put_community(store).await;
+    put_epoch(store, &epoch_record(1)).await;
+    tx!(store, tx => tx.put_session(session).await);
+    let standing = async |day| {
+        let standing = tx!(store, tx => tx.get_batch_standing(session.id, 1, day).await);
+        standing.expect("a session")
+    };
+    let stands = standing(7).await;
+    assert_eq!(stands.session.grounds, session.grounds);
+    assert!(!stands.is_enrolled && stands.recorded.is_none());
+    assert_eq!(stands.epoch.state, EpochState::Open);
+    let times = (stands.epoch.not_before, stands.epoch.not_after);
+    assert_eq!(
+        times,
+        (epoch_record(1).not_before, epoch_record(1).not_after)
+    );
+    let defaults = Limits::default().daily_refs;
+    assert_eq!((stands.used_refs, stands.daily_refs), (0, defaults));
+    assert_eq!(stands.hit_cursor, 0);
+
+    let limits = Limits {
+        daily_refs: 20,
+        max_class: 1,
+    };
+    let hit = &hits::hit(1, "de-bka", HitState::New, NOW);
+    tx!(store, tx => {
+        tx.put_node(community, nl, NOW).await?;
+        tx.update_epoch_state(community, number(1), EpochState::Active, NOW).await?;
+        tx.put_limits(community, nl, Policy::Phone, limits).await?;
+        tx.put_limits(community, nl, Policy::Email, Limits::default()).await?;
+        tx.put_quota_use(community, nl, Policy::Phone, 7, 5).await?;
+        tx.put_quota_use(community, nl, Policy::Email, 7, 6).await?;
+        tx.put_hit(hit).await?;
+        tx.put_hit_event(community, nl, hit.id).await
+    });
+    let stands = standing(7).await;
+    assert!(stands.is_enrolled);
+    assert_eq!(stands.epoch.state, EpochState::Active);
+    assert_eq!((stands.used_refs, stands.daily_refs), (5, 20));
+    assert_eq!(stands.hit_cursor, 1);
+    assert_eq!(standing(8).await.used_refs, 0);
+    tx!(store, tx => tx.update_suspension(community, nl, "why").await);
+    assert!(!standing(7).await.is_enrolled);
 }
 
 pub(super) async fn the_session_unused_for_longest_is_the_probers_own_and_open(store: &Datastore) {

@@ -45,7 +45,7 @@ impl State {
         let (community, nl, de) = (&community(), &node("nl-fiu"), &node("de-bka"));
         let told = async |party| tx!(world, tx => tx.get_follow_up_events(community, party, 0, 1000).await);
         let leaves = tx!(world, tx => {
-            while tx.update_places(community, 100).await? > 0 {}
+            while !tx.update_places(community, 100).await?.is_empty() {}
             tx.get_leaves(community, 0..u64::MAX).await
         });
         let logged = leaves.into_iter().map(|leaf| {
