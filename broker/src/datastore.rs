@@ -13,6 +13,7 @@ mod sqlite;
 mod suite;
 mod wakeups;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,19 +251,14 @@ pub(crate) trait ProbeTx: Send {
         community: &CommunityId,
         prober: &NodeId,
     ) -> Result<Option<SessionId>>;
-    /// Adds to the session's counts and notes its use.
-    async fn update_session_counts(
-        &mut self,
-        id: SessionId,
-        refs: u64,
-        at: Timestamp,
-    ) -> Result<()>;
     /// Closes a session: its commitment and recorded answers are erased. One without a batch is
     /// forgotten: opening costs no quota, and must not fill the disk.
     async fn update_session_closed(&mut self, id: SessionId, at: Timestamp) -> Result<()>;
     /// Open sessions that were last used before `before`.
     async fn get_idle_sessions(&mut self, before: Timestamp) -> Result<Vec<SessionId>>;
-    async fn put_batch(&mut self, batch: &BatchRecord) -> Result<()>;
+    /// Keeps what was answered to a batch of so many refs, which count on the day for its prober, and
+    /// for its session, whose use is noted.
+    async fn put_batch(&mut self, batch: &BatchRecord, refs: u64, at: Timestamp) -> Result<()>;
     /// What decides on a batch of a session on a day; `None` if there is no such session.
     async fn get_batch_standing(
         &mut self,
@@ -278,14 +274,6 @@ pub(crate) trait ProbeTx: Send {
         policy: Policy,
         day: i64,
     ) -> Result<u64>;
-    async fn put_quota_use(
-        &mut self,
-        community: &CommunityId,
-        node: &NodeId,
-        policy: Policy,
-        day: i64,
-        refs: u64,
-    ) -> Result<()>;
     /// Forgets the quota use of days before `day`.
     async fn delete_quota_use(&mut self, day: i64) -> Result<()>;
 }
@@ -293,7 +281,9 @@ pub(crate) trait ProbeTx: Send {
 /// The hit ledger (protocol §7).
 #[async_trait]
 pub(crate) trait HitTx: Send {
-    async fn put_hit(&mut self, hit: &HitRecord) -> Result<()>;
+    /// Adds hits, and counts them for the flood guard on the day on which they were first seen. One
+    /// statement for each run of them that differ in nothing but id, ref and version.
+    async fn put_hits(&mut self, hits: &[HitRecord]) -> Result<()>;
     /// The hits of a prober under one policy and epoch that stand on one of `refs`.
     async fn get_hits_on(
         &mut self,
@@ -326,8 +316,9 @@ pub(crate) trait HitTx: Send {
         after: Option<HitId>,
         limit: u32,
     ) -> Result<Vec<LabelledHit>>;
-    /// A hit was seen again, or changed state.
-    async fn update_hit(&mut self, hit: &HitRecord) -> Result<()>;
+    /// Hits were seen again, or changed state. One statement for each run of them that have become
+    /// alike in all that can change.
+    async fn update_hits(&mut self, hits: &[HitRecord]) -> Result<()>;
     /// Epochs with hits that can expire, ended ones too.
     async fn get_epochs_with_open_hits(&mut self) -> Result<Vec<(CommunityId, EpochRecord)>>;
     /// Hits of an epoch that can expire and were last touched before `before`, at most `limit`.
@@ -359,13 +350,14 @@ pub(crate) trait HitTx: Send {
         group: &GuardKey,
         limit: u32,
     ) -> Result<Vec<HitRecord>>;
-    async fn get_hit_count(&mut self, community: &CommunityId, key: &GuardKey) -> Result<u64>;
-    async fn put_hit_count(
+    /// New hits of a prober in one policy on one day, by holder.
+    async fn get_hit_counts(
         &mut self,
         community: &CommunityId,
-        key: &GuardKey,
-        hits: u64,
-    ) -> Result<()>;
+        prober: &NodeId,
+        policy: Policy,
+        day: i64,
+    ) -> Result<HashMap<NodeId, u64>>;
     /// New hits on a holder's filters on the days `from..before`.
     async fn get_holder_counts(
         &mut self,
@@ -374,12 +366,12 @@ pub(crate) trait HitTx: Send {
         from: i64,
         before: i64,
     ) -> Result<Vec<(GuardKey, u64)>>;
-    /// Appends an event to the prober's stream; returns its cursor.
-    async fn put_hit_event(
+    /// Appends an event for each of these hits to the prober's stream; returns the cursor of the last.
+    async fn put_hit_events(
         &mut self,
         community: &CommunityId,
         prober: &NodeId,
-        hit: HitId,
+        hits: &[HitId],
     ) -> Result<u64>;
     /// Events after `cursor`, in order, at most `limit`, each with the hit as it stands now.
     async fn get_hit_events(

@@ -220,8 +220,8 @@ pub(super) async fn move_hit(
         touched_at: entry.at,
         ..hit.clone()
     };
-    tx.update_hit(&moved).await?;
-    tx.put_hit_event(&moved.key.community, &moved.prober, moved.id)
+    tx.update_hits(std::slice::from_ref(&moved)).await?;
+    tx.put_hit_events(&moved.key.community, &moved.prober, &[moved.id])
         .await?;
     let entry = Entry {
         change: Some(journal::change(hit.state.as_str(), moved.state.as_str())),

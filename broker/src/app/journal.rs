@@ -181,6 +181,19 @@ pub(super) fn statement(signed: &v1::DsseEnvelope) -> Result<Statement> {
 /// # Errors
 /// If the ledger cannot be written.
 pub(crate) async fn put(tx: &mut (dyn Tx + '_), entry: &Entry) -> Result<()> {
+    put_all(tx, std::slice::from_ref(entry)).await
+}
+
+/// As [`put`], all that one transaction has to say, in this order.
+///
+/// # Errors
+/// If the ledger cannot be written.
+pub(super) async fn put_all(tx: &mut (dyn Tx + '_), entries: &[Entry]) -> Result<()> {
+    let entries: Vec<_> = entries.iter().map(new_entry).collect();
+    tx.put_entries(&entries).await
+}
+
+fn new_entry(entry: &Entry) -> NewEntry {
     let nonce = OpeningNonce::generate(&mut os_rng());
     let opening = Opening::new(nonce, write_entry(entry));
     let nodes = [
@@ -191,7 +204,7 @@ pub(crate) async fn put(tx: &mut (dyn Tx + '_), entry: &Entry) -> Result<()> {
     let mut nodes: Vec<_> = nodes.into_iter().flatten().collect();
     nodes.sort();
     nodes.dedup();
-    tx.put_entry(&NewEntry {
+    NewEntry {
         id: entry.id,
         community: entry.community.clone(),
         action: entry.action,
@@ -201,8 +214,7 @@ pub(crate) async fn put(tx: &mut (dyn Tx + '_), entry: &Entry) -> Result<()> {
         nodes,
         hit: entry.object.hit,
         follow_up: entry.object.follow_up,
-    })
-    .await
+    }
 }
 
 #[cfg(test)]

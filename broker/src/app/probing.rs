@@ -19,7 +19,7 @@ use tokio::sync::RwLockReadGuard;
 use self::opening::{check_opening, check_resumption, max_pairs, session_record};
 use super::journal::{self, Journal, about};
 use super::{Broker, active_epoch, check_active, enrolled, not_a_member};
-use crate::app::hits::{Guard, KnownRefs, Outcome};
+use crate::app::hits::{Findings, Guard, KnownRefs, Outcome};
 use crate::datastore::{BatchRecord, BatchStanding, SessionRecord, StackKey, Tx};
 use crate::matcher::{HolderMatches, Question};
 
@@ -341,7 +341,7 @@ async fn answer(
         return Ok(recorded);
     }
     let refs = outcome.refs.len() as u64;
-    count_refs(tx, &standing, refs, now).await?;
+    check_quota(&standing, refs, now)?;
     let guard = Guard {
         journal,
         key: &session.key,
@@ -352,7 +352,11 @@ async fn answer(
         known: &session.known,
         hit_cursor: standing.hit_cursor,
     };
-    let (found, hits_moved) = guard.record(tx, outcome).await?;
+    let Findings {
+        answer: found,
+        mut entries,
+        hits_moved,
+    } = guard.record(tx, outcome).await?;
     let matches = session.form.write(&found, outcome.refs);
     // protocol §11: "every batch, with or without hits".
     let entry = Entry {
@@ -367,7 +371,6 @@ async fn answer(
         }),
         ..batch_entry(journal, asked, &standing.session)?
     };
-    journal::put(tx, &entry).await?;
     let batch = BatchRecord {
         session: session.id,
         number,
@@ -375,8 +378,9 @@ async fn answer(
         matches,
         entry: Some(entry.id),
     };
-    tx.put_batch(&batch).await?;
-    tx.update_session_counts(session.id, refs, now).await?;
+    entries.push(entry);
+    journal::put_all(tx, &entries).await?;
+    tx.put_batch(&batch, refs, now).await?;
     Ok(Recorded {
         matches: batch.matches,
         entry: batch.entry,
@@ -424,23 +428,16 @@ fn batch_entry(journal: &Journal, asked: &Asked<'_>, row: &SessionRecord) -> Res
     Ok(about::session(entry, row))
 }
 
-/// Counts a batch whole or not at all (protocol §7).
-async fn count_refs(
-    tx: &mut (dyn Tx + '_),
-    standing: &BatchStanding,
-    refs: u64,
-    now: Timestamp,
-) -> Result<()> {
+/// A batch counts whole or not at all (protocol §7).
+fn check_quota(standing: &BatchStanding, refs: u64, now: Timestamp) -> Result<()> {
     let (used, limit) = (standing.used_refs, standing.daily_refs);
-    let SessionRecord { key, prober, .. } = &standing.session;
-    if used + refs > limit {
-        let text = format!("{used} of {limit} record refs are used today, the batch has {refs}");
-        return Err(Error::new(ErrorCode::QuotaExhausted, text)
-            .about(key.policy.name())
-            .retry_after(now.until_next_day()));
+    if used + refs <= limit {
+        return Ok(());
     }
-    tx.put_quota_use(&key.community, prober, key.policy, now.day(), used + refs)
-        .await
+    let text = format!("{used} of {limit} record refs are used today, the batch has {refs}");
+    Err(Error::new(ErrorCode::QuotaExhausted, text)
+        .about(standing.session.key.policy.name())
+        .retry_after(now.until_next_day()))
 }
 
 async fn refs_left(

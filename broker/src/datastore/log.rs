@@ -67,8 +67,8 @@ pub(crate) struct CheckpointRecord {
 /// The audit log.
 #[async_trait]
 pub(crate) trait LogTx: Send {
-    /// Puts an entry that has no place yet.
-    async fn put_entry(&mut self, entry: &NewEntry) -> Result<()>;
+    /// Puts entries, in their order; they have no places yet.
+    async fn put_entries(&mut self, entries: &[NewEntry]) -> Result<()>;
     /// Communities with entries that have no place yet.
     async fn get_communities_to_sequence(&mut self) -> Result<Vec<CommunityId>>;
     /// Gives the entries without a place the next ones, in the order in which they were put, at most

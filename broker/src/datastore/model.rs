@@ -237,6 +237,28 @@ pub(crate) struct HitRecord {
     pub(crate) touched_at: Timestamp,
 }
 
+impl HitRecord {
+    /// Whether two hits differ in nothing but id, ref and version.
+    pub(crate) fn was_found_with(&self, other: &Self) -> bool {
+        let like_other = Self {
+            id: other.id,
+            record_ref: other.record_ref,
+            filter_version: other.filter_version,
+            ..self.clone()
+        };
+        like_other == *other
+    }
+
+    /// Whether two hits are alike in all that can change.
+    pub(crate) fn has_become_as(&self, other: &Self) -> bool {
+        let changing = |hit: &Self| {
+            let times = (hit.last_seen, hit.touched_at, hit.unmatched_since);
+            (hit.state, hit.filter_version, times, hit.fpr, hit.posterior)
+        };
+        changing(self) == changing(other)
+    }
+}
+
 /// A hit as its prober reads it.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct LabelledHit {

@@ -14,20 +14,34 @@ macro_rules! bytewise {
     };
 }
 
-/// The texts of a JSON array, as rows `element (value)`.
+/// The values of a JSON array, as rows `element (value, place)`, with their places from 0.
 macro_rules! elements {
     ($array:literal) => {
         concat!(
-            "json_array_elements_text(CAST(",
+            "(SELECT value, number - 1 AS place FROM json_array_elements_text(CAST(",
             $array,
-            " AS JSON)) AS element (value)"
+            " AS JSON)) WITH ORDINALITY AS numbered (value, number)) AS element"
         )
+    };
+}
+
+/// A value, as text, of an element that is an array itself, by its place from 0.
+macro_rules! field {
+    ($place:literal) => {
+        concat!("(CAST(element.value AS JSON) ->> ", $place, ")")
+    };
+}
+
+/// Statements that use the same parameters, at once; none sees what another does.
+macro_rules! at_once {
+    ($($name:ident: $before:expr,)* => $last:expr) => {
+        concat!("WITH ", $(stringify!($name), " AS (", $before, "), ",)* "nothing AS (SELECT 1) ", $last)
     };
 }
 
 /// Bytes from their hex.
 macro_rules! from_hex {
-    ($text:literal) => {
+    ($text:expr) => {
         concat!("decode(", $text, ", 'hex')")
     };
 }

@@ -14,16 +14,34 @@ macro_rules! bytewise {
     };
 }
 
-/// The texts of a JSON array, as rows `element (value)`.
+/// The values of a JSON array, as rows `element (value, place)`, with their places from 0.
 macro_rules! elements {
     ($array:literal) => {
-        concat!("json_each(", $array, ") AS element")
+        concat!(
+            "(SELECT value, key AS place FROM json_each(",
+            $array,
+            ")) AS element"
+        )
+    };
+}
+
+/// A value, as text, of an element that is an array itself, by its place from 0.
+macro_rules! field {
+    ($place:literal) => {
+        concat!("(element.value ->> ", $place, ")")
+    };
+}
+
+/// Statements that use the same parameters, at once; none sees what another does.
+macro_rules! at_once {
+    ($($name:ident: $before:expr,)* => $last:expr) => {
+        concat!($($before, "; ",)* $last)
     };
 }
 
 /// Bytes from their hex.
 macro_rules! from_hex {
-    ($text:literal) => {
+    ($text:expr) => {
         concat!("unhex(", $text, ")")
     };
 }

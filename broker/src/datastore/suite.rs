@@ -3,6 +3,7 @@
 //!
 //! Cases are written over [`Datastore`] and know no engine; `suite!` stamps them on one.
 
+use std::slice::from_ref;
 use std::sync::OnceLock;
 use std::time::Duration;
 

@@ -198,7 +198,7 @@ impl World {
             unmatched_since: None,
             touched_at: NOW,
         };
-        tx!(self, tx => tx.put_hit(hit).await);
+        tx!(self, tx => tx.put_hits(std::slice::from_ref(hit)).await);
         id
     }
 

@@ -1,7 +1,9 @@
 //! The hit ledger, its events, and the flood guard's counts.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
-use sotto_common::error::Result;
+use sotto_common::error::{Error, Result};
 use sotto_common::hit::{HitDecision, HitState};
 use sotto_common::ids::{CommunityId, Epoch, HitId, NodeId, RecordRef};
 use sotto_common::selector::Policy;
@@ -39,32 +41,10 @@ macro_rules! labelled_hits {
 
 #[async_trait]
 impl HitTx for EngineTx<'_> {
-    async fn put_hit(&mut self, hit: &HitRecord) -> Result<()> {
-        query(
-            "INSERT INTO hits
-                 (id, community, epoch, policy, prober, record_ref, holder, state, filter_version,
-                  fpr, posterior, first_seen, last_seen, day, touched_at, unmatched_since)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
-        )
-        .bind(&hit.id.as_bytes()[..])
-        .bind(hit.key.community.as_str())
-        .bind(i64::from(hit.key.epoch.get()))
-        .bind(hit.key.policy.name())
-        .bind(hit.prober.as_str())
-        .bind(&hit.record_ref.as_bytes()[..])
-        .bind(hit.holder.as_str())
-        .bind(hit.state.as_str())
-        .bind(int(hit.filter_version))
-        .bind(hit.fpr)
-        .bind(hit.posterior)
-        .bind(hit.first_seen.micros())
-        .bind(hit.last_seen.micros())
-        .bind(hit.first_seen.day())
-        .bind(hit.touched_at.micros())
-        .bind(hit.unmatched_since.map(Timestamp::micros))
-        .execute(&mut *self.connection)
-        .await
-        .map_err(db_error)?;
+    async fn put_hits(&mut self, hits: &[HitRecord]) -> Result<()> {
+        for run in hits.chunk_by(HitRecord::was_found_with) {
+            self.put_run(run).await?;
+        }
         Ok(())
     }
 
@@ -168,23 +148,10 @@ impl HitTx for EngineTx<'_> {
         .collect()
     }
 
-    async fn update_hit(&mut self, hit: &HitRecord) -> Result<()> {
-        query(
-            "UPDATE hits SET state = $2, filter_version = $3, fpr = $4, posterior = $5,
-                 last_seen = $6, touched_at = $7, unmatched_since = $8
-             WHERE id = $1",
-        )
-        .bind(&hit.id.as_bytes()[..])
-        .bind(hit.state.as_str())
-        .bind(int(hit.filter_version))
-        .bind(hit.fpr)
-        .bind(hit.posterior)
-        .bind(hit.last_seen.micros())
-        .bind(hit.touched_at.micros())
-        .bind(hit.unmatched_since.map(Timestamp::micros))
-        .execute(&mut *self.connection)
-        .await
-        .map_err(db_error)?;
+    async fn update_hits(&mut self, hits: &[HitRecord]) -> Result<()> {
+        for run in hits.chunk_by(HitRecord::has_become_as) {
+            self.update_run(run).await?;
+        }
         Ok(())
     }
 
@@ -347,44 +314,27 @@ impl HitTx for EngineTx<'_> {
         .collect()
     }
 
-    async fn get_hit_count(&mut self, community: &CommunityId, key: &GuardKey) -> Result<u64> {
-        let row = query(
-            "SELECT hits FROM hit_counts
-             WHERE community = $1 AND prober = $2 AND holder = $3 AND policy = $4 AND day = $5",
-        )
-        .bind(community.as_str())
-        .bind(key.prober.as_str())
-        .bind(key.holder.as_str())
-        .bind(key.policy.name())
-        .bind(key.day)
-        .fetch_optional(&mut *self.connection)
-        .await
-        .map_err(db_error)?;
-        row.map_or(Ok(0), |row| number(&row, "hits"))
-    }
-
-    async fn put_hit_count(
+    async fn get_hit_counts(
         &mut self,
         community: &CommunityId,
-        key: &GuardKey,
-        hits: u64,
-    ) -> Result<()> {
+        prober: &NodeId,
+        policy: Policy,
+        day: i64,
+    ) -> Result<HashMap<NodeId, u64>> {
         query(
-            "INSERT INTO hit_counts (community, prober, holder, policy, day, hits)
-             VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (community, prober, holder, policy, day)
-             DO UPDATE SET hits = excluded.hits",
+            "SELECT holder, hits FROM hit_counts
+             WHERE community = $1 AND prober = $2 AND policy = $3 AND day = $4",
         )
         .bind(community.as_str())
-        .bind(key.prober.as_str())
-        .bind(key.holder.as_str())
-        .bind(key.policy.name())
-        .bind(key.day)
-        .bind(int(hits))
-        .execute(&mut *self.connection)
+        .bind(prober.as_str())
+        .bind(policy.name())
+        .bind(day)
+        .fetch_all(&mut *self.connection)
         .await
-        .map_err(db_error)?;
-        Ok(())
+        .map_err(db_error)?
+        .iter()
+        .map(|row| Ok((text(row, "holder")?, number(row, "hits")?)))
+        .collect()
     }
 
     async fn get_holder_counts(
@@ -414,34 +364,42 @@ impl HitTx for EngineTx<'_> {
         .collect()
     }
 
-    async fn put_hit_event(
+    async fn put_hit_events(
         &mut self,
         community: &CommunityId,
         prober: &NodeId,
-        hit: HitId,
+        hits: &[HitId],
     ) -> Result<u64> {
         // The prober's row is locked until this transaction ends: its cursors are without gaps
         // and in the order of commit.
         let row = query(
-            "INSERT INTO hit_cursors (community, prober, last) VALUES ($1, $2, 1)
-             ON CONFLICT (community, prober) DO UPDATE SET last = hit_cursors.last + 1
+            "INSERT INTO hit_cursors (community, prober, last) VALUES ($1, $2, $3)
+             ON CONFLICT (community, prober) DO UPDATE SET last = hit_cursors.last + excluded.last
              RETURNING last",
         )
         .bind(community.as_str())
         .bind(prober.as_str())
+        .bind(int(hits.len() as u64))
         .fetch_one(&mut *self.connection)
         .await
         .map_err(db_error)?;
-        let cursor = number(&row, "last")?;
-        query("INSERT INTO hit_events (community, prober, cursor, hit) VALUES ($1, $2, $3, $4)")
-            .bind(community.as_str())
-            .bind(prober.as_str())
-            .bind(int(cursor))
-            .bind(&hit.as_bytes()[..])
-            .execute(&mut *self.connection)
-            .await
-            .map_err(db_error)?;
-        Ok(cursor)
+        let last: u64 = number(&row, "last")?;
+        let hits_json = hits_json(hits.iter())?;
+        query(concat!(
+            "INSERT INTO hit_events (community, prober, cursor, hit)
+             SELECT $1, $2, $3 + element.place, ",
+            from_hex!("element.value"),
+            " FROM ",
+            elements!("$4")
+        ))
+        .bind(community.as_str())
+        .bind(prober.as_str())
+        .bind(int(last + 1 - hits.len() as u64))
+        .bind(hits_json)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(last)
     }
 
     async fn get_hit_events(
@@ -507,6 +465,93 @@ impl HitTx for EngineTx<'_> {
             .map_err(db_error)?;
         row.map_or(Ok(0), |row| number(&row, "last"))
     }
+}
+
+impl EngineTx<'_> {
+    /// Adds hits that [were found with](HitRecord::was_found_with) the first.
+    async fn put_run(&mut self, hits: &[HitRecord]) -> Result<()> {
+        let Some(first) = hits.first() else {
+            return Ok(());
+        };
+        let row = |hit: &HitRecord| {
+            let id = hex::encode(hit.id.as_bytes());
+            (id, hit.record_ref.to_string(), int(hit.filter_version))
+        };
+        let rows: Vec<_> = hits.iter().map(row).collect();
+        query(at_once!(
+            count: "INSERT INTO hit_counts (community, prober, holder, policy, day, hits)
+                 VALUES ($1, $4, $5, $3, $12, $14)
+                 ON CONFLICT (community, prober, holder, policy, day)
+                 DO UPDATE SET hits = hit_counts.hits + excluded.hits",
+            => concat!(
+                "INSERT INTO hits
+                     (id, community, epoch, policy, prober, record_ref, holder, state,
+                      filter_version, fpr, posterior, first_seen, last_seen, day, touched_at,
+                      unmatched_since)
+                 SELECT ",
+                from_hex!(field!("0")),
+                ", $1, $2, $3, $4, ",
+                from_hex!(field!("1")),
+                ", $5, $6, CAST(",
+                field!("2"),
+                " AS BIGINT), $7, $8, $9, $10, $12, $11, $13 FROM ",
+                elements!("$15")
+            )
+        ))
+        .bind(first.key.community.as_str())
+        .bind(i64::from(first.key.epoch.get()))
+        .bind(first.key.policy.name())
+        .bind(first.prober.as_str())
+        .bind(first.holder.as_str())
+        .bind(first.state.as_str())
+        .bind(first.fpr)
+        .bind(first.posterior)
+        .bind(first.first_seen.micros())
+        .bind(first.last_seen.micros())
+        .bind(first.touched_at.micros())
+        .bind(first.first_seen.day())
+        .bind(first.unmatched_since.map(Timestamp::micros))
+        .bind(int(hits.len() as u64))
+        .bind(serde_json::to_string(&rows).map_err(Error::internal)?)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+
+    /// Changes hits to what the first of them [has become](HitRecord::has_become_as).
+    async fn update_run(&mut self, hits: &[HitRecord]) -> Result<()> {
+        let Some(first) = hits.first() else {
+            return Ok(());
+        };
+        query(concat!(
+            "UPDATE hits SET state = $1, filter_version = $2, fpr = $3, posterior = $4,
+                 last_seen = $5, touched_at = $6, unmatched_since = $7
+             WHERE id IN (SELECT ",
+            from_hex!("element.value"),
+            " FROM ",
+            elements!("$8"),
+            ")"
+        ))
+        .bind(first.state.as_str())
+        .bind(int(first.filter_version))
+        .bind(first.fpr)
+        .bind(first.posterior)
+        .bind(first.last_seen.micros())
+        .bind(first.touched_at.micros())
+        .bind(first.unmatched_since.map(Timestamp::micros))
+        .bind(hits_json(hits.iter().map(|hit| &hit.id))?)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+}
+
+/// Ids of hits as a JSON array of hex.
+pub(super) fn hits_json<'a>(hits: impl Iterator<Item = &'a HitId>) -> Result<String> {
+    let hits: Vec<_> = hits.map(|id| hex::encode(id.as_bytes())).collect();
+    serde_json::to_string(&hits).map_err(Error::internal)
 }
 
 fn guard_count(row: &EngineRow) -> Result<(GuardKey, u64)> {

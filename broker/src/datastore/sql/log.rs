@@ -11,6 +11,7 @@ use sotto_common::time::Timestamp;
 use sqlx::query;
 
 use super::columns::{blob, get, int, number, text};
+use super::hits::hits_json;
 use super::log_rows::{MICROS_PER_HOUR, nodes_pattern, nodes_text};
 use super::{EngineTx, db_error};
 use crate::datastore::{CheckpointRecord, EntryFilter, LogTx, LoggedRecord, NewEntry};
@@ -33,26 +34,10 @@ macro_rules! entries_where {
 
 #[async_trait]
 impl LogTx for EngineTx<'_> {
-    async fn put_entry(&mut self, entry: &NewEntry) -> Result<()> {
-        let opening = self.seal_opening(entry.id, &entry.opening);
-        query(
-            "INSERT INTO log_entries
-                 (community, kind, at, leaf, id, verb, nodes, hit, follow_up, opening)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        )
-        .bind(entry.community.as_str())
-        .bind(entry.action.kind().as_str())
-        .bind(entry.at.micros())
-        .bind(entry.leaf.to_bytes())
-        .bind(&entry.id.as_bytes()[..])
-        .bind(entry.action.verb().as_str())
-        .bind(nodes_text(&entry.nodes))
-        .bind(entry.hit.as_ref().map(|id| &id.as_bytes()[..]))
-        .bind(entry.follow_up.as_ref().map(|id| &id.as_bytes()[..]))
-        .bind(opening)
-        .execute(&mut *self.connection)
-        .await
-        .map_err(db_error)?;
+    async fn put_entries(&mut self, entries: &[NewEntry]) -> Result<()> {
+        for of_one in entries.chunk_by(|one, next| one.community == next.community) {
+            self.put_entries_of(&of_one[0].community, of_one).await?;
+        }
         Ok(())
     }
 
@@ -208,8 +193,7 @@ impl LogTx for EngineTx<'_> {
         community: &CommunityId,
         hits: &[HitId],
     ) -> Result<Vec<(HitId, LoggedRecord)>> {
-        let hits: Vec<_> = hits.iter().map(|id| hex::encode(id.as_bytes())).collect();
-        let hits = serde_json::to_string(&hits).map_err(Error::internal)?;
+        let hits = hits_json(hits.iter())?;
         // Asking for a place here would have SQLite look through all places instead.
         let rows = query(concat!(
             "SELECT hit, id, place, leaf, opening FROM log_entries
@@ -435,6 +419,61 @@ impl LogTx for EngineTx<'_> {
             "INSERT INTO log_identity (one, identity) VALUES (1, $1) ON CONFLICT (one) DO NOTHING",
         )
         .bind(identity)
+        .execute(&mut *self.connection)
+        .await
+        .map_err(db_error)?;
+        Ok(())
+    }
+}
+
+impl EngineTx<'_> {
+    async fn put_entries_of(
+        &mut self,
+        community: &CommunityId,
+        entries: &[NewEntry],
+    ) -> Result<()> {
+        let hex_of = |id: &[u8; 16]| hex::encode(id);
+        let row = |entry: &NewEntry| {
+            (
+                entry.action.kind().as_str(),
+                entry.at.micros(),
+                hex::encode(entry.leaf.to_bytes()),
+                hex_of(entry.id.as_bytes()),
+                entry.action.verb().as_str(),
+                nodes_text(&entry.nodes),
+                entry.hit.as_ref().map(|id| hex_of(id.as_bytes())),
+                entry.follow_up.as_ref().map(|id| hex_of(id.as_bytes())),
+                hex::encode(self.seal_opening(entry.id, &entry.opening)),
+            )
+        };
+        let rows: Vec<_> = entries.iter().map(row).collect();
+        query(concat!(
+            "INSERT INTO log_entries
+                 (community, kind, at, leaf, id, verb, nodes, hit, follow_up, opening)
+             SELECT $1, ",
+            field!("0"),
+            ", CAST(",
+            field!("1"),
+            " AS BIGINT), ",
+            from_hex!(field!("2")),
+            ", ",
+            from_hex!(field!("3")),
+            ", ",
+            field!("4"),
+            ", ",
+            field!("5"),
+            ", ",
+            from_hex!(field!("6")),
+            ", ",
+            from_hex!(field!("7")),
+            ", ",
+            from_hex!(field!("8")),
+            " FROM ",
+            elements!("$2"),
+            " ORDER BY element.place"
+        ))
+        .bind(community.as_str())
+        .bind(serde_json::to_string(&rows).map_err(Error::internal)?)
         .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;

@@ -92,25 +92,6 @@ impl ProbeTx for EngineTx<'_> {
         .transpose()
     }
 
-    async fn update_session_counts(
-        &mut self,
-        id: SessionId,
-        refs: u64,
-        at: Timestamp,
-    ) -> Result<()> {
-        query(
-            "UPDATE sessions SET batches = batches + 1, refs = refs + $2, last_used_at = $3
-             WHERE id = $1",
-        )
-        .bind(&id.as_bytes()[..])
-        .bind(int(refs))
-        .bind(at.micros())
-        .execute(&mut *self.connection)
-        .await
-        .map_err(db_error)?;
-        Ok(())
-    }
-
     async fn update_session_closed(&mut self, id: SessionId, at: Timestamp) -> Result<()> {
         query("UPDATE sessions SET closed_at = $2, commitment = NULL WHERE id = $1")
             .bind(&id.as_bytes()[..])
@@ -142,16 +123,25 @@ impl ProbeTx for EngineTx<'_> {
             .collect()
     }
 
-    async fn put_batch(&mut self, batch: &BatchRecord) -> Result<()> {
-        query(
-            "INSERT INTO batches (session, number, tags_digest, matches, entry)
-             VALUES ($1, $2, $3, $4, $5)",
-        )
+    async fn put_batch(&mut self, batch: &BatchRecord, refs: u64, at: Timestamp) -> Result<()> {
+        query(at_once!(
+            session: "UPDATE sessions
+                 SET batches = batches + 1, refs = refs + $6, last_used_at = $7 WHERE id = $1",
+            quota: "INSERT INTO quota_use (community, node, policy, day, refs)
+                 SELECT community, prober, policy, $8, $6 FROM sessions WHERE id = $1
+                 ON CONFLICT (community, node, policy, day)
+                 DO UPDATE SET refs = quota_use.refs + excluded.refs",
+            => "INSERT INTO batches (session, number, tags_digest, matches, entry)
+                VALUES ($1, $2, $3, $4, $5)"
+        ))
         .bind(&batch.session.as_bytes()[..])
         .bind(i64::from(batch.number))
         .bind(&batch.tags_digest[..])
         .bind(&batch.matches)
         .bind(batch.entry.as_ref().map(|id| &id.as_bytes()[..]))
+        .bind(int(refs))
+        .bind(at.micros())
+        .bind(at.day())
         .execute(&mut *self.connection)
         .await
         .map_err(db_error)?;
@@ -224,29 +214,6 @@ impl ProbeTx for EngineTx<'_> {
         .await
         .map_err(db_error)?;
         row.map_or(Ok(0), |row| number(&row, "refs"))
-    }
-
-    async fn put_quota_use(
-        &mut self,
-        community: &CommunityId,
-        node: &NodeId,
-        policy: Policy,
-        day: i64,
-        refs: u64,
-    ) -> Result<()> {
-        query(
-            "INSERT INTO quota_use (community, node, policy, day, refs) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (community, node, policy, day) DO UPDATE SET refs = excluded.refs",
-        )
-        .bind(community.as_str())
-        .bind(node.as_str())
-        .bind(policy.name())
-        .bind(day)
-        .bind(int(refs))
-        .execute(&mut *self.connection)
-        .await
-        .map_err(db_error)?;
-        Ok(())
     }
 
     async fn delete_quota_use(&mut self, day: i64) -> Result<()> {

@@ -13,12 +13,12 @@ const TURNS: u64 = 12;
 
 pub(super) async fn concurrent_writers_leave_no_gap_in_a_cursor(store: &Datastore) {
     let hit = &hits::hit(1, "de-bka", HitState::New, NOW);
-    tx!(store, tx => tx.put_hit(hit).await);
+    tx!(store, tx => tx.put_hits(from_ref(hit)).await);
     let (community, nl) = (&community(), &node("nl-fiu"));
     let seen = join_all((0..WRITERS).map(async |_| {
         let mut seen = vec![];
         for _ in 0..TURNS {
-            seen.push(tx!(store, tx => tx.put_hit_event(community, nl, hit.id).await));
+            seen.push(tx!(store, tx => tx.put_hit_events(community, nl, &[hit.id]).await));
             // In the order of commit: whatever can be read has all that came before it.
             let events = tx!(store, tx => tx.get_hit_events(community, nl, 0, 1000).await);
             let cursors: Vec<_> = events.iter().map(|event| event.cursor).collect();
@@ -33,18 +33,18 @@ pub(super) async fn concurrent_writers_leave_no_gap_in_a_cursor(store: &Datastor
 }
 
 pub(super) async fn concurrent_readers_that_write_lose_no_update(store: &Datastore) {
-    let (community, nl) = (&community(), &node("nl-fiu"));
+    let (key, nl) = (&key(), &node("nl-fiu"));
     join_all((0..WRITERS).map(async |_| {
         for _ in 0..TURNS {
             tx!(store, tx => {
-                let used = tx.get_quota_use(community, nl, Policy::Phone, 7).await?;
-                tx.put_quota_use(community, nl, Policy::Phone, 7, used + 1).await
+                let version = tx.get_version(key, nl).await?;
+                tx.put_version(key, nl, version + 1).await
             });
         }
     }))
     .await;
-    let used = tx!(store, tx => tx.get_quota_use(community, nl, Policy::Phone, 7).await);
-    assert_eq!(used, WRITERS * TURNS);
+    let version = tx!(store, tx => tx.get_version(key, nl).await);
+    assert_eq!(version, WRITERS * TURNS);
 }
 
 pub(super) async fn places_given_out_at_once_leave_no_gap_and_none_is_given_twice(
@@ -55,7 +55,7 @@ pub(super) async fn places_given_out_at_once_leave_no_gap_and_none_is_given_twic
         let mut placed = 0;
         for _ in 0..TURNS {
             let entry = &log::entry(Action::Read, NOW);
-            tx!(store, tx => tx.put_entry(entry).await);
+            tx!(store, tx => tx.put_entries(from_ref(entry)).await);
             placed += tx!(store, tx => tx.update_places(community, 3).await).len() as u64;
             // What can be read is the log up to its size.
             let (size, leaves) = tx!(store, tx => {
@@ -102,7 +102,7 @@ pub(super) async fn what_two_writers_put_is_there_once(store: &Datastore) {
             tx!(store, tx => {
                 let known = tx.get_hits_on(key, &hit.prober, &[hit.record_ref]).await?;
                 if known.is_empty() {
-                    tx.put_hit(hit).await?;
+                    tx.put_hits(from_ref(hit)).await?;
                 }
                 Ok(known.is_empty())
             })

@@ -53,7 +53,7 @@ async fn put_follow_ups(store: &Datastore, holders: &[&str]) -> Vec<FollowUpReco
     let mut records = Vec::new();
     for (number, holder) in (0..).zip(holders) {
         let hit = &hits::hit(number, holder, HitState::FollowedUp, NOW);
-        tx!(store, tx => tx.put_hit(hit).await);
+        tx!(store, tx => tx.put_hits(from_ref(hit)).await);
         let record = &record(hit, NOW.plus(HOUR * number.into()));
         tx!(store, tx => tx.put_follow_up(record).await);
         records.push(record.clone());

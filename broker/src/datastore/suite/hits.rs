@@ -27,9 +27,7 @@ pub(super) fn hit(
 }
 
 async fn put_hits(store: &Datastore, hits: &[HitRecord]) {
-    for hit in hits {
-        tx!(store, tx => tx.put_hit(hit).await);
-    }
+    tx!(store, tx => tx.put_hits(hits).await);
 }
 
 /// Two holders, two refs, three times.
@@ -77,8 +75,29 @@ pub(super) async fn hits_are_found_by_ref_and_id_and_change(store: &Datastore) {
         touched_at: NOW.plus(Duration::from_secs(9)),
         ..hits[0].clone()
     };
-    tx!(store, tx => tx.update_hit(changed).await);
+    // The other two become alike, and not as this one.
+    let alike = &hits[1..].iter().map(|hit| HitRecord {
+        id: hit.id,
+        key: hit.key.clone(),
+        prober: hit.prober.clone(),
+        record_ref: hit.record_ref,
+        holder: hit.holder.clone(),
+        first_seen: hit.first_seen,
+        filter_version: 6,
+        ..changed.clone()
+    });
+    let changes: Vec<_> = from_ref(changed)
+        .iter()
+        .cloned()
+        .chain(alike.clone())
+        .collect();
+    let changes = &changes;
+    tx!(store, tx => tx.update_hits(changes).await);
     assert_eq!(get(nl).await.as_ref(), Some(changed));
+    let all = &HitFilter::default();
+    let listed = tx!(store, tx => tx.get_hits(community, nl, all, None, 9).await);
+    let listed: Vec<_> = listed.into_iter().map(|listed| listed.hit).collect();
+    assert_eq!(&listed, changes);
 }
 
 pub(super) async fn hits_are_listed_by_filter_and_page(store: &Datastore) {
@@ -174,7 +193,7 @@ pub(super) async fn a_hit_says_what_its_holder_says_of_the_version_that_matched_
     put_hits(store, &hits).await;
     let (community, nl, key) = (&community(), &node("nl-fiu"), &key());
     for hit in &hits {
-        tx!(store, tx => tx.put_hit_event(community, nl, hit.id).await);
+        tx!(store, tx => tx.put_hit_events(community, nl, &[hit.id]).await);
     }
     // In every way in which hits are read, by holder: ids of one instant are in no order.
     let units = async || {
@@ -197,7 +216,7 @@ pub(super) async fn a_hit_says_what_its_holder_says_of_the_version_that_matched_
         filter_version: 5,
         ..hits[0].clone()
     };
-    tx!(store, tx => tx.update_hit(again).await);
+    tx!(store, tx => tx.update_hits(from_ref(again)).await);
     assert_eq!(units().await, ["Team 5", "Team of fr-pj", ""]);
 
     let of_version = async |holder: &str, version| {
@@ -249,19 +268,37 @@ pub(super) async fn quarantined_hits_are_counted_and_never_listed(store: &Datast
 
 pub(super) async fn hit_counts_are_those_of_the_holder(store: &Datastore) {
     let (community, de) = (&community(), &node("de-bka"));
-    for (prober, day, hits) in [("nl-fiu", 7, 1), ("nl-fiu", 7, 3), ("fr-pj", 8, 2)] {
-        let key = &guard(prober, day);
-        tx!(store, tx => tx.put_hit_count(community, key, hits).await);
-        assert_eq!(
-            tx!(store, tx => tx.get_hit_count(community, key).await),
-            hits
-        );
-    }
-    let unknown = &guard("fr-pj", 7);
-    assert_eq!(
-        tx!(store, tx => tx.get_hit_count(community, unknown).await),
-        0
-    );
+    let on_day = |prober: &str, day: i64, record_ref, holder, state| HitRecord {
+        prober: node(prober),
+        ..hit(
+            record_ref,
+            holder,
+            state,
+            Timestamp::from_seconds(86_400 * day + 5),
+        )
+    };
+    let known = async |prober: &str, day| {
+        let prober = &node(prober);
+        tx!(store, tx => tx.get_hit_counts(community, prober, Policy::Phone, day).await)
+    };
+    assert!(known("nl-fiu", 7).await.is_empty());
+    let before = on_day("nl-fiu", 7, 1, "de-bka", HitState::New);
+    put_hits(store, &[before]).await;
+    put_hits(
+        store,
+        &[
+            on_day("nl-fiu", 7, 2, "de-bka", HitState::New),
+            on_day("nl-fiu", 7, 3, "de-bka", HitState::Quarantined),
+            on_day("fr-pj", 8, 1, "de-bka", HitState::New),
+            on_day("fr-pj", 8, 2, "de-bka", HitState::New),
+            on_day("fr-pj", 8, 2, "nl-fiu", HitState::New),
+        ],
+    )
+    .await;
+    assert_eq!(known("nl-fiu", 7).await, [(de.clone(), 3)].into());
+    let both = [(de.clone(), 2), (node("nl-fiu"), 1)];
+    assert_eq!(known("fr-pj", 8).await, both.into());
+    assert!(known("fr-pj", 7).await.is_empty());
     let counts = async |holder: &NodeId, from, before| tx!(store, tx => tx.get_holder_counts(community, holder, from, before).await);
     let (first, second) = ((guard("nl-fiu", 7), 3), (guard("fr-pj", 8), 2));
     assert_eq!(counts(de, 0, 9).await, [first.clone(), second.clone()]);
@@ -279,11 +316,13 @@ pub(super) async fn cursors_grow_by_one_for_each_prober(store: &Datastore) {
     put_hits(store, &[own.clone(), others.clone()]).await;
     let (community, nl, fr) = (&community(), &node("nl-fiu"), &node("fr-pj"));
     assert_eq!(tx!(store, tx => tx.get_last_cursor(community, nl).await), 0);
-    for (prober, hit, cursor) in [(nl, own.id, 1), (fr, others.id, 1), (nl, own.id, 2)] {
-        let given = tx!(store, tx => tx.put_hit_event(community, prober, hit).await);
-        assert_eq!(given, cursor);
-    }
-    assert_eq!(tx!(store, tx => tx.get_last_cursor(community, nl).await), 2);
+    let again = hit(2, "de-bka", HitState::New, NOW);
+    put_hits(store, from_ref(&again)).await;
+    let put = async |prober: &NodeId, hits: &[HitId]| tx!(store, tx => tx.put_hit_events(community, prober, hits).await);
+    assert_eq!(put(nl, &[own.id]).await, 1);
+    assert_eq!(put(fr, &[others.id]).await, 1);
+    assert_eq!(put(nl, &[again.id, own.id]).await, 3);
+    assert_eq!(tx!(store, tx => tx.get_last_cursor(community, nl).await), 3);
     let after = async |cursor, limit| {
         let events = tx!(store, tx => tx.get_hit_events(community, nl, cursor, limit).await);
         events
@@ -291,10 +330,11 @@ pub(super) async fn cursors_grow_by_one_for_each_prober(store: &Datastore) {
             .map(|e| (e.cursor, e.hit.hit))
             .collect::<Vec<_>>()
     };
-    assert_eq!(after(0, 9).await, [(1, own.clone()), (2, own.clone())]);
-    assert_eq!(after(1, 9).await, [(2, own.clone())]);
+    let all = [(1, own.clone()), (2, again), (3, own.clone())];
+    assert_eq!(after(0, 9).await, all);
+    assert_eq!(after(1, 9).await, all[1..]);
     assert_eq!(after(0, 1).await, [(1, own)]);
-    assert_eq!(after(2, 9).await, []);
+    assert_eq!(after(3, 9).await, []);
 }
 
 pub(super) async fn refs_with_hits_are_listed_by_page_and_told_by_event(store: &Datastore) {
@@ -323,7 +363,7 @@ pub(super) async fn refs_with_hits_are_listed_by_page_and_told_by_event(store: &
     assert_eq!(page(Some(of(9)), 9).await, []);
 
     for hit in [&own[0], &others, &elsewhere, &own[2]] {
-        tx!(store, tx => tx.put_hit_event(community, &hit.prober, hit.id).await);
+        tx!(store, tx => tx.put_hit_events(community, &hit.prober, &[hit.id]).await);
     }
     let told = async |cursor, last| {
         let mut refs = tx!(store, tx => tx.get_event_refs(community, nl, cursor, last).await);

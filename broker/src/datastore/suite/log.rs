@@ -30,9 +30,7 @@ pub(super) fn entry(action: Action, at: Timestamp) -> NewEntry {
 
 /// Puts entries, and gives them places.
 async fn put_entries(store: &Datastore, entries: &[NewEntry]) {
-    for entry in entries {
-        tx!(store, tx => tx.put_entry(entry).await);
-    }
+    tx!(store, tx => tx.put_entries(entries).await);
     let count = u32::try_from(entries.len()).expect("few");
     let placed = tx!(store, tx => tx.update_places(&community(), count).await);
     assert_eq!(placed.len(), entries.len());
@@ -80,9 +78,8 @@ pub(super) async fn entries_get_places_in_the_order_in_which_they_were_put(store
         given
     };
     assert_eq!(waiting().await, []);
-    for entry in [&entries[0], other, &entries[1], &entries[2]] {
-        tx!(store, tx => tx.put_entry(entry).await);
-    }
+    let put = &[&entries[0], other, &entries[1], &entries[2]].map(NewEntry::clone);
+    tx!(store, tx => tx.put_entries(put).await);
     assert_eq!(waiting().await, [community.clone(), elsewhere.clone()]);
     assert_eq!(
         (place(entries[0].id).await, size(community).await),
@@ -107,7 +104,7 @@ pub(super) async fn entries_get_places_in_the_order_in_which_they_were_put(store
     assert_eq!(bytes, [leaf(1, &entries[1]), leaf(2, &entries[2])]);
 
     let next = &entry(Action::CloseSession, NOW);
-    tx!(store, tx => tx.put_entry(next).await);
+    tx!(store, tx => tx.put_entries(from_ref(next)).await);
     assert_eq!(give(9).await, [(next.id, 3)]);
     assert_eq!(place(next.id).await, Some(3));
     // A transaction that fails leaves no gap.
@@ -115,14 +112,14 @@ pub(super) async fn entries_get_places_in_the_order_in_which_they_were_put(store
     let late = &entries[0];
     let failed = store.run_tx("case", |tx| {
         async move {
-            tx.put_entry(late).await?;
+            tx.put_entries(from_ref(late)).await?;
             tx.update_places(community, 9).await?;
             Err::<(), _>(Error::new(ErrorCode::LimitReached, "no"))
         }
         .scope_boxed()
     });
     failed.await.expect_err("refused");
-    tx!(store, tx => tx.put_entry(late).await);
+    tx!(store, tx => tx.put_entries(from_ref(late)).await);
     assert_eq!(give(9).await, [(late.id, 4)]);
     assert_eq!(place(late.id).await, Some(4));
 }
@@ -219,7 +216,7 @@ pub(super) async fn the_entry_that_found_a_hit_is_found_once_it_has_a_place(stor
     ];
     put_entries(store, &entries[..2]).await;
     let late = &entries[2];
-    tx!(store, tx => tx.put_entry(late).await);
+    tx!(store, tx => tx.put_entries(from_ref(late)).await);
     let community = &community();
     let found = async |hits: &[HitId]| {
         let mut found = tx!(store, tx => tx.get_hit_entries(community, hits).await);
@@ -257,7 +254,7 @@ pub(super) async fn what_is_erased_leaves_its_leaf_kind_and_hour(store: &Datasto
     ];
     put_entries(store, entries).await;
     let without_place = &entry(Action::Read, at(5));
-    tx!(store, tx => tx.put_entry(without_place).await);
+    tx!(store, tx => tx.put_entries(from_ref(without_place)).await);
     let community = &community();
     let erase =
         async |before, limit| tx!(store, tx => tx.delete_openings(community, before, limit).await);

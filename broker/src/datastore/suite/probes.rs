@@ -20,6 +20,31 @@ pub(super) fn session() -> SessionRecord {
     }
 }
 
+/// A session of another policy.
+fn by_mail() -> SessionRecord {
+    SessionRecord {
+        key: StackKey {
+            policy: Policy::Email,
+            ..key()
+        },
+        ..session()
+    }
+}
+
+const fn day(day: i64) -> Timestamp {
+    Timestamp::from_seconds(86_400 * day + 5)
+}
+
+fn batch(session: &SessionRecord, number: u32) -> BatchRecord {
+    BatchRecord {
+        session: session.id,
+        number,
+        tags_digest: [3; 32],
+        matches: vec![8, 9],
+        entry: None,
+    }
+}
+
 pub(super) async fn sessions_count_their_batches_and_forget_when_closed(store: &Datastore) {
     let (community, nl, session) = (&community(), &node("nl-fiu"), &session());
     let get = async || tx!(store, tx => tx.get_session(session.id).await);
@@ -40,14 +65,10 @@ pub(super) async fn sessions_count_their_batches_and_forget_when_closed(store: &
     let entry = EntryId::generate(NOW, &mut os_rng());
     for (number, entry) in [(4, Some(entry)), (2, None)] {
         let batch = &BatchRecord {
-            session: session.id,
-            number,
-            tags_digest: [3; 32],
-            matches: vec![8, 9],
             entry,
+            ..batch(session, number)
         };
-        tx!(store, tx => tx.put_batch(batch).await);
-        tx!(store, tx => tx.update_session_counts(session.id, 10, later).await);
+        tx!(store, tx => tx.put_batch(batch, 10, later).await);
     }
     let batch = recorded(4).await.expect("there");
     assert_eq!(
@@ -112,15 +133,17 @@ pub(super) async fn a_batch_stands_as_its_session_node_epoch_and_quota_do(store:
         max_class: 1,
     };
     let hit = &hits::hit(1, "de-bka", HitState::New, NOW);
+    let by_mail = &by_mail();
     tx!(store, tx => {
         tx.put_node(community, nl, NOW).await?;
         tx.update_epoch_state(community, number(1), EpochState::Active, NOW).await?;
         tx.put_limits(community, nl, Policy::Phone, limits).await?;
         tx.put_limits(community, nl, Policy::Email, Limits::default()).await?;
-        tx.put_quota_use(community, nl, Policy::Phone, 7, 5).await?;
-        tx.put_quota_use(community, nl, Policy::Email, 7, 6).await?;
-        tx.put_hit(hit).await?;
-        tx.put_hit_event(community, nl, hit.id).await
+        tx.put_session(by_mail).await?;
+        tx.put_batch(&batch(session, 9), 5, day(7)).await?;
+        tx.put_batch(&batch(by_mail, 1), 6, day(7)).await?;
+        tx.put_hits(from_ref(hit)).await?;
+        tx.put_hit_events(community, nl, &[hit.id]).await
     });
     let stands = standing(7).await;
     assert!(stands.is_enrolled);
@@ -149,7 +172,8 @@ pub(super) async fn the_session_unused_for_longest_is_the_probers_own_and_open(s
         tx!(store, tx => tx.put_session(session).await);
     }
     assert_eq!(longest().await, Some(first.id));
-    tx!(store, tx => tx.update_session_counts(first.id, 1, hour(3)).await);
+    let used = &batch(&first, 0);
+    tx!(store, tx => tx.put_batch(used, 1, hour(3)).await);
     assert_eq!(longest().await, Some(second.id));
     tx!(store, tx => tx.update_session_closed(second.id, hour(3)).await);
     assert_eq!(longest().await, Some(first.id));
@@ -165,14 +189,20 @@ pub(super) async fn quota_use_is_kept_by_day(store: &Datastore) {
     let used =
         async |policy, day| tx!(store, tx => tx.get_quota_use(community, nl, policy, day).await);
     assert_eq!(used(Policy::Phone, 7).await, 0);
-    for (day, refs) in [(7, 5), (7, 9), (8, 1)] {
-        tx!(store, tx => tx.put_quota_use(community, nl, Policy::Phone, day, refs).await);
-    }
+    let (session, by_mail) = (&session(), &by_mail());
+    tx!(store, tx => {
+        tx.put_session(session).await?;
+        tx.put_session(by_mail).await?;
+        for (number, on, refs) in [(0, 7, 5), (1, 7, 4), (2, 8, 1)] {
+            tx.put_batch(&batch(session, number), refs, day(on)).await?;
+        }
+        tx.put_batch(&batch(by_mail, 0), 2, day(7)).await
+    });
     assert_eq!(
         (used(Policy::Phone, 7).await, used(Policy::Phone, 8).await),
         (9, 1)
     );
-    assert_eq!(used(Policy::Email, 7).await, 0);
+    assert_eq!(used(Policy::Email, 7).await, 2);
     tx!(store, tx => tx.delete_quota_use(8).await);
     assert_eq!(
         (used(Policy::Phone, 7).await, used(Policy::Phone, 8).await),
