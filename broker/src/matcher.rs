@@ -26,7 +26,7 @@ use sotto_common::ids::{NodeId, PublicationId};
 use sotto_common::secret::Tag;
 use sotto_common::time::Timestamp;
 
-use tokio::sync::{SemaphorePermit, watch};
+use tokio::sync::watch;
 
 pub(crate) use catalogue::{LayersName, Reach, StackId};
 pub(crate) use kernel::request as request_line;
@@ -34,7 +34,7 @@ pub(crate) use memory::MappedFilter;
 
 use self::kernel::Kernel;
 use self::memory::{Bits, Budget};
-use self::workers::Workers;
+use self::workers::{Turn, Workers};
 use crate::config::MatcherConfig;
 use crate::datastore::StackKey;
 
@@ -269,14 +269,12 @@ impl Matcher {
         })
     }
 
-    /// Waits until so many tags may be tested. Whoever has many filters to ask holds this meanwhile,
-    /// so that no more batches are under way than the threads need.
-    pub(crate) async fn turn(
-        &self,
-        question: &Question<'_>,
-        tags: usize,
-    ) -> Option<SemaphorePermit<'_>> {
-        let workers = self.workers.as_ref()?;
+    /// Waits until so many tags may be tested: no more large batches are under way than the threads
+    /// need.
+    pub(crate) async fn turn(&self, question: &Question<'_>, tags: usize) -> Turn<'_> {
+        let Some(workers) = &self.workers else {
+            return Turn::of_caller();
+        };
         let active = self.active.load_full();
         let layers = active.asked(question).map(|(_, layers)| layers.len());
         let tests = layers.sum::<usize>() * tags;

@@ -13,6 +13,7 @@ use sotto_common::probe::{SessionNonce, answer_digest, packed_tags_digest};
 use sotto_common::secret::Tag;
 use sotto_common::time::Timestamp;
 use sotto_proto::convert::Pairs;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::RwLockReadGuard;
 
@@ -21,7 +22,7 @@ use super::journal::{self, Journal, about};
 use super::{Broker, active_epoch, check_active, enrolled, not_a_member};
 use crate::app::hits::{Findings, Guard, KnownRefs, Outcome};
 use crate::datastore::{BatchRecord, BatchStanding, SessionRecord, StackKey, Tx};
-use crate::matcher::{HolderMatches, Question};
+use crate::matcher::{HolderMatches, Matcher, Question};
 
 pub(crate) use opening::{AnswerForm, Opening};
 
@@ -53,6 +54,22 @@ pub(crate) struct ProbeSession {
 }
 
 impl ProbeSession {
+    const fn question(&self, now: Timestamp) -> Question<'_> {
+        Question {
+            key: &self.key,
+            prober: &self.prober,
+            targets: &self.targets,
+            now,
+        }
+    }
+
+    /// Tests tags; none if a filter is awaited.
+    fn test(&self, matcher: &Matcher, tags: &[Tag], now: Timestamp) -> Option<Vec<HolderMatches>> {
+        let mut matches = matcher.probe(&self.question(now), tags)?;
+        self.forget_canaries(tags, &mut matches);
+        Some(matches)
+    }
+
     /// protocol §4: "Canary tags are never counted as hits", though every filter holds them.
     fn forget_canaries(&self, tags: &[Tag], matches: &mut [HolderMatches]) {
         for at_holder in matches {
@@ -166,7 +183,7 @@ impl Broker {
     /// the batch is counted or stored then.
     pub(crate) async fn probe_batch(
         &self,
-        session: &ProbeSession,
+        session: &Arc<ProbeSession>,
         number: u32,
         pairs: &Pairs,
     ) -> Result<BatchAnswer> {
@@ -180,7 +197,7 @@ impl Broker {
             tags_digest,
             now,
         };
-        let matched = match self.matched(session, tags).await {
+        let matched = match self.matched(session, pairs).await {
             Ok(matched) => matched,
             // What was answered once needs no filter.
             Err(error) => {
@@ -229,27 +246,18 @@ impl Broker {
     }
 
     /// Tests the tags of a batch, once all filters that it is about can be used.
-    async fn matched(&self, session: &ProbeSession, tags: &[Tag]) -> Result<Matched<'_>> {
+    async fn matched(&self, session: &Arc<ProbeSession>, pairs: &Pairs) -> Result<Matched<'_>> {
         let until = tokio::time::Instant::now() + COMPARISON;
-        let question = |now| Question {
-            key: &session.key,
-            prober: &session.prober,
-            targets: &session.targets,
-            now,
-        };
         loop {
             // Its time is taken once it is its turn: filters may end while it waits.
-            let turn = self.matcher.turn(&question(self.now()), tags.len()).await;
+            let question = session.question(self.now());
+            let turn = self.matcher.turn(&question, pairs.tags().len()).await;
             let shared = self.matching.read().await;
             let now = self.now();
-            // The processor's share of the work: Tokio moves other tasks off this thread meanwhile.
-            let matches = tokio::task::block_in_place(|| {
-                let mut matches = self.matcher.probe(&question(now), tags)?;
-                session.forget_canaries(tags, &mut matches);
-                Some(matches)
-            });
-            drop(turn);
-            if let Some(matches) = matches {
+            let (matcher, session) = (Arc::clone(&self.matcher), Arc::clone(session));
+            let pairs = pairs.clone();
+            let test = move || session.test(&matcher, pairs.tags(), now);
+            if let Some(matches) = turn.take(test).await? {
                 return Ok(Matched {
                     matches,
                     now,
@@ -258,7 +266,6 @@ impl Broker {
             }
             // Withdrawals do not wait for this.
             drop(shared);
-            let question = question(now);
             let complete = self.matcher.until_complete(&question);
             tokio::time::timeout_at(until, complete)
                 .await
@@ -506,8 +513,9 @@ fn check_batch(refs: &[RecordRef], max_pairs: u32) -> Result<()> {
             "a batch of this session has 1 to {max_pairs} pairs"
         ));
     }
-    let distinct: HashSet<_> = refs.iter().collect();
-    if distinct.len() != refs.len() {
+    let mut sorted = refs.to_vec();
+    sorted.sort_unstable();
+    if sorted.array_windows().any(|[one, next]| one == next) {
         // protocol §7: "A ref carries exactly one tag", the person policies excepted.
         return malformed("a record ref stands once in a batch".into());
     }

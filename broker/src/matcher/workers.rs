@@ -6,8 +6,9 @@ use std::cmp::Reverse;
 use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
 use rayon::slice::ParallelSlice as _;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use sotto_common::error::{Error, Result};
 use sotto_common::secret::Tag;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::TagHit;
 
@@ -35,11 +36,13 @@ impl Workers {
     ///
     /// # Errors
     /// If the system gives no more threads.
-    pub(super) fn start(threads: usize) -> Result<Self, ThreadPoolBuildError> {
+    pub(super) fn start(threads: usize) -> std::result::Result<Self, ThreadPoolBuildError> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("matcher-{i}"))
             .start_handler(|_| stand_back())
+            // Whoever waits for what has panicked is told.
+            .panic_handler(drop)
             .build()?;
         Ok(Self {
             pool,
@@ -48,12 +51,41 @@ impl Workers {
     }
 
     /// Waits for a turn; none is needed for a batch that its caller tests.
-    pub(super) async fn turn(&self, tests: usize) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn turn(&self, tests: usize) -> Turn<'_> {
         if tests <= BY_CALLER {
-            return None;
+            return Turn::of_caller();
         }
         // Never closed.
-        self.turns.acquire().await.ok()
+        let permit = self.turns.acquire().await.ok();
+        Turn(permit.map(|permit| (&self.pool, permit)))
+    }
+}
+
+/// When a batch may be tested, and where: by the threads for it, or by the caller's own.
+pub(crate) struct Turn<'a>(Option<(&'a ThreadPool, SemaphorePermit<'a>)>);
+
+impl Turn<'_> {
+    pub(super) const fn of_caller() -> Self {
+        Self(None)
+    }
+
+    /// Does what the turn is for, while the async threads go on with other tasks.
+    ///
+    /// # Errors
+    /// `INTERNAL` if it panicked.
+    pub(crate) async fn take<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let Some((pool, _permit)) = &self.0 else {
+            return Ok(tokio::task::block_in_place(work));
+        };
+        let (done, result) = oneshot::channel();
+        pool.spawn(move || {
+            // Nobody waits any more where this fails.
+            let _ = done.send(work());
+        });
+        result.await.map_err(Error::internal)
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1_000_000)]
     pub(crate) filter: u64,
     /// Sessions that probe at once, beside one alone.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 8)]
     pub(crate) sessions: usize,
     /// Single questions, on an idle broker and on a busy one; 0 leaves them out.
     #[arg(long, default_value_t = 400)]

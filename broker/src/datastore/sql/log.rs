@@ -72,14 +72,19 @@ impl LogTx for EngineTx<'_> {
         .await
         .map_err(db_error)?;
         let size: i64 = get(&row, "size")?;
-        let placed = query(
-            "UPDATE log_entries SET place = $2 + numbered.number - 1
-             FROM (SELECT seq, row_number() OVER (ORDER BY seq) AS number
-                   FROM (SELECT seq FROM log_entries WHERE community = $1 AND place IS NULL
-                         ORDER BY seq LIMIT $3) AS next) AS numbered
-             WHERE log_entries.seq = numbered.seq
-             RETURNING log_entries.id, log_entries.place",
-        )
+        // A sum, as SQLite makes a plan of its own for each value of a bound LIMIT.
+        query(at_once!(
+            size: "UPDATE log_sizes SET size = size + (SELECT count(*) FROM
+                     (SELECT 1 FROM log_entries WHERE community = $1 AND place IS NULL
+                      ORDER BY seq LIMIT $3 + 0) AS next)
+                 WHERE community = $1",
+            => "UPDATE log_entries SET place = $2 + numbered.number - 1
+                FROM (SELECT seq, row_number() OVER (ORDER BY seq) AS number
+                      FROM (SELECT seq FROM log_entries WHERE community = $1 AND place IS NULL
+                            ORDER BY seq LIMIT $3 + 0) AS next) AS numbered
+                WHERE log_entries.seq = numbered.seq
+                RETURNING log_entries.id, log_entries.place"
+        ))
         .bind(community.as_str())
         .bind(size)
         .bind(i64::from(limit))
@@ -88,14 +93,7 @@ impl LogTx for EngineTx<'_> {
         .map_err(db_error)?
         .iter()
         .map(|row| Ok((blob(row, "id", EntryId::from_slice)?, number(row, "place")?)))
-        .collect::<Result<Vec<_>>>()?;
-        query("UPDATE log_sizes SET size = size + $2 WHERE community = $1")
-            .bind(community.as_str())
-            .bind(int(placed.len() as u64))
-            .execute(&mut *self.connection)
-            .await
-            .map_err(db_error)?;
-        Ok(placed)
+        .collect()
     }
 
     async fn get_place(&mut self, id: EntryId) -> Result<Option<u64>> {
