@@ -65,9 +65,9 @@ impl ProbeSession {
 
     /// Tests tags; none if a filter is awaited.
     fn test(&self, matcher: &Matcher, tags: &[Tag], now: Timestamp) -> Option<Vec<HolderMatches>> {
-        let mut matches = matcher.probe(&self.question(now), tags)?;
-        self.forget_canaries(tags, &mut matches);
-        Some(matches)
+        let mut found = matcher.probe(&self.question(now), tags)?;
+        self.forget_canaries(tags, &mut found);
+        Some(found)
     }
 
     /// protocol §4: "Canary tags are never counted as hits", though every filter holds them.

@@ -56,6 +56,8 @@ mod columns;
 mod follow_up_rows;
 #[path = "sql/follow_ups.rs"]
 mod follow_ups;
+#[path = "sql/hit_runs.rs"]
+mod hit_runs;
 #[path = "sql/hits.rs"]
 mod hits;
 #[path = "sql/log.rs"]

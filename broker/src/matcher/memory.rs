@@ -4,6 +4,8 @@
 //! Memory of its own can be had in huge pages, which spare most tests a walk through the page tables;
 //! a mapped file mostly cannot.
 
+mod arena;
+
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -11,11 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{Advice, Mmap, MmapMut};
+use memmap2::{Advice, Mmap};
 use sha2::{Digest as _, Sha256};
 
-/// A huge page of x86-64 and AArch64.
-const HUGE: usize = 2 << 20;
+use self::arena::{Arena, Place};
+
 /// Bytes that are read at a time.
 const STEP: usize = 1 << 20;
 
@@ -105,24 +107,21 @@ impl Bits {
 
 /// A filter in memory of its own.
 pub(super) struct Loaded {
-    memory: Mmap,
-    start: usize,
-    length: usize,
+    place: Place,
     /// Given back with the memory.
     _share: Share,
 }
 
 impl Loaded {
     fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.length]
+        self.place.bytes()
     }
 }
 
 /// What may be loaded, in bytes.
 pub(super) struct Budget {
     left: Arc<AtomicU64>,
-    /// Whether memory is asked for in huge pages.
-    huge_pages: bool,
+    arena: Arena,
 }
 
 /// A part of the budget, that is given back when this is dropped.
@@ -141,14 +140,14 @@ impl Budget {
     pub(super) fn new(bytes: u64) -> Self {
         Self {
             left: Arc::new(AtomicU64::new(bytes)),
-            huge_pages: true,
+            arena: Arena::new(true),
         }
     }
 
     /// No bound, and small pages alone: to measure what huge pages spare.
     pub(super) fn in_small_pages() -> Self {
         Self {
-            huge_pages: false,
+            arena: Arena::new(false),
             ..Self::new(u64::MAX)
         }
     }
@@ -171,67 +170,21 @@ impl Budget {
     /// If the file cannot be read, or there is no memory.
     pub(super) fn load(&self, filter: &MappedFilter) -> io::Result<Option<Loaded>> {
         let length = filter.map.len();
-        let huge = if self.huge_pages {
-            in_huge_pages(length)
-        } else {
-            0
-        };
-        let Some(share) = self.take(length.max(huge) as u64) else {
+        let Some(share) = self.take(length as u64) else {
             return Ok(None);
         };
-        // Room to begin at a huge page. What is not touched takes no memory.
-        let room = length
-            .checked_next_multiple_of(HUGE)
-            .and_then(|room| room.checked_add(HUGE))
-            .ok_or(io::ErrorKind::OutOfMemory)?;
-        let mut memory = MmapMut::map_anon(room)?;
-        let start = memory.as_ptr().align_offset(HUGE);
-        // Nor does a system that gives them unasked give them for the rest: it would take more than its
-        // share.
-        refuse_huge_pages(&memory);
-        if self.huge_pages {
-            ask_for_huge_pages(&memory, start, huge);
-        }
-        let bits = memory
-            .get_mut(start..start + length)
-            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut place = self.arena.take(length)?;
         let mut at = 0;
-        for part in bits.chunks_mut(STEP) {
+        for part in place.bytes_mut().chunks_mut(STEP) {
             filter.file.read_exact_at(part, at)?;
             at += part.len() as u64;
         }
         Ok(Some(Loaded {
-            memory: memory.make_read_only()?,
-            start,
-            length,
+            place,
             _share: share,
         }))
     }
 }
-
-/// How much of a filter's memory is asked for in huge pages: the last, partly used one only if it
-/// adds no more than an eighth.
-const fn in_huge_pages(length: usize) -> usize {
-    let padded = length.next_multiple_of(HUGE);
-    if padded - length <= length / 8 {
-        padded
-    } else {
-        padded - HUGE
-    }
-}
-
-/// A kernel that has none to give gives small ones.
-#[cfg(target_os = "linux")]
-fn ask_for_huge_pages(memory: &MmapMut, start: usize, length: usize) {
-    if length > 0
-        && let Err(error) = memory.advise_range(Advice::HugePage, start, length)
-    {
-        tracing::debug!(%error, "no huge pages");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ask_for_huge_pages(_: &MmapMut, _: usize, _: usize) {}
 
 /// Lines are read at random: what lies after one need not be read ahead.
 fn expect_no_order(map: &Mmap) {
@@ -239,17 +192,6 @@ fn expect_no_order(map: &Mmap) {
         tracing::debug!(%error, "files are read ahead");
     }
 }
-
-/// Where the system gives huge pages unasked.
-#[cfg(target_os = "linux")]
-fn refuse_huge_pages(memory: &MmapMut) {
-    if let Err(error) = memory.advise(Advice::NoHugePage) {
-        tracing::debug!(%error, "pages of any size");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn refuse_huge_pages(_: &MmapMut) {}
 
 #[cfg(test)]
 mod tests {
@@ -263,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_filter_is_loaded_as_its_file_has_it_even_once_that_is_unlinked() {
-        for length in [4096, HUGE - 4096, HUGE, 2 * HUGE + 8192] {
+        for length in [4096, STEP - 4096, STEP, 2 * STEP + 8192] {
             let bits: Vec<_> = (0..length)
                 .map(|i| u8::try_from(i % 251).expect("small"))
                 .collect();
@@ -293,19 +235,6 @@ mod tests {
         assert!(budget.load(&filter).expect("read").is_none());
         drop(first);
         assert!(budget.load(&filter).expect("read").is_some());
-    }
-
-    #[test]
-    fn huge_pages_add_no_more_than_an_eighth() {
-        for length in (0..20 * HUGE).step_by(HUGE / 8 + 4096) {
-            let huge = in_huge_pages(length);
-            assert!(
-                huge.is_multiple_of(HUGE) && huge + HUGE > length,
-                "{length}"
-            );
-            assert!(huge <= length + length / 8, "{length}");
-        }
-        assert_eq!(in_huge_pages(3 * HUGE), 3 * HUGE);
     }
 
     #[test]

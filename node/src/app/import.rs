@@ -14,7 +14,7 @@ use super::{App, off_the_runtime};
 use crate::store::{Committed, ImportId, StagedRow, Store, other_policy};
 
 /// Most rows in one message.
-pub(super) const MAX_ROWS: usize = 10_000;
+pub(crate) const MAX_ROWS: usize = 10_000;
 /// Most characters in a record id.
 const MAX_RECORD_ID: usize = 128;
 /// Line numbers that the report names for each kind of rejection.

@@ -15,6 +15,7 @@ use sotto_proto::v1::remove_selectors_request::Message as RemovalMessage;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, answer};
+use crate::app::import::MAX_ROWS;
 use crate::app::publish::PublishProgress;
 use crate::app::sources::Extent;
 use crate::app::{App, node_ids, optional_policy};
@@ -36,12 +37,19 @@ impl DatasetService for Datasets {
             };
             self.0.check_by_hand(&header.dataset)?;
             let mut import = self.0.begin_import(header).await?;
+            let mut rows = Vec::new();
             while let Some(message) = next(&mut messages).await? {
-                let Message::Rows(rows) = message else {
+                let Message::Rows(next) = message else {
                     return Err(Error::field("rows", "come after the header"));
                 };
-                self.0.import_rows(&mut import, rows.rows).await?;
+                // As many messages at a time as one may have rows: each time costs a commit.
+                if rows.len() + next.rows.len() > MAX_ROWS {
+                    let full = std::mem::take(&mut rows);
+                    self.0.import_rows(&mut import, full).await?;
+                }
+                rows.extend(next.rows);
             }
+            self.0.import_rows(&mut import, rows).await?;
             self.0.finish_import(import).await
         })
         .await

@@ -6,12 +6,15 @@ use sotto_common::secret::Selector;
 use sotto_common::selector::Policy;
 use sotto_common::service::sqlite::db_error;
 use sotto_common::time::Timestamp;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, SqliteConnection};
 
-use super::at_rest::for_each;
+use super::at_rest::{SealedRecord, for_each};
 use super::datasets::recount;
 use super::removals::{EXPIRED, REPLACED, remove};
 use super::{Store, advance};
+
+/// Rows of an import that are set aside in one statement.
+const STAGED_AT_ONCE: usize = 500;
 
 /// Rows of an import that are forgotten in one transaction.
 const UNSTAGED_AT_ONCE: u32 = 20_000;
@@ -75,33 +78,16 @@ impl Store {
         let dataset = dataset.to_owned();
         let rows = for_each(&self.at_rest, rows, move |at_rest, row| {
             let sealed = at_rest.seal_record(&dataset, policy, &row.canonical, &row.record_id);
-            Ok((
-                hex::encode(sealed.canonical_index),
-                row.position,
-                hex::encode(sealed.record_index),
-                hex::encode(sealed.record),
-                row.named,
-                row.expires_at.map(Timestamp::micros),
-            ))
+            Ok((row, sealed))
         })
         .await?;
-        // One statement a chunk: a bound statement a row would cost ten times as much.
-        let rows = &serde_json::to_string(&rows).map_err(Error::internal)?;
+        let rows = &rows;
         self.db
             .run_tx("stage_rows", |tx| {
                 async move {
-                    sqlx::query(
-                        "INSERT INTO staged_rows (import_id, canonical_index, position,
-                             record_index, record, named, expires_at)
-                         SELECT $1, unhex(value ->> 0), value ->> 1, unhex(value ->> 2),
-                             unhex(value ->> 3), value ->> 4, value ->> 5
-                         FROM json_each($2)",
-                    )
-                    .bind(import.0)
-                    .bind(rows)
-                    .execute(tx)
-                    .await
-                    .map_err(db_error)?;
+                    for some in rows.chunks(STAGED_AT_ONCE) {
+                        stage(tx, import, some).await?;
+                    }
                     Ok(())
                 }
                 .scope_boxed()
@@ -187,6 +173,33 @@ async fn roomy(tx: &mut SqliteConnection, roomy: bool) -> Result<()> {
         "PRAGMA cache_size = -2000"
     };
     sqlx::query(statement).execute(tx).await.map_err(db_error)?;
+    Ok(())
+}
+
+/// Sets sealed rows aside in one statement: one for each would cost ten times as much.
+async fn stage(
+    tx: &mut SqliteConnection,
+    import: ImportId,
+    rows: &[(StagedRow, SealedRecord)],
+) -> Result<()> {
+    let mut insert = QueryBuilder::new(
+        "INSERT INTO staged_rows (import_id, canonical_index, position, record_index, record,
+             named, expires_at) ",
+    );
+    insert.push_values(rows, |mut values, (row, sealed)| {
+        values
+            .push_bind(import.0)
+            .push_bind(&sealed.canonical_index[..])
+            .push_bind(row.position.cast_signed())
+            .push_bind(&sealed.record_index[..])
+            .push_bind(&sealed.record[..])
+            .push_bind(row.named)
+            .push_bind(row.expires_at.map(Timestamp::micros));
+    });
+    // That of a full one is the same each time, and kept.
+    let is_full = rows.len() == STAGED_AT_ONCE;
+    let insert = insert.build().persistent(is_full);
+    insert.execute(tx).await.map_err(db_error)?;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use sotto_common::time::Timestamp;
 use sqlx::query;
 
 use super::columns::{blob, get, int, number, text};
-use super::hits::hits_json;
+use super::hit_runs::hits_json;
 use super::log_rows::{MICROS_PER_HOUR, nodes_pattern, nodes_text};
 use super::{EngineTx, db_error};
 use crate::datastore::{CheckpointRecord, EntryFilter, LogTx, LoggedRecord, NewEntry};

@@ -76,28 +76,22 @@ pub(super) async fn hits_are_found_by_ref_and_id_and_change(store: &Datastore) {
         ..hits[0].clone()
     };
     // The other two become alike, and not as this one.
-    let alike = &hits[1..].iter().map(|hit| HitRecord {
-        id: hit.id,
-        key: hit.key.clone(),
-        prober: hit.prober.clone(),
-        record_ref: hit.record_ref,
-        holder: hit.holder.clone(),
-        first_seen: hit.first_seen,
+    let becomes = |hit: &HitRecord| HitRecord {
+        state: HitState::Retracted,
         filter_version: 6,
-        ..changed.clone()
-    });
-    let changes: Vec<_> = from_ref(changed)
-        .iter()
-        .cloned()
-        .chain(alike.clone())
-        .collect();
-    let changes = &changes;
-    tx!(store, tx => tx.update_hits(changes).await);
+        fpr: 3e-9,
+        posterior: 0.25,
+        last_seen: changed.last_seen,
+        touched_at: changed.touched_at,
+        ..hit.clone()
+    };
+    let all_three = &[changed.clone(), becomes(&hits[1]), becomes(&hits[2])];
+    tx!(store, tx => tx.update_hits(all_three).await);
     assert_eq!(get(nl).await.as_ref(), Some(changed));
     let all = &HitFilter::default();
     let listed = tx!(store, tx => tx.get_hits(community, nl, all, None, 9).await);
     let listed: Vec<_> = listed.into_iter().map(|listed| listed.hit).collect();
-    assert_eq!(&listed, changes);
+    assert_eq!(listed, all_three);
 }
 
 pub(super) async fn hits_are_listed_by_filter_and_page(store: &Datastore) {
