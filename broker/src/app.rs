@@ -40,6 +40,7 @@ use crate::cache::Cache;
 use crate::datastore::{Datastore, EpochRecord, EpochTimes, NodeRecord, Tx};
 use crate::matcher::Matcher;
 use crate::objects::Objects;
+use hits::Known;
 use replicas::Standing;
 
 /// Values of a kind that one transaction seals anew.
@@ -58,6 +59,8 @@ pub(crate) struct Broker {
     /// One upload or activation of a publication, or upload of an attachment, at a time, by stripe.
     uploads: [Mutex<()>; 64],
     standing: Standing,
+    /// Of probers, beside the ledger.
+    known: Known,
     journal: Journal,
     log: Log,
 }
@@ -94,6 +97,7 @@ impl Broker {
             matching: RwLock::new(()),
             uploads: std::array::from_fn(|_| Mutex::new(())),
             standing: Standing::new(parts.replica_file),
+            known: Known::default(),
             journal: parts.journal,
             log: parts.log,
         };

@@ -14,7 +14,7 @@ use sotto_common::log::entry::Entry;
 use tokio::sync::watch;
 
 pub(super) use guard::{Findings, Guard, Outcome};
-pub(super) use known::KnownRefs;
+pub(super) use known::{Known, KnownRefs};
 
 use super::feedback::move_hit;
 use super::journal;

@@ -50,7 +50,7 @@ pub(crate) struct ProbeSession {
     max_pairs: u32,
     /// How its prober reads answers.
     form: AnswerForm,
-    known: KnownRefs,
+    known: Arc<KnownRefs>,
 }
 
 impl ProbeSession {
@@ -153,7 +153,7 @@ impl Broker {
         let prior = manifest.profile.policy(opening.key.policy)?.prior;
         let max_pairs = max_pairs(&opening, &manifest);
         let session = ProbeSession {
-            known: KnownRefs::new(opening.key.clone(), prober.clone()),
+            known: self.known.of(prober, &opening.key),
             id: opening.id,
             key: opening.key,
             prober: prober.clone(),

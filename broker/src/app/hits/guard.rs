@@ -19,6 +19,10 @@ use crate::app::journal::{self, Journal, about};
 use crate::datastore::{HitRecord, StackKey, Tx};
 use crate::matcher::HolderMatches;
 
+/// So many changes are written before more come together, each of some kilobytes: an answer of 4 MiB is
+/// of 150,000 hits.
+const WRITTEN_AT_ONCE: usize = 1000;
+
 /// What the matcher found for one batch.
 pub(in crate::app) struct Outcome<'a> {
     pub(in crate::app) refs: &'a [RecordRef],
@@ -109,6 +113,7 @@ impl Guard<'_> {
         let counts = self.hit_counts(tx, outcome).await?;
         let mut answer = Vec::new();
         let mut changes = Changes::default();
+        let mut hits_moved = false;
         for at_holder in &outcome.matches {
             let holder = &at_holder.holder;
             let (known, count) = (known.remove(holder), counts.get(holder));
@@ -124,9 +129,13 @@ impl Guard<'_> {
                     hits,
                 });
             }
+            hits_moved |= !changes.events.is_empty();
+            if changes.entries.len() + changes.changed.len() >= WRITTEN_AT_ONCE {
+                let entries = self.write(tx, &mut changes).await?;
+                journal::put_all(tx, &entries).await?;
+            }
         }
-        let hits_moved = !changes.events.is_empty();
-        let entries = self.write(tx, changes).await?;
+        let entries = self.write(tx, &mut changes).await?;
         Ok(Findings {
             answer,
             entries,
@@ -134,20 +143,22 @@ impl Guard<'_> {
         })
     }
 
-    /// Returns what the audit log is to say of it.
-    async fn write(&self, tx: &mut (dyn Tx + '_), mut changes: Changes) -> Result<Vec<Entry>> {
-        tx.put_hits(&changes.found).await?;
+    /// Writes what has come together, and returns what the audit log is to say of it.
+    async fn write(&self, tx: &mut (dyn Tx + '_), changes: &mut Changes) -> Result<Vec<Entry>> {
+        tx.put_hits(&std::mem::take(&mut changes.found)).await?;
         // Those that have become alike go together.
-        changes.changed.sort_by(|one, other| {
+        let mut seen = std::mem::take(&mut changes.changed);
+        seen.sort_by(|one, other| {
             let key = |hit: &HitRecord| (hit.touched_at, hit.filter_version);
             (&one.holder, key(one)).cmp(&(&other.holder, key(other)))
         });
-        tx.update_hits(&changes.changed).await?;
-        if !changes.events.is_empty() {
-            tx.put_hit_events(&self.key.community, self.prober, &changes.events)
+        tx.update_hits(&seen).await?;
+        let events = std::mem::take(&mut changes.events);
+        if !events.is_empty() {
+            tx.put_hit_events(&self.key.community, self.prober, &events)
                 .await?;
         }
-        Ok(changes.entries)
+        Ok(std::mem::take(&mut changes.entries))
     }
 
     /// What the flood guard has counted today, by holder.

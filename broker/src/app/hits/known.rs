@@ -1,7 +1,8 @@
 //! On which refs of a prober hits stand: kept in mind beside the ledger, so that it is asked for those
 //! alone, and not for every ref of every batch.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use scoped_futures::ScopedFutureExt as _;
 use sotto_common::error::Result;
@@ -16,10 +17,33 @@ const FEW: usize = 64;
 const PAGE: u32 = 10_000;
 
 /// Events of the prober's stream that are read to catch up; after more it is begun anew.
-const MOST_NEWS: u64 = 1000;
+const MOST_NEWS: u64 = 10_000;
 
-/// What is known of the refs of one prober in one stack of filters. It belongs to a session as one
-/// stream has it open, and lasts as long.
+/// What is known of the refs of all probers of which a session is open. A peer opens as many streams as
+/// it likes: those of one node share what is known of its refs in one stack of filters.
+#[derive(Default)]
+pub(in crate::app) struct Known(Mutex<HashMap<(NodeId, StackKey), Weak<KnownRefs>>>);
+
+impl Known {
+    pub(in crate::app) fn of(&self, prober: &NodeId, key: &StackKey) -> Arc<KnownRefs> {
+        // Nothing is half done after a panic.
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = (prober.clone(), key.clone());
+        if let Some(known) = all.get(&of).and_then(Weak::upgrade) {
+            return known;
+        }
+        all.retain(|_, known| known.strong_count() > 0);
+        let known = Arc::new(KnownRefs {
+            key: key.clone(),
+            prober: prober.clone(),
+            sketch: Mutex::new(None),
+        });
+        all.insert(of, Arc::downgrade(&known));
+        known
+    }
+}
+
+/// What is known of the refs of one prober in one stack of filters, while a session is open.
 pub(in crate::app) struct KnownRefs {
     key: StackKey,
     prober: NodeId,
@@ -28,15 +52,6 @@ pub(in crate::app) struct KnownRefs {
 }
 
 impl KnownRefs {
-    pub(in crate::app) const fn new(key: StackKey, prober: NodeId) -> Self {
-        let sketch = Mutex::new(None);
-        Self {
-            key,
-            prober,
-            sketch,
-        }
-    }
-
     /// Reads what a batch of so many refs needs, ahead of its transaction and beside the writer.
     ///
     /// # Errors
@@ -50,7 +65,7 @@ impl KnownRefs {
                 async move { self.read(tx).await }.scope_boxed()
             })
             .await?;
-        *self.lock() = Some(sketch);
+        self.lock().get_or_insert(sketch);
         Ok(())
     }
 
@@ -85,7 +100,7 @@ impl KnownRefs {
         let Some(looked_at) = looked_at else {
             return Ok(refs.to_vec());
         };
-        if cursor.abs_diff(looked_at) > MOST_NEWS {
+        if cursor.saturating_sub(looked_at) > MOST_NEWS {
             *self.lock() = None;
             return Ok(refs.to_vec());
         }
@@ -97,7 +112,8 @@ impl KnownRefs {
         }
         // This transaction may run again: what it has read was committed by others, and stays so.
         let mut sketch = self.lock();
-        let Some(sketch) = sketch.as_mut() else {
+        // Another stream may have begun it anew meanwhile, and earlier than what was read here.
+        let Some(sketch) = sketch.as_mut().filter(|now| now.cursor >= looked_at) else {
             return Ok(refs.to_vec());
         };
         sketch.learn(&news);
@@ -162,6 +178,24 @@ mod tests {
             sketch.learn(&refs);
             prop_assert!(refs.iter().all(|r| sketch.may_contain(r)));
         }
+    }
+
+    #[test]
+    fn streams_of_a_node_share_what_is_known_for_as_long_as_one_is_open() {
+        let known = Known::default();
+        let nl: NodeId = "nl-fiu".parse().expect("a node");
+        let de: NodeId = "de-bka".parse().expect("a node");
+        let key = StackKey {
+            community: "euro-cyber".parse().expect("a community"),
+            epoch: sotto_common::ids::Epoch::new(1).expect("from 1"),
+            policy: sotto_common::selector::Policy::Phone,
+        };
+        let first = known.of(&nl, &key);
+        assert!(Arc::ptr_eq(&first, &known.of(&nl, &key)));
+        assert!(!Arc::ptr_eq(&first, &known.of(&de, &key)));
+        drop(first);
+        let _again = known.of(&nl, &key);
+        assert_eq!(known.0.lock().expect("no panic").len(), 1);
     }
 
     #[test]
