@@ -254,9 +254,9 @@ impl Broker {
             let turn = self.matcher.turn(&question, pairs.tags().len()).await;
             let shared = self.matching.read().await;
             let now = self.now();
-            let (matcher, session) = (Arc::clone(&self.matcher), Arc::clone(session));
+            let (matcher, asked) = (Arc::clone(&self.matcher), Arc::clone(session));
             let pairs = pairs.clone();
-            let test = move || session.test(&matcher, pairs.tags(), now);
+            let test = move || asked.test(&matcher, pairs.tags(), now);
             if let Some(matches) = turn.take(test).await? {
                 return Ok(Matched {
                     matches,
@@ -266,6 +266,7 @@ impl Broker {
             }
             // Withdrawals do not wait for this.
             drop(shared);
+            let question = session.question(now);
             let complete = self.matcher.until_complete(&question);
             tokio::time::timeout_at(until, complete)
                 .await

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use memmap2::{Advice, MmapMut, MmapRaw, UncheckedAdvice};
 
@@ -15,10 +15,11 @@ const REGION: usize = 256 << 20;
 /// Filters are of whole pages (protocol §5.1).
 const PAGE: usize = 4096;
 
-/// Memory for filters. It takes no more than the filters do, and two huge pages for each gap between
-/// them.
+/// Memory for filters. It takes no more than they do, but for a huge page where a gap between them begins
+/// to be filled.
 pub(super) struct Arena {
-    regions: Mutex<Vec<Arc<Region>>>,
+    /// Unmapped with the last place in them.
+    regions: Mutex<Vec<Weak<Region>>>,
     /// Whether memory is asked for in huge pages.
     huge_pages: bool,
 }
@@ -56,16 +57,21 @@ impl Arena {
             .ok_or(io::ErrorKind::OutOfMemory)?;
         // A region is there or it is not.
         let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        regions.retain(|region| region.strong_count() > 0);
         let found = regions.iter().find_map(|region| {
+            let region = region.upgrade()?;
             let start = region.take(room)?;
-            Some((Arc::clone(region), start))
+            Some((region, start))
         });
         let (region, start) = if let Some(found) = found {
             found
         } else {
-            let region = Arc::new(Region::new(room, self.huge_pages)?);
-            regions.push(Arc::clone(&region));
+            // A system that counts what is not touched may have room for this one.
+            let region = Region::new(room.max(REGION), self.huge_pages)
+                .or_else(|_| Region::new(room, self.huge_pages))?;
             let start = region.take(room).ok_or(io::ErrorKind::OutOfMemory)?;
+            let region = Arc::new(region);
+            regions.push(Arc::downgrade(&region));
             (region, start)
         };
         Ok(Place {
@@ -80,7 +86,6 @@ impl Region {
     fn new(room: usize, huge_pages: bool) -> io::Result<Self> {
         // It begins at a huge page.
         let length = room
-            .max(REGION)
             .checked_next_multiple_of(HUGE)
             .and_then(|length| length.checked_add(HUGE))
             .ok_or(io::ErrorKind::OutOfMemory)?;
@@ -105,7 +110,7 @@ impl Region {
 
     fn give_back(&self, range: Range<usize>) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut start, mut end) = (range.start, range.end);
+        let Range { mut start, mut end } = range;
         if let Some((&before, _)) = free
             .range(..start)
             .next_back()
@@ -117,17 +122,11 @@ impl Region {
             end = after;
         }
         free.insert(start, end);
-        // The huge pages that nothing is left in now.
-        let base = self.memory.as_ptr().align_offset(HUGE);
-        let huge_page = |at: usize| base + (at - base) / HUGE * HUGE;
-        let unused_start = huge_page(range.start).max(huge_page(start + HUGE - 1));
-        let unused_end = huge_page(range.end + HUGE - 1).min(huge_page(end));
-        if unused_start < unused_end {
-            self.release(unused_start..unused_end);
-        }
+        self.release(range);
     }
 
-    /// Gives memory back to the system until it is touched again.
+    /// Gives memory back to the system until it is touched again; of a huge page that others have a part of
+    /// too, the rest goes on in small ones.
     fn release(&self, unused: Range<usize>) {
         // SAFETY: the range is free, so no place has any of it, and while the list of what is free is
         // locked none is made: nobody reads or writes there, and the zeros that it will hold are as
@@ -197,11 +196,9 @@ mod tests {
 
     use super::*;
 
-    /// What is free of the only region.
-    fn free(arena: &Arena) -> Vec<usize> {
-        let regions = arena.regions.lock().expect("no panic");
-        assert_eq!(regions.len(), 1);
-        let free = regions[0].free.lock().expect("no panic");
+    /// What is free in the region of a place.
+    fn free(place: &Place) -> Vec<usize> {
+        let free = place.region.free.lock().expect("no panic");
         free.iter().map(|(start, end)| end - start).collect()
     }
 
@@ -225,10 +222,15 @@ mod tests {
                     prop_assert!(place.bytes().iter().step_by(PAGE).all(|byte| byte == filling));
                 }
             }
-            arena.take(1).expect("memory");
+            let last = arena.take(PAGE).expect("memory");
             drop(places);
-            // All of it is one piece again.
-            prop_assert_eq!(free(&arena), [REGION]);
+            // All around it is one piece again.
+            let around: Vec<_> = free(&last);
+            prop_assert!(around.len() <= 2);
+            prop_assert_eq!(around.iter().sum::<usize>(), REGION - PAGE);
+            let region = Arc::downgrade(&last.region);
+            drop(last);
+            prop_assert_eq!(region.strong_count(), 0);
         }
     }
 
