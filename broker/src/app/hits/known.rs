@@ -129,7 +129,7 @@ impl KnownRefs {
 }
 
 /// A set of refs that may hold more than were put in, of a size that does not grow. Refs are
-/// pseudorandom (protocol §3.3): a bit each is enough, and who makes up others slows down nobody else.
+/// pseudorandom (protocol §2): a bit each is enough, and who makes up others slows down nobody else.
 struct Sketch {
     bits: Box<[u64]>,
     /// Of the last event of the prober's stream that it knows of.

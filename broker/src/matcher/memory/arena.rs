@@ -7,13 +7,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use memmap2::{Advice, MmapMut, MmapRaw, UncheckedAdvice};
+use rustix::param::page_size;
 
 /// A huge page of x86-64 and AArch64.
 const HUGE: usize = 2 << 20;
 /// What is asked of the system at a time; what of it is not touched takes no memory.
 const REGION: usize = 256 << 20;
-/// Filters are of whole pages (protocol §5.1).
-const PAGE: usize = 4096;
 
 /// Memory for filters. It takes no more than they do, but for a huge page where a gap between them begins
 /// to be filled.
@@ -37,6 +36,8 @@ pub(super) struct Place {
     /// In the region's memory; no other place has any of it.
     start: usize,
     length: usize,
+    /// Length with what is left of the last page.
+    room: usize,
 }
 
 impl Arena {
@@ -47,13 +48,14 @@ impl Arena {
         }
     }
 
-    /// Takes so many bytes, which begin at a page; what is in them is anybody's guess.
+    /// Takes so many bytes, which begin at a page of the system; what is in them is anybody's guess.
     ///
     /// # Errors
     /// If the system gives no more memory.
     pub(super) fn take(&self, length: usize) -> io::Result<Place> {
+        // What is given back is whole pages, of which a neighbour must not have a part.
         let room = length
-            .checked_next_multiple_of(PAGE)
+            .checked_next_multiple_of(page_size())
             .ok_or(io::ErrorKind::OutOfMemory)?;
         // A region is there or it is not.
         let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,6 +80,7 @@ impl Arena {
             region,
             start,
             length,
+            room,
         })
     }
 }
@@ -128,7 +131,7 @@ impl Region {
     /// Gives memory back to the system until it is touched again; of a huge page that others have a part of
     /// too, the rest goes on in small ones.
     fn release(&self, unused: Range<usize>) {
-        // SAFETY: the range is free, so no place has any of it, and while the list of what is free is
+        // SAFETY: the range is free and of whole pages, so no place has any of it, and while the list of what is free is
         // locked none is made: nobody reads or writes there, and the zeros that it will hold are as
         // good as what it holds.
         #[expect(unsafe_code, reason = "memory given back")]
@@ -168,8 +171,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let room = self.length.next_multiple_of(PAGE);
-        self.region.give_back(self.start..self.start + room);
+        self.region.give_back(self.start..self.start + self.room);
     }
 }
 
@@ -219,15 +221,15 @@ mod tests {
                     places.push((place, filling));
                 }
                 for (place, filling) in &places {
-                    prop_assert!(place.bytes().iter().step_by(PAGE).all(|byte| byte == filling));
+                    prop_assert!(place.bytes().iter().step_by(page_size()).all(|byte| byte == filling));
                 }
             }
-            let last = arena.take(PAGE).expect("memory");
+            let last = arena.take(page_size()).expect("memory");
             drop(places);
             // All around it is one piece again.
             let around: Vec<_> = free(&last);
             prop_assert!(around.len() <= 2);
-            prop_assert_eq!(around.iter().sum::<usize>(), REGION - PAGE);
+            prop_assert_eq!(around.iter().sum::<usize>(), REGION - page_size());
             let region = Arc::downgrade(&last.region);
             drop(last);
             prop_assert_eq!(region.strong_count(), 0);
@@ -238,12 +240,12 @@ mod tests {
     fn a_place_begins_where_another_ends_and_fills_the_first_gap() {
         let arena = Arena::new(true);
         let take = |length| arena.take(length).expect("memory");
-        let (first, second, third) = (take(5 * HUGE + 1), take(2 * PAGE), take(PAGE));
-        assert_eq!(second.start, first.start + 5 * HUGE + PAGE);
-        assert_eq!(third.start, second.start + 2 * PAGE);
+        let (first, second, third) = (take(5 * HUGE + 1), take(2 * page_size()), take(page_size()));
+        assert_eq!(second.start, first.start + 5 * HUGE + page_size());
+        assert_eq!(third.start, second.start + 2 * page_size());
         let gap = second.start;
         drop(second);
-        assert_eq!(take(PAGE).start, gap);
+        assert_eq!(take(page_size()).start, gap);
         assert_eq!(first.bytes().as_ptr().align_offset(HUGE), 0);
     }
 
@@ -255,7 +257,7 @@ mod tests {
             place.bytes_mut().fill(7);
             place
         };
-        let (before, given_back, after) = (fill(PAGE), fill(3 * HUGE), fill(PAGE));
+        let (before, given_back, after) = (fill(page_size()), fill(3 * HUGE), fill(page_size()));
         drop(given_back);
         let again = arena.take(3 * HUGE).expect("memory");
         assert!(again.bytes().iter().all(|byte| *byte == 0));
@@ -266,7 +268,7 @@ mod tests {
     #[test]
     fn what_is_larger_than_a_region_has_one_of_its_own() {
         let arena = Arena::new(false);
-        let small = arena.take(PAGE).expect("memory");
+        let small = arena.take(page_size()).expect("memory");
         let mut large = arena.take(REGION + 1).expect("memory");
         large.bytes_mut()[REGION] = 7;
         assert_eq!((large.bytes()[REGION], small.bytes()[0]), (7, 0));
